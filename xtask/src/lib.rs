@@ -1,0 +1,9 @@
+//! The developer's front door, as a library: what `cargo xtask` and the fleet tests both need of this machine.
+//!
+//! Decides how a machine is made ready, how a local fleet is started and stopped, and what counts as tested. Decides
+//! nothing about how a fleet behaves: it starts the real programs and asks them.
+
+pub mod clock;
+pub mod paths;
+pub mod prepare;
+pub mod run;

@@ -1,0 +1,103 @@
+//! Which Debian packages a local fleet and its tests need, and getting those that are missing. Decides nothing about
+//! programs that come from elsewhere (`wheels`).
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::run::Cmd;
+
+/// What the machine is to be made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A fleet that runs: Podman, networks, the broker's program.
+    Fleet,
+    /// The tests and README's tour as well.
+    Tests,
+}
+
+/// The packages, each with the program that shows it is there (`None`: only the package database knows).
+const FLEET: &[(&str, Option<&str>)] = &[
+    ("gcc", Some("cc")),
+    ("libc6-dev", None),
+    ("podman", Some("podman")),
+    ("crun", Some("crun")),
+    ("netavark", None),
+    ("aardvark-dns", None),
+    ("uidmap", Some("newuidmap")),
+    ("iproute2", Some("ip")),
+    ("nftables", Some("nft")),
+    // netavark of Debian 12 drives the kernel through it.
+    ("iptables", Some("iptables")),
+    ("python3-pip", None),
+    ("ca-certificates", None),
+];
+
+const TESTS: &[(&str, Option<&str>)] = &[("curl", Some("curl")), ("git", Some("git"))];
+
+/// Installs what is missing, after saying so.
+///
+/// # Errors
+/// When a package is missing and this is not a Debian or Ubuntu, or apt fails.
+pub fn install(need: Need) -> anyhow::Result<()> {
+    let wanted: Vec<_> = match need {
+        Need::Fleet => FLEET.to_vec(),
+        Need::Tests => FLEET.iter().chain(TESTS).copied().collect(),
+    };
+    let missing = missing(&wanted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !present("apt-get") {
+        bail!(
+            "this machine lacks {names} (Debian's names) and is no Debian or Ubuntu: install them by its own means, \
+             then run the command again"
+        );
+    }
+    println!("Installing Debian packages: {names}");
+    let apt = || {
+        let options = ["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"];
+        Cmd::new("apt-get").args(options).env("DEBIAN_FRONTEND", "noninteractive").within(Duration::from_secs(900))
+    };
+    apt().arg("update").check().context("cannot refresh the package lists")?;
+    let install = apt().args(["install", "-y", "--no-install-recommends"]).args(&missing);
+    install.check().with_context(|| format!("cannot install {names}"))?;
+    Ok(())
+}
+
+fn missing(wanted: &[(&'static str, Option<&'static str>)]) -> Vec<&'static str> {
+    wanted.iter().filter(|(package, program)| !there(package, *program)).map(|(package, _)| *package).collect()
+}
+
+fn there(package: &str, program: Option<&str>) -> bool {
+    if let Some(program) = program {
+        return present(program);
+    }
+    if package == "python3-pip" {
+        return super::wheels::pip().is_some();
+    }
+    let query = Cmd::new("dpkg-query").args(["-W", "-f", "${Status}", package]).output();
+    // Without a package database only the programs can be looked for.
+    query.map_or(!present("apt-get"), |out| out.stdout == "install ok installed")
+}
+
+/// Whether a program is on the PATH or where Debian puts those of root.
+fn present(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    dirs.any(|dir| dir.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_the_missing_from_the_present() {
+        let wanted = [("bash", Some("sh")), ("no-such-package", Some("no-such-program")), ("no-such-package-2", None)];
+        let found = missing(&wanted);
+        assert!(!found.contains(&"bash"));
+        assert!(found.contains(&"no-such-package"));
+    }
+}
