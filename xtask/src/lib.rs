@@ -3,7 +3,13 @@
 //! Decides how a machine is made ready, how a local fleet is started and stopped, and what counts as tested. Decides
 //! nothing about how a fleet behaves: it starts the real programs and asks them.
 
+pub mod bench;
 pub mod clock;
+pub mod daemon;
+pub mod fleet;
+pub mod http;
 pub mod paths;
 pub mod prepare;
 pub mod run;
+pub mod stages;
+pub mod tour;

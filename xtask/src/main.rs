@@ -1,0 +1,96 @@
+//! `cargo xtask`: the developer's front door. Decides only which command is which; the work is in the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::fleet::{self, Left, Stay};
+use xtask::stages::{self, Depth, Resume};
+use xtask::{bench, tour};
+
+/// Bramble's front door: a real fleet on this machine, and everything that is tested.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring up a coordinator, its broker and a device on this machine, and deploy the example app.
+    Up {
+        /// Leave it running and return.
+        #[arg(long)]
+        detach: bool,
+        /// Use a virtual Raspberry Pi as the device.
+        #[arg(long)]
+        virtual_pi: bool,
+    },
+    /// Stop the local fleet and remove its containers.
+    Down {
+        /// Remove its data too.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Say what of the local fleet runs.
+    Status,
+    /// Install what is missing and run every check: format, lints, licences, tests, README's tour.
+    Test {
+        /// Leave out what needs a virtual machine.
+        #[arg(long, conflicts_with = "full")]
+        quick: bool,
+        /// Run every case by itself and print a table of all of them.
+        #[arg(long)]
+        full: bool,
+        /// With --full: go on after the cases that passed at this commit already.
+        #[arg(long, requires = "full")]
+        resume: bool,
+    },
+    /// Run the checks as `.ci/run` does.
+    Ci,
+    /// Take README's five-minute tour and compare what it shows with what README says.
+    Tour,
+    /// Measure, and print the numbers beside their references.
+    Bench {
+        /// What the benchmark program is to be told.
+        #[arg(trailing_var_arg = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse().command) {
+        Ok(code) => code,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up { virtual_pi: true, .. } => {
+            anyhow::bail!("the virtual Pi is not here yet: leave --virtual-pi out, and this machine is the device")
+        }
+        Command::Up { detach, virtual_pi: false } => {
+            fleet::up(if *detach { Stay::Detached } else { Stay::Foreground })?;
+        }
+        Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
+        Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
+        Command::Ci => stages::test(Depth::Change)?,
+        Command::Tour => tour::tour()?,
+        Command::Bench { args } => bench::bench(args)?,
+        Command::Status => return Ok(if fleet::status() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn depth(quick: bool, full: bool, resume: bool) -> Depth {
+    match (quick, full, resume) {
+        (true, _, _) => Depth::Quick,
+        (false, true, true) => Depth::Full(Resume::Yes),
+        (false, true, false) => Depth::Full(Resume::No),
+        (false, false, _) => Depth::Change,
+    }
+}

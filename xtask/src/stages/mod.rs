@@ -1,0 +1,151 @@
+//! What counts as tested: the stages of `cargo xtask test`, in order, and the table at the end.
+//!
+//! Decides which checks there are and how each can be run again alone. What a test checks is the test's own matter.
+
+mod cases;
+mod table;
+
+use std::time::Duration;
+
+use crate::clock::Watch;
+use crate::prepare::{self, Need};
+use crate::run::{Cmd, RunError};
+use crate::{fleet, paths};
+
+use table::{Outcome, Row};
+
+/// How much of the test cases runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything but what needs a virtual machine.
+    Quick,
+    /// What every change has to pass.
+    Change,
+    /// Every case by itself, with a table of all of them.
+    Full(Resume),
+}
+
+/// Where a full run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Anew.
+    No,
+    /// After the cases that passed at this commit already.
+    Yes,
+}
+
+/// One check.
+struct Stage {
+    name: &'static str,
+    cmd: Cmd,
+}
+
+/// Runs them all and prints the table; later stages run even if an earlier one failed.
+///
+/// # Errors
+/// When a stage failed, naming it.
+pub fn test(depth: Depth) -> anyhow::Result<()> {
+    let seed = seed();
+    println!("commit {}, seed {seed} (BRAMBLE_SEED={seed} repeats it)", commit());
+    let watch = Watch::start();
+    let prepared = make_ready();
+    let outcome = Outcome::of(&prepared);
+    let mut rows = vec![Row { name: "prepare".into(), outcome, time: watch.elapsed() }];
+    // Without the tools no later stage can tell anything.
+    let deny = match prepared {
+        Ok(deny) => deny,
+        Err(err) => return Err(err.context("cannot make this machine ready for the tests")),
+    };
+    for stage in stages(&deny, depth) {
+        rows.push(run(&stage, seed));
+    }
+    if let Depth::Full(resume) = depth {
+        rows.extend(cases::run_all(resume, seed)?);
+    }
+    table::print(&commit(), seed, &rows);
+    let failed: Vec<&str> = rows.iter().filter(|row| row.outcome == Outcome::Failed).map(|r| r.name.as_str()).collect();
+    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn make_ready() -> anyhow::Result<std::path::PathBuf> {
+    if fleet::is_root() {
+        prepare::packages(Need::Tests)?;
+        prepare::cgroups()?;
+    }
+    prepare::nats_server()?;
+    prepare::cargo_deny()
+}
+
+fn stages(deny: &std::path::Path, depth: Depth) -> Vec<Stage> {
+    let deny = Cmd::new(deny).args(["--log-level", "error", "check", "licenses", "bans", "sources"]);
+    let this = std::env::current_exe().unwrap_or_else(|_| "xtask".into());
+    let mut stages = vec![
+        Stage { name: "format", cmd: cargo(&["fmt", "--all", "--check"]) },
+        Stage { name: "lints", cmd: cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]) },
+        Stage { name: "licences, bans, sources", cmd: deny.within(Duration::from_secs(300)) },
+    ];
+    match depth {
+        Depth::Quick | Depth::Change => {
+            let fleet_tests = "bramble-fleet-tests";
+            stages.push(Stage {
+                name: "unit and property",
+                cmd: cargo(&["test", "--workspace", "--exclude", fleet_tests]),
+            });
+            // One after the other: each measures and starves real processes.
+            let serial = cargo(&["test", "-p", fleet_tests, "--", "--test-threads=1"]);
+            stages.push(Stage { name: "real processes", cmd: as_root(serial) });
+        }
+        // Case by case instead; what has no cases of its own comes here.
+        Depth::Full(_) => stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) }),
+    }
+    stages.push(Stage { name: "README's tour", cmd: Cmd::new(this).arg("tour").within(Duration::from_secs(1800)) });
+    stages.into_iter().map(|s| Stage { cmd: s.cmd.dir(paths::checkout()), ..s }).collect()
+}
+
+fn run(stage: &Stage, seed: u32) -> Row {
+    println!("\n── {} ── {}", stage.name, stage.cmd.line());
+    let watch = Watch::start();
+    let result = with_seed(stage.cmd.clone(), seed).show();
+    if let Err(err) = &result {
+        println!("\n{} FAILED: {err}\nrun it again alone: BRAMBLE_SEED={seed} {}", stage.name, stage.cmd.line());
+    }
+    Row { name: stage.name.into(), outcome: Outcome::of(&result), time: watch.elapsed() }
+}
+
+fn cargo(args: &[&str]) -> Cmd {
+    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args).within(Duration::from_secs(3000))
+}
+
+/// Test programs that start containers run as root; cargo itself stays who it is.
+fn as_root(cmd: Cmd) -> Cmd {
+    if fleet::is_root() {
+        return cmd;
+    }
+    let host = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+    cmd.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo -E")
+}
+
+fn with_seed(cmd: Cmd, seed: u32) -> Cmd {
+    cmd.env("BRAMBLE_SEED", seed.to_string()).env("PROPTEST_RNG_SEED", seed.to_string())
+}
+
+/// The seed that was asked for, else one that follows from the commit: the same commit is tested the same way.
+fn seed() -> u32 {
+    let asked = std::env::var("BRAMBLE_SEED").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or_else(|| u32::from_str_radix(commit().get(..8).unwrap_or_default(), 16).unwrap_or(1))
+}
+
+/// The commit, marked when the tree differs from it.
+fn commit() -> String {
+    let git = |args: &[&str]| -> Result<String, RunError> { Cmd::new("git").args(args).dir(paths::checkout()).check() };
+    let Ok(commit) = git(&["rev-parse", "HEAD"]) else { return "unknown".into() };
+    let commit = commit.trim().to_string();
+    match git(&["status", "--porcelain"]) {
+        Ok(changes) if changes.trim().is_empty() => commit,
+        Ok(_) | Err(_) => {
+            let diff = git(&["diff", "HEAD"]).unwrap_or_default();
+            format!("{commit}-dirty-{}", &prepare::sha256(diff.as_bytes())[..8])
+        }
+    }
+}
