@@ -1,0 +1,27 @@
+//! Every byte that crosses a machine, a reboot or a process.
+//!
+//! Decides: names, limits, wire layouts, subjects, signatures and what a well-formed document is.
+//! Deliberately does not: read a clock, a file, a socket or a random source; those are inputs.
+//!
+//! Programs speak postcard inside a versioned [`envelope`]; people read the same types as JSON, YAML or TOML.
+//! Types that devices act on live in a module per wire version ([`v1`]), frozen by golden files.
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod bytes;
+pub mod envelope;
+pub mod id;
+pub mod label;
+#[cfg(feature = "openapi")]
+mod openapi;
+pub mod problem;
+pub mod quantity;
+pub mod rights;
+pub mod signed;
+pub mod subjects;
+pub mod token;
+pub mod trust;
+pub mod v1;
+
+pub use id::{DeviceId, Generation, Name, Revision, SessionId, Tenant, Uid};
+pub use label::{Labels, Selector};

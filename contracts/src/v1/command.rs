@@ -1,0 +1,164 @@
+//! Commands to a device and the frames it answers with.
+//!
+//! A command is signed over device, session, counter, expiry and arguments: a recording replayed after a restart, a
+//! reconnect or a hand-over does nothing, and the device stores nothing for it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    envelope::{Kind, Message},
+    id::{DeviceId, Name, SessionId, Tenant},
+    quantity::Millis,
+};
+
+/// One command to one run of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// For this device.
+    pub device: DeviceId,
+    /// For this run of its agent, as its heartbeat says.
+    pub session: SessionId,
+    /// Above the last one accepted in this session.
+    pub counter: u64,
+    /// Refused once the device's monotonic clock (`uptime_ms` of its heartbeat) is past this.
+    pub expires_uptime_ms: u64,
+    /// What to do.
+    pub verb: Verb,
+}
+
+/// What a device can be told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// Send the signed desired document it holds.
+    Desired,
+    /// Send what a container printed.
+    Logs(LogArgs),
+    /// Run a program in a container.
+    Exec(ExecArgs),
+}
+
+impl Verb {
+    /// The last token of the command's subject.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Desired => "desired",
+            Self::Logs(_) => "logs",
+            Self::Exec(_) => "exec",
+        }
+    }
+}
+
+/// Which lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogArgs {
+    /// Of the deployment.
+    pub tenant: Tenant,
+    /// Of which deployment.
+    pub deployment: Name,
+    /// Of one container; all when absent.
+    pub container: Option<Name>,
+    /// The last so many lines.
+    pub tail: u32,
+    /// Only what is younger than this.
+    pub since: Option<Millis>,
+    /// Go on with what comes.
+    pub follow: bool,
+}
+
+/// Which program, where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecArgs {
+    /// Of the deployment.
+    pub tenant: Tenant,
+    /// In which deployment.
+    pub deployment: Name,
+    /// In which container; may be absent when there is one.
+    pub container: Option<Name>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// With a terminal of so many columns and rows.
+    pub tty: Option<(u16, u16)>,
+    /// Ends it after this.
+    pub timeout: Millis,
+}
+
+/// Input of a terminal, to a command that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandInput {
+    /// For this device.
+    pub device: DeviceId,
+    /// For this run of its agent.
+    pub session: SessionId,
+    /// Of the command it belongs to.
+    pub command: u64,
+    /// Above the last one of this command.
+    pub counter: u64,
+    /// What was typed; [`END_OF_INPUT`] alone closes the input.
+    pub bytes: Vec<u8>,
+    /// New size of the terminal.
+    pub resize: Option<(u16, u16)>,
+}
+
+/// Closes a command's input.
+pub const END_OF_INPUT: &[u8] = &[];
+
+/// One frame of a device's answer. Numbered, so that a lost frame is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyFrame {
+    /// From 0.
+    pub seq: u32,
+    /// What it carries.
+    pub body: FrameBody,
+}
+
+/// What a frame carries. The last frame of an answer is `End` or `Refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FrameBody {
+    /// Printed on standard output.
+    Stdout(Vec<u8>),
+    /// Printed on standard error.
+    Stderr(Vec<u8>),
+    /// One line of a log.
+    Line {
+        /// Of which container.
+        container: Name,
+        /// Milliseconds since 1970 by the device's clock.
+        at_ms: u64,
+        /// On standard error?
+        stderr: bool,
+        /// The text, without its line end.
+        text: String,
+    },
+    /// So many lines were left out, because the reader was too slow.
+    Skipped(u32),
+    /// A part of a document.
+    Document(Vec<u8>),
+    /// All was sent; for a program, its exit code.
+    End {
+        /// Of the program.
+        exit_code: Option<i32>,
+    },
+    /// The command was not carried out.
+    Refused {
+        /// What, where and what to do next.
+        why: String,
+    },
+}
+
+impl Message for Command {
+    const KIND: Kind = Kind::Command;
+    const VERSION: u8 = 1;
+    const MAX_BYTES: usize = 64 * 1024;
+}
+
+impl Message for CommandInput {
+    const KIND: Kind = Kind::CommandInput;
+    const VERSION: u8 = 1;
+    const MAX_BYTES: usize = 64 * 1024;
+}
+
+impl Message for ReplyFrame {
+    const KIND: Kind = Kind::ReplyFrame;
+    const VERSION: u8 = 1;
+    const MAX_BYTES: usize = 64 * 1024;
+}
