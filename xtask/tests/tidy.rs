@@ -11,7 +11,11 @@ const LINES_MAX: usize = 500;
 /// What pure code does not know: files, sockets, clocks, processes.
 const IMPURE: &[&str] = &[
     "std::fs",
-    "std::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "ToSocketAddrs",
     "std::process",
     "std::env",
     "tokio::",
