@@ -95,7 +95,7 @@ impl FromStr for Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, ms) = UNITS.iter().rev().find(|(_, ms)| self.0 >= *ms && self.0 % ms == 0).unwrap_or(&("s", 1000));
+        let (unit, ms) = UNITS.iter().rev().find(|(_, ms)| self.0 >= *ms && self.0.is_multiple_of(*ms)).unwrap_or(&("s", 1000));
         write!(f, "{}{unit}", self.0 / ms)
     }
 }
@@ -142,7 +142,7 @@ impl FromStr for ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let binary = [("Ti", 1u64 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
-        let (unit, size) = binary.iter().find(|(_, n)| self.0 >= *n && self.0 % n == 0).unwrap_or(&("", 1));
+        let (unit, size) = binary.iter().find(|(_, n)| self.0 >= *n && self.0.is_multiple_of(*n)).unwrap_or(&("", 1));
         write!(f, "{}{unit}", self.0 / size)
     }
 }

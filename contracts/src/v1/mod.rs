@@ -8,7 +8,7 @@ mod report;
 mod spec;
 mod validate;
 
-pub use command::{Command, CommandInput, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb, END_OF_INPUT};
+pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
 pub use desired::{DesiredApp, DesiredDocument, ImagePin};
 pub use enroll::{EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest};
 pub use heartbeat::{AgentVersion, Health, Heartbeat, Instance};
@@ -17,8 +17,9 @@ pub use report::{
 };
 pub use spec::{
     ApiVersion, Container, Dependency, DependencyCondition, Deployment, DeploymentSpec, EnvName, EnvVar, ExecProbe,
-    Handover, HttpProbe, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Manifest, ManifestKind, Metadata, MountPath,
-    Port, Probe, Protocol, Resources, Restart, Rollout, SecretRef, Signal, TcpProbe, ValueFrom, VolumeMount, Window,
+    Handover, HttpProbe, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Manifest, ManifestKind, Metadata,
+    MountPath, Port, Probe, Protocol, Resources, Restart, Rollout, SecretRef, Signal, TcpProbe, ValueFrom, VolumeMount,
+    Window,
 };
 
 /// The newest desired document this build reads; agents say it, coordinators write no newer one.

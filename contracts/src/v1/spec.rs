@@ -101,7 +101,9 @@ impl From<Deployment> for Manifest {
 }
 
 impl From<Manifest> for Deployment {
-    fn from(Manifest { api_version: ApiVersion::V1, kind: ManifestKind::Deployment, metadata, spec }: Manifest) -> Self {
+    fn from(
+        Manifest { api_version: ApiVersion::V1, kind: ManifestKind::Deployment, metadata, spec }: Manifest,
+    ) -> Self {
         Self { metadata, spec }
     }
 }

@@ -97,8 +97,15 @@ impl Deployment {
     /// What a container *is*. Only a change of this replaces containers: selector, labels, probes, lifecycle,
     /// restart policy and rollout may change while it runs.
     pub fn spec_hash(&self) -> Sha256 {
-        let DeploymentSpec { selector: _, init_containers, containers, lifecycle: _, rollout: _, host_network, depends_on: _ } =
-            &self.spec;
+        let DeploymentSpec {
+            selector: _,
+            init_containers,
+            containers,
+            lifecycle: _,
+            rollout: _,
+            host_network,
+            depends_on: _,
+        } = &self.spec;
         let mains: Vec<_> = containers
             .iter()
             .map(|c| {
@@ -141,7 +148,8 @@ fn selector(spec: &DeploymentSpec, found: &mut Findings) {
 }
 
 fn names(spec: &DeploymentSpec, found: &mut Findings) {
-    let inits = spec.init_containers.iter().enumerate().map(|(i, c)| (format!("spec.initContainers[{i}].name"), &c.name));
+    let inits =
+        spec.init_containers.iter().enumerate().map(|(i, c)| (format!("spec.initContainers[{i}].name"), &c.name));
     let mains = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}].name"), &c.name));
     let mut seen = BTreeMap::new();
     for (path, name) in inits.chain(mains) {
@@ -186,14 +194,7 @@ impl super::spec::Port {
     }
 }
 
-fn lists(
-    at: &str,
-    command: &[String],
-    args: &[String],
-    env: &[EnvVar],
-    volumes: &[VolumeMount],
-    found: &mut Findings,
-) {
+fn lists(at: &str, command: &[String], args: &[String], env: &[EnvVar], volumes: &[VolumeMount], found: &mut Findings) {
     for (field, texts) in [("command", command), ("args", args)] {
         if texts.len() > MAX_LIST || texts.iter().any(|t| t.len() > MAX_TEXT || t.contains('\0')) {
             let limit = format!("at most {MAX_LIST} texts of {MAX_TEXT} bytes without NUL");
@@ -221,7 +222,8 @@ fn lists(
     for (j, v) in volumes.iter().enumerate() {
         let path = v.path.as_str().trim_end_matches('/');
         if let Some(first) = seen.insert(path, j) {
-            found.add(format!("{at}.volumes[{j}].path"), format!("{path} is mounted already, at {at}.volumes[{first}]"));
+            found
+                .add(format!("{at}.volumes[{j}].path"), format!("{path} is mounted already, at {at}.volumes[{first}]"));
         }
     }
 }
@@ -253,7 +255,10 @@ fn handover(spec: &DeploymentSpec, found: &mut Findings) {
         return;
     }
     if spec.host_network {
-        found.add("spec.hostNetwork", "startFirst cannot be used with the host's network: both would want the same ports");
+        found.add(
+            "spec.hostNetwork",
+            "startFirst cannot be used with the host's network: both would want the same ports",
+        );
     }
     for (i, c) in spec.containers.iter().enumerate() {
         for (j, _) in c.volumes.iter().enumerate().filter(|(_, v)| !v.read_only) {

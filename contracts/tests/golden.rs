@@ -1,0 +1,102 @@
+//! Frozen bytes. If one of these fails, do not edit the file: old devices and old stores hold such bytes.
+//! Add a new version of the type instead. A new type's file is written once with `BRAMBLE_GOLDEN=write`.
+
+mod samples;
+
+use std::{fmt::Debug, path::Path};
+
+use bramble_contracts::{
+    envelope::{self, Message},
+    signed::{self, Role},
+    trust::TrustDocument,
+    v1::{DesiredDocument, Manifest},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The frozen text, or with `BRAMBLE_GOLDEN=write` and no file yet, the text to freeze from now on.
+fn frozen(file: &str, now: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(file);
+    if !path.exists() && std::env::var("BRAMBLE_GOLDEN").is_ok_and(|v| v == "write") {
+        std::fs::write(&path, format!("{now}\n")).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.trim_end().to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let text = data_encoding::HEXLOWER.encode(bytes);
+    text.as_bytes().chunks(96).map(|c| std::str::from_utf8(c).unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.replace('\n', "").as_bytes()).unwrap()
+}
+
+fn wire<M: Message + PartialEq + Debug>(file: &str, value: &M) {
+    let text = frozen(file, &hex(&envelope::encode(value).unwrap()));
+    assert_eq!(text, hex(&envelope::encode(value).unwrap()), "{file}: today's bytes differ from the frozen ones");
+    assert_eq!(&envelope::decode::<M>(&unhex(&text)).unwrap(), value, "{file}: the frozen bytes read differently");
+}
+
+fn json<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, value: &T) {
+    let now = serde_json::to_string_pretty(value).unwrap();
+    let text = frozen(file, &now);
+    assert_eq!(text, now, "{file}");
+    assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value, "{file}");
+}
+
+#[test]
+fn every_message_on_the_wire() {
+    wire("desired.hex", &samples::desired());
+    wire("heartbeat.hex", &samples::heartbeat());
+    wire("report.hex", &samples::report());
+    for command in samples::commands() {
+        wire(&format!("command-{}.hex", command.verb.name()), &command);
+    }
+    wire("input.hex", &samples::input());
+    for frame in samples::frames() {
+        wire(&format!("frame-{}.hex", frame.seq), &frame);
+    }
+    wire("trust.hex", &samples::trust());
+    let (request, reply) = samples::renew();
+    wire("renew-request.hex", &request);
+    wire("renew-reply.hex", &reply);
+}
+
+#[test]
+fn every_document_that_people_read() {
+    let manifest: Manifest = samples::manifest();
+    json("manifest-full.json", &manifest);
+    json("report.json", &samples::report());
+    json("desired.json", &samples::desired());
+    json("trust.json", &samples::trust());
+    json("heartbeat.json", &samples::heartbeat());
+}
+
+#[test]
+fn signatures() {
+    let fleet = samples::key(2);
+    let bytes = signed::sign(&samples::desired(), Role::Fleet, &fleet).unwrap();
+    let text = frozen("desired-signed.hex", &hex(&bytes));
+    assert_eq!(text, hex(&bytes), "Ed25519 is deterministic: the same bytes for ever");
+    let trust = samples::trust();
+    let got = signed::open::<DesiredDocument>(&unhex(&text), Role::Fleet, |role, id| trust.key(role, id));
+    assert_eq!(got.unwrap(), samples::desired());
+
+    let root = samples::key(1);
+    let bytes = trust.sign(&[&root]).unwrap();
+    let text = frozen("trust-signed.hex", &hex(&bytes));
+    assert_eq!(TrustDocument::open_stored(&unhex(&text)).unwrap(), trust);
+}
+
+#[test]
+fn spec_hash_is_frozen() {
+    let hash = samples::deployment().spec_hash().to_string();
+    assert_eq!(frozen("spec-hash.txt", &hash), hash, "a new hash would replace every container of every fleet");
+}
+
+#[test]
+fn a_heartbeat_at_its_largest_stays_within_40_bytes() {
+    let size = envelope::encode(&samples::heartbeat()).unwrap().len();
+    assert!(size <= 40, "{size} bytes");
+}

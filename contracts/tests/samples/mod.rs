@@ -1,0 +1,202 @@
+//! One full value of every message, with every field filled: what the golden files freeze.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use bramble_contracts::{
+    DeviceId, Generation, Revision, Uid,
+    bytes::{Fixed, Sha256},
+    signed::{self, Role},
+    trust::{TrustDocument, TrustedKey},
+    v1::{
+        AgentVersion, AppReport, Command, CommandInput, ContainerReport, ContainerRole, ContainerState, Deployment,
+        DesiredApp, DesiredDocument, DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs,
+        Manifest, Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, Report, Status, Verb,
+    },
+};
+use ed25519_dalek::SigningKey;
+
+pub fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub fn device() -> DeviceId {
+    DeviceId::from_entropy([0x42; 13])
+}
+
+pub fn manifest() -> Manifest {
+    serde_json::from_str(include_str!("../../golden/v1/manifest.json")).expect("the golden manifest reads")
+}
+
+pub fn deployment() -> Deployment {
+    manifest().into()
+}
+
+pub fn desired() -> DesiredDocument {
+    DesiredDocument {
+        device: device(),
+        generation: Generation(7),
+        tenant: "default".parse().unwrap(),
+        name: "pi-1".parse().unwrap(),
+        labels: [("site".parse().unwrap(), "paris".parse().unwrap())].into(),
+        apps: vec![DesiredApp {
+            uid: Uid::from_entropy([0x17; 13]),
+            revision: Revision(3),
+            deployment: deployment(),
+            pins: vec![ImagePin {
+                image: "docker.io/library/nginx:1.27".parse().unwrap(),
+                digest: Sha256::of(b"image"),
+            }],
+        }],
+    }
+}
+
+pub fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        session: Fixed([9; 8]),
+        instance: Instance::B,
+        seq: u32::MAX,
+        uptime_ms: 400 * 86_400_000,
+        generation: Generation(1 << 40),
+        version: AgentVersion { major: 300, minor: 400, patch: 500 },
+        newest_document: 1,
+        health: Health::Degraded,
+    }
+}
+
+fn container() -> ContainerReport {
+    ContainerReport {
+        name: "web".parse().unwrap(),
+        role: ContainerRole::Main,
+        id: "ab".repeat(32),
+        state: ContainerState::Exited,
+        exit_code: Some(-1),
+        oom_killed: true,
+        restarts: 3,
+        started_at_ms: 1_790_000_000_000,
+        image_digest: format!("sha256:{}", Sha256::of(b"image")),
+        healthy: Some(false),
+        last_lines: vec!["listening on :80".into(), "out of memory".into()],
+    }
+}
+
+pub fn report() -> Report {
+    Report {
+        device: device(),
+        session: Fixed([9; 8]),
+        instance: Instance::A,
+        seq: 12,
+        generation: Generation(7),
+        newest_document: 1,
+        trust_version: 1,
+        agent: AgentVersion { major: 0, minor: 1, patch: 0 },
+        health: Health::Progressing,
+        facts: DeviceFacts {
+            hostname: "pi-1".into(),
+            model: "Raspberry Pi 4 Model B Rev 1.4".into(),
+            arch: "aarch64".into(),
+            os: "Debian GNU/Linux 13 (trixie)".into(),
+            kernel: "6.12.0".into(),
+            boot_id: "2f1c".into(),
+            podman: "5.4.2".into(),
+            memory_bytes: 4 << 30,
+            cpus: 4,
+            disk_free_bytes: 20 << 30,
+            disk_total_bytes: 32 << 30,
+        },
+        apps: vec![AppReport {
+            uid: Uid::from_entropy([0x17; 13]),
+            tenant: "default".parse().unwrap(),
+            deployment: "web".parse().unwrap(),
+            revision: Revision(3),
+            running_revision: Some(Revision(2)),
+            running_hash: Some(Sha256::of(b"spec")),
+            status: Status::Trial,
+            phase: Phase::CrashLoop,
+            reason: "container web exited with 1; next start in 8s".into(),
+            last_downtime_ms: Some(412),
+            containers: vec![container()],
+        }],
+        refused: vec![Refusal {
+            number: 4,
+            kind: RefusalKind::Forked,
+            detail: "generation 7 is held with other content".into(),
+            generation: Some(Generation(7)),
+            times: 2,
+        }],
+        alarms: vec!["state/desired is damaged; the previous one is used".into()],
+    }
+}
+
+pub fn commands() -> Vec<Command> {
+    let (tenant, deployment) = ("default".parse().unwrap(), "web".parse().unwrap());
+    let logs = Verb::Logs(LogArgs {
+        tenant,
+        deployment,
+        container: Some("web".parse().unwrap()),
+        tail: 100,
+        since: Some("5m".parse().unwrap()),
+        follow: true,
+    });
+    let exec = Verb::Exec(ExecArgs {
+        tenant: "default".parse().unwrap(),
+        deployment: "web".parse().unwrap(),
+        container: None,
+        argv: vec!["sh".into(), "-c".into(), "id".into()],
+        tty: Some((80, 24)),
+        timeout: "60s".parse().unwrap(),
+    });
+    [Verb::Desired, logs, exec]
+        .into_iter()
+        .map(|verb| Command { device: device(), session: Fixed([9; 8]), counter: 5, expires_uptime_ms: 99_000, verb })
+        .collect()
+}
+
+pub fn input() -> CommandInput {
+    CommandInput {
+        device: device(),
+        session: Fixed([9; 8]),
+        command: 5,
+        counter: 2,
+        bytes: b"ls\r".to_vec(),
+        resize: Some((132, 43)),
+    }
+}
+
+pub fn frames() -> Vec<ReplyFrame> {
+    let line = FrameBody::Line {
+        container: "web".parse().unwrap(),
+        at_ms: 1_790_000_000_123,
+        stderr: true,
+        text: "grüß dich".into(),
+    };
+    [
+        FrameBody::Stdout(b"out".to_vec()),
+        FrameBody::Stderr(vec![0xff, 0]),
+        line,
+        FrameBody::Skipped(17),
+        FrameBody::Document(vec![1, 2, 3]),
+        FrameBody::End { exit_code: Some(137) },
+        FrameBody::Refused { why: "no such container".into() },
+    ]
+    .into_iter()
+    .zip(0..)
+    .map(|(body, seq)| ReplyFrame { seq, body })
+    .collect()
+}
+
+pub fn trust() -> TrustDocument {
+    let key = |role, seed| TrustedKey { role, key: signed::public_key(&key(seed)) };
+    TrustDocument {
+        version: 2,
+        root_threshold: 1,
+        keys: vec![key(Role::Root, 1), key(Role::Fleet, 2), key(Role::Release, 3), key(Role::Time, 4)],
+        ca_bundle: "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into(),
+        coordinators: vec!["https://bramble.example:7980".into()],
+        brokers: vec!["tls://bramble.example:7981".into()],
+    }
+}
+
+pub fn renew() -> (RenewRequest, RenewReply) {
+    let reply =
+        RenewReply { jwt: Some("eyJ0".into()), trust: vec![vec![0xB9, 0]], refused: Some("quarantined".into()) };
+    (RenewRequest { trust_version: 1 }, reply)
+}
