@@ -95,7 +95,8 @@ impl FromStr for Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, ms) = UNITS.iter().rev().find(|(_, ms)| self.0 >= *ms && self.0.is_multiple_of(*ms)).unwrap_or(&("s", 1000));
+        let (unit, ms) =
+            UNITS.iter().rev().find(|(_, ms)| self.0 >= *ms && self.0.is_multiple_of(*ms)).unwrap_or(&("s", 1000));
         write!(f, "{}{unit}", self.0 / ms)
     }
 }

@@ -1,4 +1,5 @@
 //! Bad bytes are error values: truncated, oversized, from the future, bit-flipped or random, for every message.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod samples;
 

@@ -1,5 +1,5 @@
 //! One full value of every message, with every field filled: what the golden files freeze.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "fixtures: each test file uses its part")]
 
 use bramble_contracts::{
     DeviceId, Generation, Revision, Uid,
