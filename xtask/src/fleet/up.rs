@@ -74,7 +74,7 @@ fn bring_up(fleet: &Fleet, stay: Stay) -> anyhow::Result<()> {
 fn build() -> anyhow::Result<()> {
     step("Building");
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "-p", "bramble-coordinator", "-p", "bramble-agent", "-p", "bramble-cli"])
+        .args(["build", "-p", "bramble-coordinator", "-p", "bramble-agent", "-p", "bramble-cli"])
         .dir(paths::checkout())
         .within(Duration::from_secs(3600))
         .show()?;
