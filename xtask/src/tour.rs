@@ -44,7 +44,9 @@ pub fn tour() -> anyhow::Result<()> {
     let place = Place::new()?;
     place.clear()?;
     place.make()?;
-    let output = place.shell(&script(&steps)).output();
+    // Taken down in the same network it was brought up in, whatever the tour itself did.
+    let script = format!("{}\ncargo xtask down --purge\n", script(&steps));
+    let output = place.shell(&script).output();
     let result = output.map_err(anyhow::Error::new).and_then(|output| judge(&steps, &output.stdout));
     let cleared = place.clear();
     result?;
@@ -61,7 +63,7 @@ struct Place {
 
 impl Place {
     fn new() -> anyhow::Result<Self> {
-        Ok(Place { dir: paths::target().join("tour"), this: std::env::current_exe()? })
+        Ok(Place { dir: paths::checkout().join("target/tour"), this: std::env::current_exe()? })
     }
 
     /// A folder that looks like the checkout to the commands: the documents are there, and cargo finds the workspace.
@@ -81,7 +83,8 @@ impl Place {
     /// Takes down a fleet that an earlier tour may have left, and removes the folder.
     fn clear(&self) -> anyhow::Result<()> {
         if self.dir.exists() {
-            self.at_home(Cmd::new(&self.this).args(["down", "--purge"])).check()?;
+            let down = Cmd::new(&self.this).args(["down", "--purge"]).within(Duration::from_secs(180));
+            self.at_home(down).check()?;
             fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))?;
         }
         Ok(())
