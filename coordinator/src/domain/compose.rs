@@ -1,0 +1,183 @@
+//! What one device should run, out of its record and all deployments; and whether that is worth a new document.
+//!
+//! Decides: which deployments a device gets, in what order, and which are left out by name. A document is written
+//! only where its meaning differs. Deliberately does not: sign or write.
+
+use bramble_contracts::{
+    Generation,
+    envelope,
+    id::{Name, Tenant},
+    label::Selector,
+    problem::FieldError,
+    v1::{Deployment, DesiredApp, DesiredDocument, Port},
+};
+
+use super::record::{DeploymentRecord, DeviceRecord};
+
+/// A deployment that a device would get and does not, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Of the deployment.
+    pub tenant: Tenant,
+    /// Of the deployment.
+    pub deployment: Name,
+    /// In words.
+    pub reason: String,
+}
+
+/// What a device should run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Composition {
+    /// Sorted by tenant and name.
+    pub apps: Vec<DesiredApp>,
+    /// Left out, in the order of age.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Composition {
+    /// Why this deployment is left out, if it is.
+    pub fn blocked(&self, tenant: &Tenant, name: &Name) -> Option<&str> {
+        self.blocked.iter().find(|b| b.tenant == *tenant && b.deployment == *name).map(|b| b.reason.as_str())
+    }
+}
+
+/// Does `selector` pick this device for a deployment of `tenant`?
+pub fn selects(tenant: &Tenant, selector: &Selector, device: &DeviceRecord) -> bool {
+    *tenant == device.tenant && selector.matches(&device.name, &device.labels)
+}
+
+/// Composes what `device` should run. Where two deployments want the same port, the older one has it.
+pub fn compose<'a>(
+    device: &DeviceRecord,
+    deployments: impl IntoIterator<Item = &'a DeploymentRecord>,
+) -> Composition {
+    let mut selected: Vec<&DeploymentRecord> =
+        deployments.into_iter().filter(|d| selects(d.tenant(), &d.deployment.spec.selector, device)).collect();
+    selected.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
+    let mut placed: Vec<&DeploymentRecord> = vec![];
+    let mut blocked = vec![];
+    for record in selected {
+        let reason = too_new(device, &record.deployment).or_else(|| taken(&placed, &record.deployment));
+        match reason {
+            Some(reason) => blocked.push(block(record, reason)),
+            None => placed.push(record),
+        }
+    }
+    let mut apps = sorted(&placed);
+    while envelope::encode(&document(device, Generation(u64::MAX), apps.clone())).is_err() {
+        let youngest = placed.pop().expect("invariant: a document without apps fits");
+        blocked.push(block(youngest, "the device's document is full: delete a deployment, or select fewer".into()));
+        apps = sorted(&placed);
+    }
+    Composition { apps, blocked }
+}
+
+fn block(record: &DeploymentRecord, reason: String) -> Blocked {
+    Blocked { tenant: record.tenant().clone(), deployment: record.name().clone(), reason }
+}
+
+fn sorted(placed: &[&DeploymentRecord]) -> Vec<DesiredApp> {
+    let mut apps: Vec<DesiredApp> = placed
+        .iter()
+        .map(|record| DesiredApp {
+            uid: record.uid.clone(),
+            revision: record.revision,
+            deployment: record.deployment.clone(),
+            pins: vec![],
+        })
+        .collect();
+    apps.sort_unstable_by(|a, b| app_key(a).cmp(&app_key(b)));
+    apps
+}
+
+/// By what apps are sorted and told apart.
+pub fn app_key(app: &DesiredApp) -> (&Tenant, &Name) {
+    (&app.deployment.metadata.tenant, &app.deployment.metadata.name)
+}
+
+/// The document version that carries everything this deployment uses.
+pub fn needed_document(_deployment: &Deployment) -> u8 {
+    1
+}
+
+fn too_new(device: &DeviceRecord, deployment: &Deployment) -> Option<String> {
+    let need = needed_document(deployment);
+    (device.newest_document < need).then(|| {
+        format!(
+            "it needs document version {need} and the agent of {} reads up to {}: upgrade the agent",
+            device.name, device.newest_document
+        )
+    })
+}
+
+fn host_ports(deployment: &Deployment) -> impl Iterator<Item = (String, &Port)> {
+    deployment.spec.containers.iter().enumerate().flat_map(|(i, c)| {
+        c.ports.iter().enumerate().map(move |(j, p)| (format!("spec.containers[{i}].ports[{j}].host"), p))
+    })
+}
+
+fn taken(placed: &[&DeploymentRecord], deployment: &Deployment) -> Option<String> {
+    placed.iter().find_map(|other| {
+        let (_, port) = host_ports(deployment).find(|(_, p)| host_ports(&other.deployment).any(|(_, q)| p.clashes(q)))?;
+        Some(format!(
+            "host port {} is taken by the older deployment {}: change one of them, or select other devices",
+            port.host,
+            other.name()
+        ))
+    })
+}
+
+/// Where `deployment`, as it would be applied, wants ports that other deployments have on the same devices.
+pub fn clashes<'a>(
+    deployment: &Deployment,
+    devices: impl IntoIterator<Item = &'a DeviceRecord>,
+    others: &[&DeploymentRecord],
+) -> Vec<FieldError> {
+    let metadata = &deployment.metadata;
+    let mut found: Vec<FieldError> = vec![];
+    for device in devices.into_iter().filter(|d| selects(&metadata.tenant, &deployment.spec.selector, d)) {
+        let there = others.iter().filter(|o| {
+            (o.tenant(), o.name()) != (&metadata.tenant, &metadata.name)
+                && selects(o.tenant(), &o.deployment.spec.selector, device)
+        });
+        for other in there {
+            let clash = host_ports(deployment).find(|(_, p)| host_ports(&other.deployment).any(|(_, q)| p.clashes(q)));
+            let Some((path, port)) = clash else { continue };
+            if found.iter().all(|f| f.path != path) {
+                let message = format!(
+                    "host port {} is used already by deployment {} on device {}: take another port, or select other devices",
+                    port.host,
+                    other.name(),
+                    device.name
+                );
+                found.push(FieldError { path, message });
+            }
+        }
+    }
+    found
+}
+
+/// The document of `device` with these apps.
+pub fn document(device: &DeviceRecord, generation: Generation, apps: Vec<DesiredApp>) -> DesiredDocument {
+    DesiredDocument {
+        device: device.id.clone(),
+        generation,
+        tenant: device.tenant.clone(),
+        name: device.name.clone(),
+        labels: device.labels.clone(),
+        apps,
+    }
+}
+
+/// The next document, only where its meaning differs from `current`; one generation above `current` and `floor`.
+pub fn next_document(
+    current: Option<&DesiredDocument>,
+    floor: Generation,
+    device: &DeviceRecord,
+    apps: Vec<DesiredApp>,
+) -> Option<DesiredDocument> {
+    let have = current.map_or(Generation(0), |c| c.generation).max(floor);
+    let next = document(device, have.next(), apps);
+    let same = current.is_some_and(|c| c.same_meaning(&next) && c.generation >= floor);
+    (!same).then_some(next)
+}

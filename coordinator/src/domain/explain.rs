@@ -1,0 +1,206 @@
+//! Why is this device not as it should be? One sentence, what it rests on, and what to do next.
+//!
+//! Decides: which of many true things is the one that matters, outermost first: the coordinator, the device's state,
+//! its connection, the document, then its apps.
+
+use bramble_contracts::{
+    api::{Connection, DeviceState, Explanation},
+    id::{DeviceId, Name},
+    v1::{AppReport, ContainerReport, ContainerRole, ContainerState, Phase, Status},
+};
+
+use super::{compose, record::DeviceRecord, view::Lens};
+
+fn answer(sentence: String, evidence: Vec<String>, next: &str) -> Explanation {
+    Explanation { up_to_date: false, sentence, evidence, next: next.to_owned() }
+}
+
+/// Explains one device, or one deployment on it.
+pub fn explain(lens: &Lens<'_>, id: &DeviceId, only: Option<&Name>) -> Explanation {
+    let waits = lens.fleet.waits_for();
+    if !waits.is_empty() {
+        let evidence = waits.into_iter().map(|w| format!("waits for {w}")).collect();
+        return answer(
+            "The coordinator is recovering: what it knows of this device may be old.".into(),
+            evidence,
+            "Ask again in a few seconds; the device goes on by itself meanwhile.",
+        );
+    }
+    let seen = lens.fleet.device(id);
+    if let Some(Err(why)) = seen.record.map(|slot| &slot.value) {
+        let evidence = vec![format!("devices/{id}: {why}")];
+        let next = "Restore the record from a backup; nothing is written to the device until then.";
+        return answer(format!("The record of {id} in the store is damaged."), evidence, next);
+    }
+    let Some(record) = seen.record() else {
+        let evidence = vec![format!("it acts on generation {}", seen.reported_generation())];
+        let sentence = lens.hold(id).map_or_else(|| format!("{id} is not known."), |why| format!("On hold: {why}."));
+        return answer(sentence, evidence, "bramble resume shows the difference and takes the device back");
+    };
+    barrier(lens, record)
+        .or_else(|| unreachable(lens, record, only))
+        .or_else(|| document(lens, record, only))
+        .or_else(|| refused(lens, record))
+        .or_else(|| apps(lens, record, only))
+        .unwrap_or_else(|| fine(lens, record, only))
+}
+
+fn barrier(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
+    let why = lens.barrier(record)?;
+    let (word, next) = match record.state {
+        DeviceState::Pending => ("waits for approval", format!("bramble device approve {}", record.name)),
+        DeviceState::Quarantined => {
+            ("is quarantined; its apps keep running and nothing new reaches it", format!("bramble device unquarantine {}", record.name))
+        }
+        DeviceState::Decommissioned => ("is decommissioned", String::new()),
+        DeviceState::Active => ("is on hold; its apps keep running and nothing is written to it", "bramble resume".to_owned()),
+    };
+    Some(answer(format!("{} {word}.", record.name), vec![why], &next))
+}
+
+fn unreachable(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let name = &record.name;
+    let seen = lens.fleet.device(&record.id);
+    let behind = format!(
+        "wanted is generation {}, it last reported {}",
+        seen.desired().map_or(0, |d| d.generation.0),
+        seen.reported_generation()
+    );
+    let mut evidence = vec![behind];
+    evidence.extend(only.map(|n| format!("so nothing is known of {n} now")));
+    let (sentence, next) = match lens.connection(&record.id) {
+        Connection::Online => return None,
+        Connection::Never => (
+            format!("{name} has enrolled and never connected."),
+            "On the device: `bramble-agent check`, and `journalctl -u bramble-agent`.",
+        ),
+        Connection::Recovering => (
+            format!("The coordinator has not listened long enough to say whether {name} is there."),
+            "Ask again after one heartbeat timeout.",
+        ),
+        Connection::Offline => (
+            format!("{name} is offline; it goes on with what it has and catches up when it is back."),
+            "Check its power and network; on the device: `bramble-agent check`.",
+        ),
+    };
+    Some(answer(sentence, evidence, next))
+}
+
+fn document(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let composition = lens.composition(record);
+    let blocked = composition.blocked.iter().find(|b| only.is_none_or(|n| b.deployment == *n));
+    if let Some(blocked) = blocked {
+        let sentence = format!("Deployment {} is left out on {}: {}.", blocked.deployment, record.name, blocked.reason);
+        return Some(answer(sentence, vec!["everything else on the device goes on".into()], "Change or delete one of the two."));
+    }
+    if let Some(name) = only
+        && !composition.apps.iter().any(|a| a.deployment.metadata.name == *name)
+    {
+        let labels: Vec<String> = record.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let evidence = match lens.fleet.deployment(&record.tenant, name) {
+            None => vec![format!("there is no deployment {name} in tenant {}", record.tenant)],
+            Some(_) => vec![format!("the device is called {} and has labels [{}]", record.name, labels.join(", "))],
+        };
+        let sentence = format!("Deployment {name} does not select {}.", record.name);
+        return Some(answer(sentence, evidence, "Change the selector, or label the device: `bramble device label`."));
+    }
+    let seen = lens.fleet.device(&record.id);
+    if let Some(Err(why)) = seen.desired.map(|s| &s.value) {
+        let next = "Restore bucket desired from a backup; the device goes on with what it has.";
+        return Some(answer(format!("The desired document of {} is damaged.", record.name), vec![why.clone()], next));
+    }
+    let floor = seen.desired().map_or(bramble_contracts::Generation(0), |d| d.generation);
+    if compose::next_document(seen.desired(), floor, record, composition.apps).is_some() {
+        let sentence = format!("A newer document for {} is being written.", record.name);
+        return Some(answer(sentence, vec![format!("the store has generation {floor}")], "Ask again in a moment."));
+    }
+    let reported = seen.reported_generation();
+    (reported < floor).then(|| {
+        let evidence = vec![format!("the store has generation {floor}, the device acts on {reported}")];
+        answer(format!("{} is online and has not taken the newest document yet.", record.name), evidence, "Ask again in a moment.")
+    })
+}
+
+fn refused(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
+    let seen = lens.fleet.device(&record.id);
+    let wanted = seen.desired()?.generation;
+    if seen.report()?.generation >= wanted {
+        return None;
+    }
+    let last = seen.report()?.refused.iter().rev().find(|r| r.generation.is_none_or(|g| g == wanted))?;
+    let sentence = format!("{} refused its document: {}.", record.name, last.detail);
+    Some(answer(sentence, vec![format!("refused {} times", last.times)], "bramble audit shows what it refused and when"))
+}
+
+fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let report = lens.fleet.device(&record.id).report()?;
+    let mut mine: Vec<&AppReport> =
+        report.apps.iter().filter(|a| only.is_none_or(|n| a.deployment == *n) && a.status != Status::Confirmed).collect();
+    let rank = |status: Status| match status {
+        Status::Failed | Status::RolledBack => 0,
+        Status::Trial => 1,
+        Status::Staged | Status::Confirmed => 2,
+    };
+    mine.sort_by_key(|a| rank(a.status));
+    mine.first().map(|app| explain_app(record, app))
+}
+
+fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
+    let culprit = app.containers.iter().find(|c| troubled(c)).or_else(|| app.containers.first());
+    let mut evidence = vec![format!("phase {:?}, revision {}", app.phase, app.revision)];
+    if let Some(c) = culprit {
+        evidence.push(container_words(c));
+        evidence.extend(c.last_lines.iter().map(|line| format!("it printed: {line}")));
+    }
+    let what = format!("{} on {}", app.deployment, record.name);
+    let because = if app.reason.is_empty() { String::new() } else { format!(": {}", app.reason) };
+    let init = culprit.is_some_and(|c| c.role == ContainerRole::Init && troubled(c));
+    let (word, next) = match app.phase {
+        Phase::Preparing if app.status == Status::Failed => {
+            ("cannot get its image", "Correct the image in the manifest, or load it on the device; then apply again.")
+        }
+        Phase::Preparing => ("is fetching its image", "Wait; if it takes long, check the device's way to the registry."),
+        Phase::Stopping => ("is stopping the old container", "Wait for the grace period."),
+        Phase::Starting if init => ("waits for its init container", "See the init container's output: `bramble logs`."),
+        Phase::Starting => ("is starting", "Ask again in a moment."),
+        Phase::Probing => ("runs and its probe does not pass yet", "See the app's output: `bramble logs`; check the probe's port and path."),
+        Phase::CrashLoop => ("keeps stopping", "See its last output: `bramble logs`; correct the app and apply again."),
+        Phase::Failed if init => ("failed in its init container", "Correct the init container and apply again; it must be idempotent."),
+        Phase::Failed => ("failed", "Correct the manifest and apply again."),
+        Phase::Running => ("runs and is not confirmed yet", "Ask again in a moment."),
+        Phase::Completed => ("has ended as it should", ""),
+        Phase::Removing => ("is being removed", "Wait for the grace period."),
+    };
+    answer(format!("{what} {word}{because}."), evidence, next)
+}
+
+fn troubled(c: &ContainerReport) -> bool {
+    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || c.healthy == Some(false) || !c.last_lines.is_empty()
+}
+
+fn container_words(c: &ContainerReport) -> String {
+    let state = match c.state {
+        ContainerState::Missing => "is not there".to_owned(),
+        ContainerState::Created => "was made and not started".to_owned(),
+        ContainerState::Running => "runs".to_owned(),
+        ContainerState::Exited => format!("ended with exit code {}", c.exit_code.unwrap_or(-1)),
+        ContainerState::Unknown => "is in an unknown state".to_owned(),
+    };
+    let memory = if c.oom_killed { ", killed for its memory limit" } else { "" };
+    let probe = if c.healthy == Some(false) { ", its probe fails" } else { "" };
+    format!("container {} {state}, started again {} times{memory}{probe}", c.name, c.restarts)
+}
+
+fn fine(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Explanation {
+    let seen = lens.fleet.device(&record.id);
+    let apps = seen.desired().map_or(0, |d| d.apps.len());
+    let generation = seen.desired().map_or(0, |d| d.generation.0);
+    let sentence = match (only, apps) {
+        (Some(name), _) => format!("{name} on {} is up to date.", record.name),
+        (None, 0) => format!("{} is up to date: no deployment selects it.", record.name),
+        (None, _) => format!("{} is up to date: every app is as it should be.", record.name),
+    };
+    let mut evidence = vec![format!("it acts on generation {generation}, the newest; it runs {apps} deployments")];
+    evidence.extend(seen.report().into_iter().flat_map(|r| r.alarms.iter().map(|a| format!("alarm: {a}"))));
+    Explanation { up_to_date: true, sentence, evidence, next: String::new() }
+}

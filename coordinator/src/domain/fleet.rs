@@ -1,0 +1,468 @@
+//! Everything that is known of the fleet, as the store's feed told it.
+//!
+//! Decides: what each message of the feed changes, and when the whole is known well enough to act on. A record that
+//! cannot be read stays in its place as an alarm: it is never taken for a missing one.
+//! Deliberately does not: act. `background` does.
+
+use std::collections::BTreeMap;
+
+use bramble_contracts::{
+    envelope,
+    id::{DeviceId, Generation, Name, Tenant, Uid},
+    signed::{self, Role},
+    subjects::Bucket,
+    trust::TrustDocument,
+    v1::{DesiredDocument, Heartbeat, Instance, Report},
+};
+use serde::Deserialize;
+
+use super::{
+    Now,
+    liveness::{Heard, Listening},
+    record::{self, DeploymentRecord, DeviceRecord, TokenRecord},
+};
+use crate::store::Change;
+
+/// A value of the store, or why it cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot<T> {
+    /// Place in its bucket's history, for the next write.
+    pub seq: u64,
+    /// The value.
+    pub value: Result<T, String>,
+}
+
+impl<T> Slot<T> {
+    /// The value, where it can be read.
+    pub fn ok(&self) -> Option<&T> {
+        self.value.as_ref().ok()
+    }
+}
+
+/// One bucket. While it is being told again, what was known stays visible beside what is new.
+#[derive(Debug, Clone)]
+pub struct Table<K, T> {
+    live: BTreeMap<K, Slot<T>>,
+    fresh: Option<BTreeMap<K, Slot<T>>>,
+    known: bool,
+    head: u64,
+}
+
+impl<K: Ord, T> Default for Table<K, T> {
+    fn default() -> Self {
+        Self { live: BTreeMap::new(), fresh: Some(BTreeMap::new()), known: false, head: 0 }
+    }
+}
+
+impl<K: Ord, T> Table<K, T> {
+    /// One value.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&Slot<T>>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.live.get(key)
+    }
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &Slot<T>)> {
+        self.live.iter()
+    }
+    /// Those that can be read, in order.
+    pub fn readable(&self) -> impl Iterator<Item = (&K, u64, &T)> {
+        self.live.iter().filter_map(|(k, s)| s.ok().map(|v| (k, s.seq, v)))
+    }
+    /// The newest place in the bucket's history that was seen.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+    fn reset(&mut self) {
+        self.fresh = Some(BTreeMap::new());
+        self.head = 0;
+    }
+    fn caught_up(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            self.live = fresh;
+        }
+        self.known = true;
+    }
+    fn set(&mut self, key: K, seq: u64, value: Option<Result<T, String>>) {
+        self.head = self.head.max(seq);
+        let map = self.fresh.as_mut().unwrap_or(&mut self.live);
+        match value {
+            Some(value) => drop(map.insert(key, Slot { seq, value })),
+            None => drop(map.remove(&key)),
+        }
+    }
+}
+
+/// A heartbeat and when it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// What it said.
+    pub heartbeat: Heartbeat,
+    /// When it came, or that it was there before we listened.
+    pub heard: Heard,
+}
+
+/// What a message of the feed may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Nothing that anybody acts on.
+    Nothing,
+    /// One device.
+    Device(DeviceId),
+    /// Anything.
+    Everything,
+}
+
+/// Is the whole known, and may be acted on?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Up,
+    Lost,
+}
+
+/// What the coordinator knows.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    trust: TrustDocument,
+    /// Device records.
+    pub devices: Table<DeviceId, DeviceRecord>,
+    /// Desired documents, verified.
+    pub desired: Table<DeviceId, DesiredDocument>,
+    /// Reports.
+    pub reports: Table<DeviceId, Report>,
+    /// Heartbeats.
+    pub beats: Table<(DeviceId, Instance), Beat>,
+    /// Deployments, by `<tenant>.<name>`.
+    pub deployments: Table<String, DeploymentRecord>,
+    /// Enrolment tokens.
+    pub tokens: Table<Uid, TokenRecord>,
+    /// Facts about the store.
+    meta: Table<String, u64>,
+    rollouts_known: bool,
+    link: Link,
+    listening: Listening,
+    strange: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u64,
+}
+
+impl Fleet {
+    /// Nothing is known yet. Documents are verified under the keys of `trust`.
+    pub fn new(trust: TrustDocument) -> Self {
+        Self {
+            trust,
+            devices: Table::default(),
+            desired: Table::default(),
+            reports: Table::default(),
+            beats: Table::default(),
+            deployments: Table::default(),
+            tokens: Table::default(),
+            meta: Table::default(),
+            rollouts_known: false,
+            link: Link::Up,
+            listening: Listening::Not,
+            strange: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one message of the feed.
+    pub fn apply(&mut self, change: Change, now: Now) -> Touched {
+        match change {
+            Change::Lost => {
+                self.link = Link::Lost;
+                self.listening = Listening::Not;
+                Touched::Everything
+            }
+            Change::Reset(bucket) => {
+                self.link = Link::Up;
+                self.reset(bucket);
+                Touched::Nothing
+            }
+            Change::CaughtUp(bucket) => {
+                self.link = Link::Up;
+                self.caught_up(bucket, now);
+                Touched::Everything
+            }
+            Change::Value { bucket, key, seq, bytes } => self.value(bucket, &key, seq, bytes.as_deref(), now),
+        }
+    }
+
+    fn reset(&mut self, bucket: Bucket) {
+        match bucket {
+            Bucket::Desired => self.desired.reset(),
+            Bucket::Reported => self.reports.reset(),
+            Bucket::Liveness => {
+                self.beats.reset();
+                self.listening = Listening::Not;
+            }
+            Bucket::Devices => self.devices.reset(),
+            Bucket::Deployments => self.deployments.reset(),
+            Bucket::Tokens => self.tokens.reset(),
+            Bucket::Meta => self.meta.reset(),
+            Bucket::Rollouts => self.rollouts_known = false,
+            Bucket::Jobs | Bucket::Leases => {}
+        }
+    }
+
+    fn caught_up(&mut self, bucket: Bucket, now: Now) {
+        match bucket {
+            Bucket::Desired => self.desired.caught_up(),
+            Bucket::Reported => self.reports.caught_up(),
+            Bucket::Liveness => {
+                self.beats.caught_up();
+                self.listening = Listening::Since(now.mono_ms);
+            }
+            Bucket::Devices => self.devices.caught_up(),
+            Bucket::Deployments => self.deployments.caught_up(),
+            Bucket::Tokens => self.tokens.caught_up(),
+            Bucket::Meta => self.meta.caught_up(),
+            Bucket::Rollouts => self.rollouts_known = true,
+            Bucket::Jobs | Bucket::Leases => {}
+        }
+    }
+
+    fn value(&mut self, bucket: Bucket, key: &str, seq: u64, bytes: Option<&[u8]>, now: Now) -> Touched {
+        match bucket {
+            Bucket::Desired => {
+                let trust = &self.trust;
+                let open = |b: &[u8]| signed::open(b, Role::Fleet, |r, id| trust.key(r, id)).map_err(|e| e.to_string());
+                device_value(&mut self.desired, &mut self.strange, bucket, key, seq, bytes.map(open))
+            }
+            Bucket::Reported => {
+                let read = |b: &[u8]| envelope::decode(b).map_err(|e| e.to_string());
+                device_value(&mut self.reports, &mut self.strange, bucket, key, seq, bytes.map(read))
+            }
+            Bucket::Devices => {
+                let read = |b: &[u8]| record::decode(b).map_err(|e| e.to_string());
+                device_value(&mut self.devices, &mut self.strange, bucket, key, seq, bytes.map(read))
+            }
+            Bucket::Liveness => self.heartbeat(key, seq, bytes, now),
+            Bucket::Deployments => {
+                let read = |b: &[u8]| record::decode(b).map_err(|e| e.to_string());
+                self.deployments.set(key.to_owned(), seq, bytes.map(read));
+                Touched::Everything
+            }
+            Bucket::Tokens => {
+                let Ok(id) = key.parse() else { return self.strange(bucket, key) };
+                let read = |b: &[u8]| record::decode(b).map_err(|e| e.to_string());
+                self.tokens.set(id, seq, bytes.map(read));
+                Touched::Nothing
+            }
+            Bucket::Meta => {
+                if key == record::FORMAT_KEY {
+                    let read = |b: &[u8]| {
+                        serde_json::from_slice::<Format>(b).map(|f| f.format).map_err(|e| e.to_string())
+                    };
+                    self.meta.set(key.to_owned(), seq, bytes.map(read));
+                }
+                Touched::Nothing
+            }
+            Bucket::Rollouts | Bucket::Jobs | Bucket::Leases => Touched::Nothing,
+        }
+    }
+
+    fn strange(&mut self, bucket: Bucket, key: &str) -> Touched {
+        self.strange.insert(format!("{}/{key}", bucket.name()), "is not a key of this bucket".to_owned());
+        Touched::Nothing
+    }
+
+    fn heartbeat(&mut self, key: &str, seq: u64, bytes: Option<&[u8]>, now: Now) -> Touched {
+        let parts = key.split_once('.').and_then(|(device, instance)| {
+            let instance = [Instance::A, Instance::B].into_iter().find(|i| i.name() == instance)?;
+            Some((device.parse::<DeviceId>().ok()?, instance))
+        });
+        let Some((device, instance)) = parts else { return self.strange(Bucket::Liveness, key) };
+        let heard = match self.listening {
+            Listening::Since(_) => Heard::At(now),
+            Listening::Not => Heard::Once,
+        };
+        let read = |b: &[u8]| {
+            envelope::decode(b).map(|heartbeat| Beat { heartbeat, heard }).map_err(|e| e.to_string())
+        };
+        let key = (device, instance);
+        let generation = |table: &Table<_, Beat>| table.get(&key).and_then(Slot::ok).map(|b| b.heartbeat.generation);
+        let before = generation(&self.beats);
+        self.beats.set(key.clone(), seq, bytes.map(read));
+        if generation(&self.beats) == before { Touched::Nothing } else { Touched::Device(key.0) }
+    }
+
+    /// What is still waited for before anything is written, in words; empty when the whole is known.
+    pub fn waits_for(&self) -> Vec<String> {
+        if self.link == Link::Lost {
+            return vec!["the broker to be reachable again".to_owned()];
+        }
+        let tables = [
+            (Bucket::Desired, self.desired.fresh.is_none()),
+            (Bucket::Reported, self.reports.fresh.is_none()),
+            (Bucket::Liveness, self.beats.fresh.is_none()),
+            (Bucket::Devices, self.devices.fresh.is_none()),
+            (Bucket::Deployments, self.deployments.fresh.is_none()),
+            (Bucket::Tokens, self.tokens.fresh.is_none()),
+            (Bucket::Meta, self.meta.fresh.is_none()),
+            (Bucket::Rollouts, self.rollouts_known),
+        ];
+        let waiting = tables.into_iter().filter(|(_, done)| !done);
+        waiting.map(|(bucket, _)| format!("bucket {} to be read", bucket.name())).collect()
+    }
+
+    /// Was the whole known at least once? Before, there is nothing to show.
+    pub fn known(&self) -> bool {
+        self.desired.known && self.reports.known && self.devices.known && self.deployments.known && self.tokens.known
+    }
+
+    /// The layout of the store is newer than this coordinator's, or cannot be read: it may not write.
+    pub fn foreign_format(&self) -> Option<String> {
+        match self.meta.get(record::FORMAT_KEY).map(|slot| &slot.value) {
+            None => None,
+            Some(Ok(format)) if *format <= record::FORMAT => None,
+            Some(Ok(format)) => Some(format!(
+                "the store has format {format} and this coordinator writes {}: upgrade it; until then it only reads",
+                record::FORMAT
+            )),
+            Some(Err(why)) => Some(format!("the store's format cannot be read ({why}): restore bucket meta")),
+        }
+    }
+
+    /// Has the store no format yet?
+    pub fn is_unmarked(&self) -> bool {
+        self.meta.get(record::FORMAT_KEY).is_none()
+    }
+
+    /// Since when heartbeats are heard.
+    pub fn listening(&self) -> Listening {
+        self.listening
+    }
+
+    /// The trust document whose keys count.
+    pub fn trust(&self) -> &TrustDocument {
+        &self.trust
+    }
+
+    /// Every device that has a record or has reported.
+    pub fn device_ids(&self) -> Vec<DeviceId> {
+        let mut ids: Vec<DeviceId> = self.devices.iter().map(|(id, _)| id.clone()).collect();
+        ids.extend(self.reports.iter().map(|(id, _)| id).filter(|id| self.devices.get(*id).is_none()).cloned());
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A device's record by what people call it; its id is taken as well.
+    pub fn device_named(&self, tenant: &Tenant, name: &str) -> Option<DeviceId> {
+        let by_name = self.devices.readable().find(|(_, _, d)| d.tenant == *tenant && d.name.as_str() == name);
+        if let Some((id, _, _)) = by_name {
+            return Some(id.clone());
+        }
+        let id: DeviceId = name.parse().ok()?;
+        let ours = match self.devices.get(&id) {
+            Some(slot) => slot.ok().is_none_or(|d| d.tenant == *tenant),
+            None => self.reports.get(&id).is_some(),
+        };
+        ours.then_some(id)
+    }
+
+    /// One device, from all sides.
+    pub fn device(&self, id: &DeviceId) -> Seen<'_> {
+        let beats = [Instance::A, Instance::B].into_iter().filter_map(|i| self.beats.get(&(id.clone(), i)));
+        let rank = |beat: &&Beat| match beat.heard {
+            Heard::At(at) => at.mono_ms + 1,
+            Heard::Once | Heard::Never => 0,
+        };
+        Seen {
+            record: self.devices.get(id),
+            desired: self.desired.get(id),
+            report: self.reports.get(id),
+            beat: beats.filter_map(Slot::ok).max_by_key(rank),
+        }
+    }
+
+    /// Deployments that can be read.
+    pub fn deployment_records(&self) -> impl Iterator<Item = &DeploymentRecord> {
+        self.deployments.readable().map(|(_, _, d)| d)
+    }
+
+    /// A deployment by tenant and name.
+    pub fn deployment(&self, tenant: &Tenant, name: &Name) -> Option<&Slot<DeploymentRecord>> {
+        self.deployments.get(&record::deployment_key(tenant, name))
+    }
+
+    /// Every value that cannot be read, in words.
+    pub fn alarms(&self) -> Vec<String> {
+        fn damaged<K: Ord + std::fmt::Debug, T>(name: &str, table: &Table<K, T>, text: impl Fn(&K) -> String) -> Vec<String> {
+            let bad = table.iter().filter_map(|(k, s)| s.value.as_ref().err().map(|why| (k, why)));
+            bad.map(|(key, why)| format!("{name}/{}: {why}", text(key))).collect()
+        }
+        let mut all = damaged("devices", &self.devices, ToString::to_string);
+        all.extend(damaged("desired", &self.desired, ToString::to_string));
+        all.extend(damaged("reported", &self.reports, ToString::to_string));
+        all.extend(damaged("deployments", &self.deployments, Clone::clone));
+        all.extend(damaged("tokens", &self.tokens, ToString::to_string));
+        all.extend(self.strange.iter().map(|(key, why)| format!("{key} {why}")));
+        all.extend(self.foreign_format());
+        all
+    }
+}
+
+fn device_value<T>(
+    table: &mut Table<DeviceId, T>,
+    strange: &mut BTreeMap<String, String>,
+    bucket: Bucket,
+    key: &str,
+    seq: u64,
+    value: Option<Result<T, String>>,
+) -> Touched {
+    match key.parse::<DeviceId>() {
+        Ok(id) => {
+            table.set(id.clone(), seq, value);
+            Touched::Device(id)
+        }
+        Err(err) => {
+            strange.insert(format!("{}/{key}", bucket.name()), err.to_string());
+            Touched::Nothing
+        }
+    }
+}
+
+/// One device, from all sides.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its record.
+    pub record: Option<&'a Slot<DeviceRecord>>,
+    /// Its desired document.
+    pub desired: Option<&'a Slot<DesiredDocument>>,
+    /// Its report.
+    pub report: Option<&'a Slot<Report>>,
+    /// Its newest heartbeat.
+    pub beat: Option<&'a Beat>,
+}
+
+impl<'a> Seen<'a> {
+    /// Its record, where it can be read.
+    pub fn record(&self) -> Option<&'a DeviceRecord> {
+        self.record.and_then(Slot::ok)
+    }
+    /// Its desired document, where it can be read.
+    pub fn desired(&self) -> Option<&'a DesiredDocument> {
+        self.desired.and_then(Slot::ok)
+    }
+    /// Its report, where it can be read.
+    pub fn report(&self) -> Option<&'a Report> {
+        self.report.and_then(Slot::ok)
+    }
+    /// Was it ever there, and when last?
+    pub fn heard(&self) -> Heard {
+        match (self.beat, self.report) {
+            (Some(beat), _) => beat.heard,
+            (None, Some(_)) => Heard::Once,
+            (None, None) => Heard::Never,
+        }
+    }
+    /// The highest generation the device says it acts on.
+    pub fn reported_generation(&self) -> Generation {
+        let beat = self.beat.map_or(Generation(0), |b| b.heartbeat.generation);
+        self.report().map_or(Generation(0), |r| r.generation).max(beat)
+    }
+}
