@@ -1,0 +1,223 @@
+//! A device: its folders, its Podman store, its agent. Decides nothing about the coordinator's view of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_contracts::token::EnrollmentToken;
+use serde_json::Value;
+use xtask::prepare::{self, Store};
+
+use crate::app::Running;
+use crate::case::Case;
+use crate::cleanup;
+use crate::net::NetNs;
+use crate::process::{Line, Proc};
+use crate::programs::programs;
+
+/// How a device is made.
+#[derive(Debug, Clone)]
+pub struct DeviceSetup {
+    /// Its name.
+    pub name: String,
+    /// Base URL of the coordinator.
+    pub coordinator: String,
+    /// The enrolment token's text; none for a device that is enrolled already.
+    pub token: Option<String>,
+    /// The network it lives in, if not this machine's.
+    pub net: Option<Arc<NetNs>>,
+    /// Versions of the demo image in its store.
+    pub images: Vec<u32>,
+    /// More lines for the top of `agent.toml`.
+    pub settings: String,
+}
+
+/// One device.
+#[derive(Debug)]
+pub struct Device {
+    setup: DeviceSetup,
+    dir: PathBuf,
+    run: PathBuf,
+    store: Store,
+    agent: Proc,
+    _case: Arc<Case>,
+}
+
+/// Writes a file that only we can read.
+fn private(file: &Path, text: &str) {
+    let write = || -> std::io::Result<()> {
+        drop(fs::remove_file(file));
+        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+        std::io::Write::write_all(&mut out, text.as_bytes())
+    };
+    write().unwrap_or_else(|err| panic!("cannot write {}: {err}", file.display()));
+}
+
+impl Device {
+    /// Makes its folders, its Podman surroundings and its configuration; starts nothing.
+    ///
+    /// # Panics
+    /// When the machine does not allow it.
+    #[must_use]
+    pub fn new(case: &Arc<Case>, setup: DeviceSetup) -> Self {
+        let dir = case.subdir(&setup.name);
+        let run = case.new_run_dir();
+        fs::create_dir_all(&run).expect("the run folder can be made");
+        fs::write(dir.join("run-dir"), run.display().to_string()).expect("the device's folder can be written");
+        if let Some(net) = &setup.net {
+            fs::write(dir.join(cleanup::NETNS), net.name()).expect("the device's folder can be written");
+        }
+        let conf = prepare::podman_env(&dir.join("podman")).unwrap_or_else(|err| panic!("{err:#}"));
+        let store = Store::of_device(&dir.join("apps"), &run, &conf);
+        for version in &setup.images {
+            prepare::hello_image(&store, *version).unwrap_or_else(|err| panic!("{err:#}"));
+        }
+        let line = Line::new(&programs().agent).args(["run", "--config"]).args([dir.join("agent.toml").display()]);
+        let log = std::env::var("BRAMBLE_AGENT_LOG").unwrap_or_else(|_| "info".into());
+        let line = line.env("CONTAINERS_CONF", &conf.display().to_string()).env("RUST_LOG", &log).env("NO_COLOR", "1");
+        let line = line.inside(setup.net.as_ref().map(|net| net.name()));
+        let agent = Proc::new(&setup.name, &case.logs(), line);
+        let device = Self { setup, dir, run, store, agent, _case: Arc::clone(case) };
+        device.configure();
+        device
+    }
+
+    fn configure(&self) {
+        let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+        let mut text = format!("name = {:?}\ncoordinator = {:?}\n", self.setup.name, self.setup.coordinator);
+        if let Some(token) = &self.setup.token {
+            let file = self.dir.join("token");
+            private(&file, token);
+            text += &format!("token_file = {}\n", quoted(&file));
+        }
+        text += &format!("state_dir = {}\napps_dir = {}\n", quoted(&self.state_dir()), quoted(&self.dir.join("apps")));
+        text += &self.setup.settings;
+        text += &format!("\n[podman]\nprogram = \"podman\"\nrun_dir = {}\n", quoted(&self.run));
+        private(&self.dir.join("agent.toml"), &text);
+    }
+
+    /// Another token or address for the next start of the agent.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut DeviceSetup)) {
+        change(&mut self.setup);
+        self.configure();
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.setup.name
+    }
+
+    /// Where the agent keeps its state.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Where its apps, volumes and Podman store lie.
+    #[must_use]
+    pub fn apps_dir(&self) -> PathBuf {
+        self.dir.join("apps")
+    }
+
+    /// The agent's process.
+    #[must_use]
+    pub fn agent(&self) -> &Proc {
+        &self.agent
+    }
+
+    /// Starts the agent.
+    pub fn start_agent(&self) {
+        self.agent.start();
+    }
+
+    /// SIGKILL to the agent; what it started lives on.
+    pub fn kill_agent(&self) {
+        self.agent.kill();
+    }
+
+    /// SIGTERM to the agent, and waits for its end.
+    pub fn stop_agent(&self) -> ExitStatus {
+        self.agent.term(Duration::from_secs(30))
+    }
+
+    /// Podman's command line on the device's own store.
+    #[must_use]
+    pub fn podman(&self) -> xtask::run::Cmd {
+        self.store.podman()
+    }
+
+    /// Ids of all containers in its store, running or not.
+    ///
+    /// # Panics
+    /// When Podman fails.
+    #[must_use]
+    pub fn all_containers(&self) -> Vec<String> {
+        let out = self.podman().args(["ps", "--all", "--no-trunc", "--quiet"]).check();
+        out.unwrap_or_else(|err| panic!("{err}")).lines().map(String::from).collect()
+    }
+
+    /// What Podman says of a container.
+    ///
+    /// # Errors
+    /// When there is none with this id.
+    pub fn inspect(&self, id: &str) -> Result<Value, String> {
+        let out = self.podman().args(["container", "inspect", id]).check().map_err(|err| err.to_string())?;
+        let all: Value = serde_json::from_str(&out).map_err(|err| err.to_string())?;
+        Ok(all[0].clone())
+    }
+
+    /// These containers as they run: name → id.
+    ///
+    /// # Errors
+    /// When one of them does not run.
+    pub fn running(&self, containers: &BTreeMap<String, String>) -> Result<Running, String> {
+        let mut found = BTreeMap::new();
+        for (name, id) in containers {
+            let container = self.inspect(id)?;
+            let state = &container["State"];
+            if state["Status"] != "running" {
+                return Err(format!("{name} is {}", state["Status"]));
+            }
+            let started = state["StartedAt"].as_str().unwrap_or_default().to_owned();
+            found.insert(name.clone(), (id.clone(), started));
+        }
+        Ok(Running::new(found))
+    }
+
+    /// The device's own nkey seed, as it lies on its disk.
+    ///
+    /// # Panics
+    /// When it has none yet.
+    #[must_use]
+    pub fn seed(&self) -> String {
+        let text = fs::read_to_string(self.state_dir().join("keys/device")).expect("the device has a key");
+        text.lines().nth(1).expect("a head line, then the seed").trim().to_owned()
+    }
+
+    /// What enrolment gave the device: id, JWT and so on, as it lies on its disk.
+    ///
+    /// # Panics
+    /// When it has not enrolled.
+    #[must_use]
+    pub fn identity(&self) -> Value {
+        let text = fs::read_to_string(self.state_dir().join("keys/identity")).expect("the device has enrolled");
+        let body = text.split_once('\n').expect("a head line, then JSON").1;
+        serde_json::from_str(body).expect("the identity is JSON")
+    }
+}
+
+/// A token's text with another pin: as if it had been made by another coordinator.
+///
+/// # Panics
+/// When it is no token.
+#[must_use]
+pub fn with_other_pin(token: &str) -> String {
+    let parsed: EnrollmentToken = token.parse().expect("a token");
+    let pin = bramble_contracts::bytes::Sha256::of(b"another CA");
+    format!("bramble1.{}.{}.{pin}", parsed.id, *parsed.secret_text())
+}
