@@ -36,7 +36,7 @@ pub(super) fn run_all(resume: Resume, seed: u32) -> anyhow::Result<Vec<Row>> {
             continue;
         }
         let watch = Watch::start();
-        let result = with_seed(case.cmd.clone(), seed).check();
+        let result = with_seed(case.cmd.clone(), seed).env("BRAMBLE_FULL", "1").check();
         match &result {
             Ok(_) => memory.remember(&case.name)?,
             Err(err) => {
