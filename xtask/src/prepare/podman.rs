@@ -2,8 +2,10 @@
 //! `containers.conf` with a network of its own. Jobs of the developer's front door, never of the agent: a real device
 //! has systemd and one Podman.
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -139,7 +141,8 @@ fn network(bridge: &str, (high, low): (u8, u8)) -> String {
     format!("{network:#}\n")
 }
 
-/// Takes 10.64.0.0/24 … 10.127.255.0/24, one for each folder; `claims` remembers whose is whose until a reboot.
+/// Takes 10.64.0.0/24 … 10.127.255.0/24, one for each folder; `claims` remembers whose is whose until a reboot, or
+/// until the folder is gone and somebody else needs it.
 fn subnet(dir: &Path, claims: &Path) -> anyhow::Result<(u8, u8)> {
     const COUNT: u16 = 64 * 256;
     fs::create_dir_all(claims).with_context(|| format!("cannot make {}", claims.display()))?;
@@ -147,20 +150,36 @@ fn subnet(dir: &Path, claims: &Path) -> anyhow::Result<(u8, u8)> {
     let first = u16::from_str_radix(&sha256(name)[..4], 16).expect("invariant: four hex digits") % COUNT;
     for n in (0..COUNT).map(|step| (first + step) % COUNT) {
         let claim = claims.join(n.to_string());
-        match OpenOptions::new().write(true).create_new(true).open(&claim) {
-            Ok(mut file) => file.write_all(name).with_context(|| format!("cannot write {}", claim.display()))?,
-            Err(err) if err.kind() == ErrorKind::AlreadyExists => {
-                let owner = fs::read(&claim).unwrap_or_default();
-                if owner != name {
-                    continue;
-                }
-            }
-            Err(err) => return Err(err).with_context(|| format!("cannot write {}", claim.display())),
+        if take(&claim, name).with_context(|| format!("cannot write {}", claim.display()))? {
+            let high = 64 + u8::try_from(n / 256).expect("invariant: below 64");
+            return Ok((high, u8::try_from(n % 256).expect("invariant: below 256")));
         }
-        let high = 64 + u8::try_from(n / 256).expect("invariant: below 64");
-        return Ok((high, u8::try_from(n % 256).expect("invariant: below 256")));
     }
     anyhow::bail!("every subnet is claimed: remove {}", claims.display())
+}
+
+/// Whether the claim is, or has become, that of `name`.
+fn take(claim: &Path, name: &[u8]) -> std::io::Result<bool> {
+    for _ in 0..2 {
+        match OpenOptions::new().write(true).create_new(true).open(claim) {
+            Ok(mut file) => return file.write_all(name).map(|()| true),
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(err),
+        }
+        let owner = fs::read(claim).unwrap_or_default();
+        let owner_lives = Path::new(OsStr::from_bytes(&owner)).exists();
+        // An empty claim is one that somebody is just writing.
+        if owner == name || owner.is_empty() || owner_lives {
+            return Ok(owner == name);
+        }
+        // The renaming succeeds for one alone; the other finds a new claim, or takes the next.
+        let stale = claim.with_extension(format!("stale-{}", std::process::id()));
+        if fs::rename(claim, &stale).is_err() {
+            return Ok(false);
+        }
+        fs::remove_file(&stale)?;
+    }
+    Ok(false)
 }
 
 /// Whether Podman may give containers the open files it wants to: root without CAP_SYS_RESOURCE may not.
@@ -214,11 +233,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let claims = dir.path().join("claims");
         let folders: Vec<PathBuf> = (0..300).map(|n| dir.path().join(format!("device-{n}"))).collect();
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
         let first: Vec<_> = folders.iter().map(|f| subnet(f, &claims).unwrap()).collect();
         let again: Vec<_> = folders.iter().map(|f| subnet(f, &claims).unwrap()).collect();
         assert_eq!(first, again);
         let distinct: std::collections::BTreeSet<_> = first.iter().collect();
         assert_eq!(distinct.len(), folders.len());
         assert!(first.iter().all(|(high, _)| (64..128).contains(high)));
+    }
+
+    #[test]
+    fn a_claim_outlives_its_folder_only_until_somebody_wants_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = dir.path().join("7");
+        let owner = dir.path().join("owner");
+        fs::create_dir(&owner).unwrap();
+        assert!(take(&claim, owner.as_os_str().as_bytes()).unwrap());
+        assert!(!take(&claim, b"/somebody/else").unwrap());
+        fs::remove_dir(&owner).unwrap();
+        assert!(take(&claim, b"/somebody/else").unwrap());
+        fs::write(&claim, b"").unwrap();
+        assert!(!take(&claim, b"/a/third").unwrap(), "a claim that is just being written is not taken");
     }
 }
