@@ -1,0 +1,13 @@
+//! What the agent decides, as pure functions: no files, sockets, clocks or processes here.
+//!
+//! Time (uptime), boot id and random bits are inputs. The supervisor joins this with `host`.
+
+pub mod accept;
+pub mod app;
+pub mod backoff;
+pub mod have;
+pub mod memory;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod step;

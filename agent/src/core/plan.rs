@@ -1,0 +1,474 @@
+//! What to do next for one app: `plan(want, current, have, memory, facts) -> steps`, pure and level-triggered.
+//!
+//! The supervisor performs the first step and plans again. Order: prepare the new spec while the old one runs, adopt it,
+//! stop the old one gracefully, remove it, run the init containers in order, start the mains, probe them.
+//! Absence of an app in a newer document is the only thing that removes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_contracts::Name;
+use bramble_contracts::v1::{ImagePullPolicy, Phase, Restart, Status};
+
+use super::app::{App, Role};
+use super::have::{Have, Seen, SeenState};
+use super::memory::{CALM, CRASH_LOOP, Memory};
+use super::step::{AfterGrace, Device, PullNeed, Step, StopRule, Target};
+
+/// Inputs that are neither wanted nor observed.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Changes with every boot.
+    pub boot: String,
+    /// Time since boot.
+    pub now: Duration,
+    /// Fresh random text, for whatever is made next.
+    pub nonce: String,
+    /// Who we are, for the environment of containers.
+    pub device: Device,
+}
+
+/// What to do, and how it looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// In order; each background step may begin at once, of the others only the first.
+    pub steps: Vec<Step>,
+    /// For people.
+    pub status: Status,
+    /// The detail.
+    pub phase: Phase,
+    /// In words; empty when all is well.
+    pub reason: String,
+    /// Uptime at which to look again, if nothing happens before.
+    pub wake: Option<Duration>,
+    /// Nothing of the app is left.
+    pub gone: bool,
+}
+
+/// A container without a probe is proven when it stayed up this long.
+const SETTLED: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const IMAGE_LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Plan {
+    fn new(status: Status, phase: Phase) -> Self {
+        Self { steps: Vec::new(), status, phase, reason: String::new(), wake: None, gone: false }
+    }
+
+    fn wake_at(&mut self, at: Duration) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    fn fail(&mut self, reason: impl Into<String>) {
+        self.status = Status::Failed;
+        if self.reason.is_empty() {
+            self.reason = reason.into();
+        }
+    }
+}
+
+/// Plans one app.
+pub fn plan(
+    want: Option<&Arc<App>>,
+    current: Option<&Arc<App>>,
+    have: &Have,
+    memory: &Memory,
+    facts: &Facts,
+) -> Plan {
+    let Some(want) = want else { return remove(current, have) };
+    let in_charge = current.filter(|current| current.hash() == want.hash());
+    if in_charge.is_some() {
+        // Same containers: policies that may change while they run come from the newest document.
+        let mut plan = converge(want, have, memory, facts);
+        if let Some(why) = want.refused() {
+            plan.reason.clear();
+            plan.fail(why);
+        }
+        return plan;
+    }
+    let mut plan = match current {
+        Some(current) => converge(current, have, memory, facts),
+        None => Plan::new(Status::Staged, Phase::Preparing),
+    };
+    plan.status = Status::Staged;
+    plan.phase = Phase::Preparing;
+    plan.reason.clear();
+    if let Some(why) = want.refused() {
+        plan.phase = Phase::Failed;
+        plan.fail(why);
+        return plan;
+    }
+    if prepare(want, have, memory, facts, &mut plan) {
+        plan.steps = vec![Step::Adopt { app: Arc::clone(want) }];
+    }
+    if let Some(trouble) = memory.trouble("") {
+        plan.fail(trouble.message.clone());
+    }
+    plan
+}
+
+/// Adds what the images need. True when they are all there.
+fn prepare(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) -> bool {
+    let hash = app.hash().to_string();
+    let mut ready = true;
+    for image in app.images() {
+        let there = have.images.get(&image.reference);
+        let need = match (there, image.policy) {
+            (Some(seen), _) if image.pinned_id.is_some_and(|pin| pin.to_string() != seen.id) => {
+                plan.fail(format!(
+                    "image {} on this device has id {}, the rollout pins another; load the image that was rolled out",
+                    image.reference, seen.id
+                ));
+                None
+            }
+            (Some(_), ImagePullPolicy::Always) if !image.local && !memory.was_refreshed(&hash, &image.reference) => {
+                Some(PullNeed::Refresh)
+            }
+            (Some(_), _) => continue,
+            (None, _) if image.local => {
+                plan.fail(format!(
+                    "image {} is not on this device, and localhost/ images are never pulled; load it into the agent's store",
+                    image.reference
+                ));
+                None
+            }
+            (None, ImagePullPolicy::Never) => {
+                plan.fail(format!(
+                    "image {} is not on this device, and imagePullPolicy is never; load it or allow pulling",
+                    image.reference
+                ));
+                None
+            }
+            (None, ImagePullPolicy::IfNotPresent | ImagePullPolicy::Always) => Some(PullNeed::Missing),
+        };
+        ready = false;
+        let Some(need) = need else {
+            plan.wake_at(facts.now + IMAGE_LOOK_AGAIN);
+            continue;
+        };
+        let step = Step::Pull { image: image.reference.clone(), need };
+        if let Some(trouble) = memory.pull_trouble(&image.reference) {
+            plan.fail(format!("{} (try {})", trouble.message, trouble.count));
+            if trouble.next > facts.now {
+                plan.wake_at(trouble.next);
+                continue;
+            }
+        }
+        if !memory.is_busy(&step.background_key().unwrap_or_default()) {
+            plan.steps.insert(0, step);
+        }
+    }
+    ready
+}
+
+/// Brings the spec in charge to life, or keeps it alive.
+fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
+    let hash = app.hash().to_string();
+    let mut plan = Plan::new(Status::Trial, Phase::Starting);
+    let leave = outdated(app, have, facts);
+    let forget = have.lost.iter().map(|(nonce, i)| Step::Forget { name: i.name.clone(), nonce: nonce.clone() });
+    if !leave.is_empty() {
+        clear(&leave, &stop_rule(app), &mut plan);
+        plan.steps.extend(forget);
+    } else {
+        plan.steps.extend(forget);
+        let missing = app.mains().iter().any(|c| have.find(Role::Main, &hash, &c.name).is_none());
+        if !missing || (prepared(app, have, memory, facts, &mut plan) && inits(app, have, memory, facts, &mut plan)) {
+            mains(app, have, memory, facts, &mut plan);
+        }
+    }
+    if let Some(trouble) = memory.trouble(&hash) {
+        plan.fail(trouble.message.clone());
+    }
+    plan
+}
+
+/// Images can vanish between adoption and creation (storage repaired, or a new boot with `Always`).
+fn prepared(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) -> bool {
+    let ready = prepare(app, have, memory, facts, plan);
+    if !ready {
+        plan.phase = Phase::Preparing;
+    }
+    ready
+}
+
+/// What has to go before the spec can be started: other specs, an earlier boot, and all of it when a part was lost.
+fn outdated<'a>(app: &App, have: &'a Have, facts: &Facts) -> Vec<&'a Seen> {
+    let hash = app.hash().to_string();
+    let lost = have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some());
+    let alive = have.of(Role::Main, &hash).any(|seen| matches!(seen.state, SeenState::Running | SeenState::Paused));
+    have.ours
+        .iter()
+        .filter(|seen| seen.hash != hash || lost || (!alive && seen.boot != facts.boot))
+        .collect()
+}
+
+/// Stop what runs, then remove all of it, the pod last.
+fn clear(leave: &[&Seen], rule: &StopRule, plan: &mut Plan) {
+    let containers = || leave.iter().filter(|seen| seen.role != Role::Pod);
+    let running: Vec<Target> = containers().filter(|seen| is_up(seen)).map(|seen| target(seen)).collect();
+    if !running.is_empty() {
+        plan.phase = Phase::Stopping;
+        plan.steps.push(Step::Stop { targets: running, rule: rule.clone() });
+    }
+    plan.steps.extend(containers().map(|seen| Step::Remove { target: target(seen) }));
+    let pods = leave.iter().filter(|seen| seen.role == Role::Pod);
+    plan.steps.extend(pods.map(|seen| Step::RemovePod { target: target(seen) }));
+}
+
+fn is_up(seen: &Seen) -> bool {
+    match seen.state {
+        SeenState::Running | SeenState::Paused | SeenState::Unsettled => true,
+        SeenState::Created | SeenState::Exited => false,
+    }
+}
+
+fn target(seen: &Seen) -> Target {
+    Target { name: seen.name.clone(), id: seen.id.clone(), nonce: seen.nonce.clone() }
+}
+
+fn stop_rule(app: &App) -> StopRule {
+    let lifecycle = app.lifecycle();
+    StopRule {
+        signal: lifecycle.stop_signal.as_str().to_owned(),
+        grace: lifecycle.grace_period.duration(),
+        then: if lifecycle.sigkill_fallback { AfterGrace::Kill } else { AfterGrace::GiveUp },
+    }
+}
+
+/// Plans the init containers. True when all have completed.
+fn inits(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) -> bool {
+    let hash = app.hash().to_string();
+    for init in app.inits() {
+        if let Some(crash) = memory.crash(&init.name) {
+            plan.fail(describe_init(&init.name, crash));
+        }
+        let Some(seen) = have.find(Role::Init, &hash, &init.name) else {
+            plan.steps.push(create(app, &init.name, Role::Init, None, facts));
+            return false;
+        };
+        let timeout = init.timeout.duration();
+        match seen.state {
+            SeenState::Exited if seen.exit_code == 0 && memory.crash(&init.name).is_none() => {}
+            SeenState::Exited => {
+                let next = memory.crash(&init.name).map_or(facts.now, |crash| crash.next);
+                if next <= facts.now {
+                    plan.steps.push(Step::Remove { target: target(seen) });
+                } else {
+                    plan.phase = Phase::CrashLoop;
+                    plan.wake_at(next);
+                }
+                return false;
+            }
+            SeenState::Created => {
+                plan.steps.push(Step::Start { target: target(seen), role: Role::Init });
+                return false;
+            }
+            SeenState::Running | SeenState::Paused => {
+                let up = memory.up_for(&init.name, facts.now);
+                let deadline = facts.now.saturating_sub(up.unwrap_or_default()) + timeout;
+                if up.is_some_and(|up| up >= timeout) {
+                    plan.steps.push(Step::Expire { target: target(seen), after: timeout });
+                } else {
+                    plan.wake_at(deadline);
+                }
+                return false;
+            }
+            SeenState::Unsettled => {
+                plan.wake_at(facts.now + LOOK_AGAIN);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn describe_init(name: &Name, crash: &super::memory::Crash) -> String {
+    let how = match crash.expired {
+        Some(after) => format!("did not end within {} s and was killed", after.as_secs()),
+        None => format!("ended with exit code {}", crash.exit_code),
+    };
+    let tries = if crash.count > 1 { format!(" ({} times)", crash.count) } else { String::new() };
+    format!("init container {name} {how}{tries}{}", last_line(&crash.last_lines))
+}
+
+fn last_line(lines: &[String]) -> String {
+    lines.iter().rev().find(|line| !line.trim().is_empty()).map_or(String::new(), |line| format!(": {line}"))
+}
+
+fn create(app: &Arc<App>, name: &Name, role: Role, pod: Option<String>, facts: &Facts) -> Step {
+    let (device, nonce) = (facts.device.clone(), facts.nonce.clone());
+    Step::Create { app: Arc::clone(app), name: name.clone(), role, pod, nonce, device }
+}
+
+/// Plans the main containers, whose init containers have completed.
+fn mains(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) {
+    let hash = app.hash().to_string();
+    let mut pod = None;
+    let missing: Vec<&Name> =
+        app.mains().iter().map(|c| &c.name).filter(|name| have.find(Role::Main, &hash, name).is_none()).collect();
+    if app.needs_pod() && !missing.is_empty() {
+        match have.of(Role::Pod, &hash).next() {
+            Some(seen) => pod = Some(seen.id.clone()),
+            None => {
+                plan.steps.push(Step::CreatePod { app: Arc::clone(app), nonce: facts.nonce.clone() });
+                return;
+            }
+        }
+    }
+    if !missing.is_empty() {
+        plan.steps.extend(missing.iter().map(|name| create(app, name, Role::Main, pod.clone(), facts)));
+        return;
+    }
+    let outlooks: Vec<Outlook> = app
+        .mains()
+        .iter()
+        .filter_map(|c| have.find(Role::Main, &hash, &c.name))
+        .map(|seen| main(app, seen, memory, facts, plan))
+        .collect();
+    // The least settled container decides how the app looks.
+    let worst = outlooks.iter().copied().min().unwrap_or(Outlook::Starting);
+    plan.phase = match worst {
+        Outlook::Failed => Phase::Failed,
+        Outlook::CrashLoop => Phase::CrashLoop,
+        Outlook::Starting => Phase::Starting,
+        Outlook::Probing => Phase::Probing,
+        Outlook::Running => Phase::Running,
+        Outlook::Completed => Phase::Completed,
+    };
+    if plan.status != Status::Failed && matches!(worst, Outlook::Running | Outlook::Completed) {
+        plan.status = Status::Confirmed;
+    }
+}
+
+/// How one main container looks; the order is the order of concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outlook {
+    Failed,
+    CrashLoop,
+    Starting,
+    Probing,
+    Running,
+    Completed,
+}
+
+fn main(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut Plan) -> Outlook {
+    match seen.state {
+        SeenState::Created => {
+            plan.steps.push(Step::Start { target: target(seen), role: Role::Main });
+            Outlook::Starting
+        }
+        SeenState::Exited => exited(app, seen, memory, facts, plan),
+        SeenState::Running => running(app, seen, memory, facts, plan),
+        SeenState::Paused => {
+            plan.fail(format!("container {} was paused by somebody; `podman unpause {}` lets it go on", seen.name, seen.podman_name));
+            Outlook::Failed
+        }
+        SeenState::Unsettled => {
+            plan.wake_at(facts.now + LOOK_AGAIN);
+            Outlook::Starting
+        }
+    }
+}
+
+fn exited(app: &App, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut Plan) -> Outlook {
+    let Some(crash) = memory.crash(&seen.name) else {
+        if seen.exit_code == 0 || app.restart(&seen.name) != Restart::Never {
+            return Outlook::Completed;
+        }
+        let end = last_line(&seen.last_lines);
+        plan.fail(format!(
+            "container {} ended with exit code {}, and its restart policy is never{end}",
+            seen.name, seen.exit_code
+        ));
+        return Outlook::Failed;
+    };
+    let looping = crash.count >= CRASH_LOOP;
+    let killed = if crash.oom_killed { " (out of memory)" } else { "" };
+    let mut text = format!("container {} ended with exit code {}{killed}", seen.name, crash.exit_code);
+    if crash.next > facts.now {
+        let wait = (crash.next - facts.now).as_secs().max(1);
+        text.push_str(&format!(", {} times in a row; next start in {wait} s", crash.count));
+        plan.wake_at(crash.next);
+    } else {
+        plan.steps.push(Step::Start { target: target(seen), role: Role::Main });
+    }
+    text.push_str(&last_line(&crash.last_lines));
+    if looping {
+        plan.fail(format!("crash loop: {text}"));
+        return Outlook::CrashLoop;
+    }
+    if plan.reason.is_empty() {
+        plan.reason = text;
+    }
+    Outlook::Starting
+}
+
+fn running(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut Plan) -> Outlook {
+    let up = memory.up_for(&seen.name, facts.now);
+    let crashed = memory.crash(&seen.name).filter(|crash| crash.count >= CRASH_LOOP);
+    if let (Some(crash), Some(up)) = (crashed, up)
+        && up < CALM
+    {
+        plan.wake_at(facts.now + (CALM - up));
+        let end = last_line(&crash.last_lines);
+        plan.fail(format!(
+            "crash loop: container {} ended with exit code {} {} times in a row; started again{end}",
+            seen.name, crash.exit_code, crash.count
+        ));
+    }
+    if app.probe(&seen.name).is_some() {
+        return probing(app, seen, memory, facts, plan);
+    }
+    match up {
+        Some(up) if up < SETTLED => {
+            plan.wake_at(facts.now + (SETTLED - up));
+            Outlook::Starting
+        }
+        Some(_) | None => Outlook::Running,
+    }
+}
+
+fn probing(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut Plan) -> Outlook {
+    let Some(probe) = app.probe(&seen.name) else { return Outlook::Running };
+    let state = memory.probe(&seen.name).cloned().unwrap_or_default();
+    let too_often = state.failures >= u32::from(probe.failures);
+    if state.failures > 0 {
+        let text = format!("probe of container {} failed {} times: {}", seen.name, state.failures, state.last_error);
+        if too_often {
+            plan.fail(text);
+        } else if plan.reason.is_empty() {
+            plan.reason = text;
+        }
+    }
+    if too_often && state.passed {
+        // It was healthy once and is not any more: a restart is what heals.
+        plan.steps.push(Step::Stop { targets: vec![target(seen)], rule: stop_rule(app) });
+        return Outlook::Starting;
+    }
+    let step = Step::Probe { app: Arc::clone(app), target: target(seen) };
+    if !memory.is_busy(&step.background_key().unwrap_or_default()) {
+        if state.next <= facts.now {
+            plan.steps.push(step);
+        } else {
+            plan.wake_at(state.next);
+        }
+    }
+    if state.passed { Outlook::Running } else { Outlook::Probing }
+}
+
+/// Takes an app down that a newer document does not list. Its volumes stay.
+fn remove(current: Option<&Arc<App>>, have: &Have) -> Plan {
+    let mut plan = Plan::new(Status::Trial, Phase::Removing);
+    let rule = current.map_or_else(
+        || StopRule { signal: "SIGTERM".into(), grace: Duration::from_secs(30), then: AfterGrace::Kill },
+        |app| stop_rule(app),
+    );
+    let all: Vec<&Seen> = have.ours.iter().collect();
+    clear(&all, &rule, &mut plan);
+    plan.phase = Phase::Removing;
+    let forget = have.lost.iter().map(|(nonce, i)| Step::Forget { name: i.name.clone(), nonce: nonce.clone() });
+    plan.steps.extend(forget);
+    plan.gone = plan.steps.is_empty();
+    plan
+}

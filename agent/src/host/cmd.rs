@@ -1,0 +1,155 @@
+//! The only starter of processes in the agent: one runner for commands that end, one for services that stay.
+//!
+//! Decides the bounds (time, output). Does not decide what an exit code means.
+#![allow(clippy::disallowed_methods, reason = "this is the one place that starts processes")]
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+/// What one command may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// It is killed after this.
+    pub time: Duration,
+    /// So much of each output is kept; the rest is read and dropped.
+    pub output_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(30), output_bytes: 256 * 1024 }
+    }
+}
+
+/// A command that ended by itself.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub status: ExitStatus,
+    /// Its output.
+    pub stdout: String,
+    /// Its errors.
+    pub stderr: String,
+}
+
+/// Why a command gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CmdError {
+    /// It did not start.
+    #[error("cannot start {}; is it installed and on PATH?", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The system's word.
+        #[source]
+        err: std::io::Error,
+    },
+    /// It could not be waited for.
+    #[error("lost track of {}", program.display())]
+    Wait {
+        /// The program.
+        program: PathBuf,
+        /// The system's word.
+        #[source]
+        err: std::io::Error,
+    },
+    /// It took too long and was killed.
+    #[error("{} did not end within {} s and was killed", program.display(), after.as_secs())]
+    TimedOut {
+        /// The program.
+        program: PathBuf,
+        /// The limit.
+        after: Duration,
+    },
+}
+
+/// Runs a command to its end. Dropping the future kills it.
+pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finished, CmdError> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let whole = async {
+        let (stdout, stderr, status) =
+            tokio::join!(keep(out, bounds.output_bytes), keep(err, bounds.output_bytes), child.wait());
+        status.map(|status| Finished { status, stdout, stderr })
+    };
+    match tokio::time::timeout(bounds.time, whole).await {
+        Ok(finished) => finished.map_err(|err| CmdError::Wait { program: program.to_owned(), err }),
+        Err(_) => Err(CmdError::TimedOut { program: program.to_owned(), after: bounds.time }),
+    }
+}
+
+async fn keep(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> String {
+    let Some(mut stream) = stream else { return String::new() };
+    let (mut kept, mut chunk) = (Vec::new(), [0u8; 8192]);
+    while let Ok(n) = stream.read(&mut chunk).await {
+        if n == 0 {
+            break;
+        }
+        kept.extend_from_slice(&chunk[..n.min(limit.saturating_sub(kept.len()))]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Starts a service in its own process group, so that a Ctrl-C meant for us does not reach it. Its errors go to the log,
+/// line by line. It outlives us unless it is told to stop.
+pub fn start_service(program: &Path, args: &[String], env: &[(String, String)]) -> Result<Child, CmdError> {
+    let mut child = Command::new(program)
+        .args(args)
+        .envs(env.iter().map(|(k, v)| (k, v)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if let Some(mut stderr) = child.stderr.take() {
+        tokio::spawn(async move {
+            let mut chunk = [0u8; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut chunk).await {
+                for line in String::from_utf8_lossy(&chunk[..n]).lines() {
+                    tracing::debug!(program = %name, "{line}");
+                }
+            }
+        });
+    }
+    Ok(child)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_and_status_come_back() {
+        let done = run(Path::new("/bin/sh"), &["-c", "echo out; echo err >&2; exit 3"], Bounds::default()).await.unwrap();
+        assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status.code()), ("out\n", "err\n", Some(3)));
+    }
+
+    #[tokio::test]
+    async fn time_and_output_are_bounded() {
+        let short = Bounds { time: Duration::from_millis(50), output_bytes: 10 };
+        let err = run(Path::new("/bin/sh"), &["-c", "sleep 60"], short).await.unwrap_err();
+        assert!(matches!(err, CmdError::TimedOut { .. }));
+        let cap = Bounds { output_bytes: 10, ..Bounds::default() };
+        let done = run(Path::new("/bin/sh"), &["-c", "head -c 100000 /dev/zero | tr '\\0' x"], cap).await.unwrap();
+        assert_eq!(done.stdout, "x".repeat(10));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let err = run(Path::new("/nonexistent/tool"), &[], Bounds::default()).await.unwrap_err();
+        assert!(err.to_string().contains("/nonexistent/tool"));
+    }
+}

@@ -1,0 +1,512 @@
+//! The real device: what the supervisor asks for, done with Podman and files.
+//!
+//! Decides how an app's containers look in Podman (names, labels, mounts, environment). When they come and go is decided
+//! in `core`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_contracts::v1::Protocol as WireProtocol;
+use data_encoding::HEXLOWER;
+use tokio::sync::mpsc;
+
+use super::podman::{
+    ContainerLine, ContainerSpec, ExecSpec, Follow, LogLines, Mount, MountMode, Output, Podman, PodmanError, PodSpec, Port,
+    Protocol, PullLimits, Stamps, State, Stream,
+};
+use super::state::{Loaded, StateError, StateFile};
+use super::{clock, facts, probe};
+use crate::core::app::{App, AppKey, Role};
+use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
+use crate::core::record::Record;
+use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
+use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
+use crate::supervise::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
+
+/// Labels on everything we make.
+mod label {
+    pub(super) const APP: &str = "bramble.app";
+    pub(super) const UID: &str = "bramble.deployment";
+    pub(super) const REVISION: &str = "bramble.revision";
+    pub(super) const SPEC: &str = "bramble.spec";
+    pub(super) const CONTAINER: &str = "bramble.container";
+    pub(super) const ROLE: &str = "bramble.role";
+    pub(super) const BOOT: &str = "bramble.boot";
+    pub(super) const INSTANCE: &str = "bramble.instance";
+}
+
+/// Format of an app's record on disk.
+const RECORD_FORMAT: u32 = 1;
+const RECORD_SUFFIX: &str = ".record";
+const EVENTS_MAX: usize = 256;
+/// After SIGKILL a container is gone within this, or something is badly wrong.
+const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+/// A refresh of an image that is there already is given up sooner than a pull that is needed.
+const REFRESH_LIMITS: PullLimits =
+    PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Records, one file per app.
+    pub records: PathBuf,
+    /// Volumes: `<volumes>/<tenant>.<name>/<volume>`.
+    pub volumes: PathBuf,
+}
+
+impl Places {
+    /// The usual places below the agent's directory for apps.
+    pub fn below(apps: &Path) -> Self {
+        Self { records: apps.join("records"), volumes: apps.join("volumes") }
+    }
+}
+
+/// This device.
+#[derive(Debug)]
+pub struct PodmanHost {
+    podman: Podman,
+    places: Places,
+    boot: String,
+}
+
+impl PodmanHost {
+    /// A device whose Podman answers on the client's socket.
+    pub fn new(podman: Podman, places: Places) -> Self {
+        Self::in_boot(podman, places, facts::boot_id())
+    }
+
+    /// The same, in a boot of that id: how tests reboot.
+    pub fn in_boot(podman: Podman, places: Places, boot: String) -> Self {
+        Self { podman, places, boot }
+    }
+
+    fn record_file(&self, key: &AppKey) -> StateFile {
+        StateFile::new(self.places.records.join(format!("{key}{RECORD_SUFFIX}")), RECORD_FORMAT)
+    }
+
+    async fn seen(&self, key: &AppKey) -> Result<Vec<Seen>, PodmanError> {
+        let filter = [format!("{}={key}", label::APP)];
+        let (containers, pods) = tokio::try_join!(self.podman.list(&filter), self.podman.pod_list(&filter))?;
+        let mut seen = Vec::new();
+        for line in containers.into_iter().filter(|line| !line.is_infra) {
+            let Some(mut one) = read_line(&line) else { continue };
+            if one.state == SeenState::Exited && one.exit_code != 0 {
+                self.add_end(&mut one).await?;
+            }
+            seen.push(one);
+        }
+        for pod in pods {
+            let state = if pod.containers.iter().any(|c| c.state == State::Running) {
+                SeenState::Running
+            } else {
+                SeenState::Created
+            };
+            seen.extend(read_labels(&pod.id, &pod.name, &pod.labels, state));
+        }
+        Ok(seen)
+    }
+
+    /// How a container ended: only asked of those that failed.
+    async fn add_end(&self, seen: &mut Seen) -> Result<(), PodmanError> {
+        if let Some(detail) = self.podman.inspect(&seen.id).await? {
+            seen.oom_killed = detail.state.oom_killed;
+        }
+        match self.podman.last_lines(&seen.id, LINES_MAX, LINES_BYTES_MAX).await {
+            Ok(lines) => seen.last_lines = lines,
+            Err(err) if err.is_outage() => return Err(err),
+            Err(err) => tracing::debug!(%err, "no last lines"),
+        }
+        Ok(())
+    }
+
+    async fn images(&self, references: &[String]) -> Result<BTreeMap<String, ImageSeen>, PodmanError> {
+        let mut images = BTreeMap::new();
+        for reference in references {
+            if let Some(image) = self.podman.image(reference).await? {
+                images.insert(reference.clone(), ImageSeen { id: image.id, digest: image.digest });
+            }
+        }
+        Ok(images)
+    }
+
+    async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
+        for target in targets {
+            self.signal(&target.id, &rule.signal).await?;
+        }
+        let mut left = Vec::new();
+        let waits = targets.iter().map(|target| self.podman.wait_stopped(&target.id, rule.grace));
+        let ended = futures::future::join_all(waits).await;
+        for (target, ended) in targets.iter().zip(ended) {
+            match ended {
+                Ok(Some(_)) => {}
+                Ok(None) => left.push(target),
+                Err(err) if err.is_not_found() => {}
+                Err(err) => return Err(refused(&err)),
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        match rule.then {
+            AfterGrace::GiveUp => Err(StepError::StillRunning {
+                names: left.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "),
+                grace_s: rule.grace.as_secs(),
+            }),
+            AfterGrace::Kill => {
+                for target in left {
+                    self.kill(&target.id).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn kill(&self, id: &str) -> Result<(), StepError> {
+        self.signal(id, "SIGKILL").await?;
+        match self.podman.wait_stopped(id, KILL_TIME_MAX).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into())),
+            Err(err) if err.is_not_found() => Ok(()),
+            Err(err) => Err(refused(&err)),
+        }
+    }
+
+    /// One that does not run any more needs no signal.
+    async fn signal(&self, id: &str, signal: &str) -> Result<(), StepError> {
+        match self.podman.kill(id, signal).await {
+            Ok(()) => Ok(()),
+            Err(err) if err.is_not_found() || err.is_wrong_state() => Ok(()),
+            Err(err) => Err(refused(&err)),
+        }
+    }
+
+    async fn create_pod(&self, app: &App, nonce: &str) -> Result<Outcome, StepError> {
+        let ports = if app.host_network() { Vec::new() } else { app.mains().iter().flat_map(|c| ports(&c.ports)).collect() };
+        let spec = PodSpec {
+            name: podman_name(app, "pod"),
+            labels: self.labels(app, app.key().name.as_str(), Role::Pod, nonce),
+            ports,
+            local_names: app.mains().iter().map(|c| c.name.to_string()).collect(),
+            host_network: app.host_network(),
+        };
+        match self.podman.pod_create(&spec).await {
+            Ok(id) => Ok(Outcome::Made(id)),
+            Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: format!("pod {}", spec.name) }),
+            Err(err) => Err(refused(&err)),
+        }
+    }
+
+    async fn create(&self, order: &Order<'_>) -> Result<Outcome, StepError> {
+        let spec = self.spec(order).await?;
+        match self.podman.create(&spec).await {
+            Ok(id) => Ok(Outcome::Made(id)),
+            Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: spec.name }),
+            Err(err) => Err(refused(&err)),
+        }
+    }
+
+    async fn spec(&self, order: &Order<'_>) -> Result<ContainerSpec, StepError> {
+        let Order { app, name, role, pod, nonce, device } = *order;
+        let view = app
+            .container(name)
+            .ok_or_else(|| StepError::Refused(format!("the deployment has no container {name}: a bug of the agent")))?;
+        let mut env: BTreeMap<String, String> = BTreeMap::from([
+            ("BRAMBLE_DEVICE".to_owned(), device.name.clone()),
+            ("BRAMBLE_DEVICE_ID".to_owned(), device.id.clone()),
+            ("BRAMBLE_DEPLOYMENT".to_owned(), app.key().name.to_string()),
+        ]);
+        env.extend(view.env.iter().filter_map(|e| Some((e.name.to_string(), e.value.clone()?))));
+        let mut mounts = Vec::new();
+        for volume in view.volumes {
+            mounts.push(Mount {
+                source: self.volume(app.key(), volume.name.as_str()).await?,
+                target: volume.path.to_string(),
+                mode: if volume.read_only { MountMode::ReadOnly } else { MountMode::ReadWrite },
+            });
+        }
+        let own_ports = app.main(name).filter(|_| role == Role::Main && pod.is_none() && !app.host_network());
+        Ok(ContainerSpec {
+            name: podman_name(app, name.as_str()),
+            image: app.reference(view.image),
+            entrypoint: view.command.to_vec(),
+            command: view.args.to_vec(),
+            env,
+            labels: self.labels(app, name.as_str(), role, nonce),
+            mounts,
+            ports: own_ports.map(|c| ports(&c.ports)).unwrap_or_default(),
+            pod: pod.map(str::to_owned),
+            host_network: app.host_network(),
+            memory_bytes: view.resources.memory.map(|size| size.0),
+            cpu_millis: view.resources.cpus.map(|cpus| u64::from(cpus.0)),
+        })
+    }
+
+    /// Names cannot hold a slash or a dot, so the path cannot leave our directory.
+    async fn volume(&self, key: &AppKey, name: &str) -> Result<String, StepError> {
+        let dir = self.places.volumes.join(key.to_string()).join(name);
+        tokio::fs::create_dir_all(&dir)
+            .await
+            .map_err(|err| StepError::Refused(format!("cannot make the volume directory {}: {err}", dir.display())))?;
+        Ok(dir.display().to_string())
+    }
+
+    fn labels(&self, app: &App, name: &str, role: Role, nonce: &str) -> BTreeMap<String, String> {
+        let pairs = [
+            (label::APP, app.key().to_string()),
+            (label::UID, app.uid().to_string()),
+            (label::REVISION, app.revision().to_string()),
+            (label::SPEC, app.hash().to_string()),
+            (label::CONTAINER, name.to_owned()),
+            (label::ROLE, role.word().to_owned()),
+            (label::BOOT, self.boot.clone()),
+            (label::INSTANCE, nonce.to_owned()),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    async fn pull(&self, image: &str, need: PullNeed) -> Result<(), PodmanError> {
+        let limits = match need {
+            PullNeed::Missing => PullLimits::default(),
+            PullNeed::Refresh => REFRESH_LIMITS,
+        };
+        self.podman.pull(image, limits, |line| tracing::info!(image, "{line}")).await.map(|_| ())
+    }
+}
+
+/// What `Step::Create` says.
+struct Order<'a> {
+    app: &'a App,
+    name: &'a bramble_contracts::Name,
+    role: Role,
+    pod: Option<&'a str>,
+    nonce: &'a str,
+    device: &'a Device,
+}
+
+/// Readable, unique per spec, and never that of another app: names cannot hold dots.
+fn podman_name(app: &App, part: &str) -> String {
+    format!("bramble.{}.{part}.{}", app.key(), app.short_hash())
+}
+
+fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
+    let one = |port: &bramble_contracts::v1::Port| Port {
+        host_ip: Some(port.host_ip.to_string()),
+        host: port.host,
+        container: port.container,
+        protocol: match port.protocol {
+            WireProtocol::Tcp => Protocol::Tcp,
+            WireProtocol::Udp => Protocol::Udp,
+        },
+    };
+    ports.iter().map(one).collect()
+}
+
+fn read_line(line: &ContainerLine) -> Option<Seen> {
+    let state = match line.state {
+        State::Created => SeenState::Created,
+        State::Running => SeenState::Running,
+        State::Exited => SeenState::Exited,
+        State::Paused => SeenState::Paused,
+        State::Unsettled => SeenState::Unsettled,
+    };
+    let name = line.names.first().map(String::as_str).unwrap_or_default();
+    let mut seen = read_labels(&line.id, name, &line.labels, state)?;
+    seen.exit_code = line.exit_code;
+    seen.started_at_ms = u64::try_from(line.started_at).unwrap_or_default().saturating_mul(1000);
+    seen.image_id = line.image_id.clone();
+    Some(seen)
+}
+
+/// `None` when the labels are not whole: then it is not ours, whatever it is.
+fn read_labels(id: &str, podman_name: &str, labels: &BTreeMap<String, String>, state: SeenState) -> Option<Seen> {
+    let get = |key: &str| labels.get(key).cloned();
+    Some(Seen {
+        id: id.to_owned(),
+        podman_name: podman_name.to_owned(),
+        name: get(label::CONTAINER)?.parse().ok()?,
+        role: Role::parse(&get(label::ROLE)?)?,
+        hash: get(label::SPEC)?,
+        boot: get(label::BOOT)?,
+        revision: get(label::REVISION)?.parse().ok()?,
+        nonce: get(label::INSTANCE)?,
+        state,
+        exit_code: 0,
+        oom_killed: false,
+        started_at_ms: 0,
+        image_id: String::new(),
+        last_lines: Vec::new(),
+    })
+}
+
+fn refused(err: &PodmanError) -> StepError {
+    StepError::Refused(text(err))
+}
+
+/// The error and what is below it.
+fn text(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut below = err.source();
+    while let Some(err) = below {
+        text.push_str(": ");
+        text.push_str(&err.to_string());
+        below = err.source();
+    }
+    text
+}
+
+fn host_error(err: &PodmanError) -> HostError {
+    HostError(text(err))
+}
+
+/// File work waits for the disk, so it is done where waiting hurts nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+) -> Result<T, StepError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|err| StepError::State(text(&err))),
+        Err(err) => Err(StepError::State(format!("file work broke off: {err}"))),
+    }
+}
+
+fn read_records(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) => return Err(err),
+    };
+    let mut keys = BTreeMap::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // The previous file alone still counts: a lost newest one is not "nothing".
+        let stem = name.strip_suffix(".prev").unwrap_or(&name);
+        if let Some(key) = stem.strip_suffix(RECORD_SUFFIX).and_then(AppKey::parse) {
+            keys.insert(key.clone(), StateFile::new(dir.join(format!("{key}{RECORD_SUFFIX}")), RECORD_FORMAT));
+        }
+    }
+    let read = keys.into_iter().filter_map(|(key, file)| match file.load_json::<Record>() {
+        Ok(Loaded::Good(record)) if record.key == key => Some(FoundRecord::Good(record, None)),
+        Ok(Loaded::Previous { value, why }) if value.key == key => {
+            let alarm = format!("{}: {why}; the one before it is used", file.path().display());
+            Some(FoundRecord::Good(value, Some(alarm)))
+        }
+        Ok(Loaded::Good(_) | Loaded::Previous { .. }) => {
+            Some(FoundRecord::Damaged(key, format!("{} is about another app", file.path().display())))
+        }
+        Ok(Loaded::Missing) => None,
+        Err(err) => Some(FoundRecord::Damaged(key, text(&err))),
+    });
+    Ok(read.collect())
+}
+
+impl Host for PodmanHost {
+    fn now(&self) -> Duration {
+        clock::uptime()
+    }
+
+    fn boot(&self) -> String {
+        self.boot.clone()
+    }
+
+    fn nonce(&self) -> String {
+        let mut bytes = [0u8; 16];
+        getrandom::fill(&mut bytes).expect("invariant: the kernel gives random bytes");
+        HEXLOWER.encode(&bytes)
+    }
+
+    fn events(&self) -> mpsc::Receiver<HostEvent> {
+        let (out, events) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
+        events
+    }
+
+    async fn records(&self) -> Result<Vec<FoundRecord>, HostError> {
+        let dir = self.places.records.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            read_records(&dir).map_err(|err| HostError(format!("cannot read the records in {}: {err}", dir.display())))
+        });
+        read.await.unwrap_or_else(|err| Err(HostError(format!("reading records broke off: {err}"))))
+    }
+
+    async fn save(&self, record: &Record) -> Result<(), StepError> {
+        let (file, record) = (self.record_file(&record.key), record.clone());
+        blocking(move || file.store_json(&record)).await
+    }
+
+    async fn erase(&self, key: &AppKey) -> Result<(), StepError> {
+        let file = self.record_file(key);
+        blocking(move || file.remove()).await
+    }
+
+    async fn observe(&self, key: &AppKey, images: &[String]) -> Result<Observed, HostError> {
+        let both = async { tokio::try_join!(self.seen(key), self.images(images)) };
+        let (seen, images) = both.await.map_err(|err| host_error(&err))?;
+        Ok(Observed { seen, images })
+    }
+
+    async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
+        let done = match step {
+            Step::Adopt { .. } | Step::Forget { .. } => Ok(()),
+            Step::Pull { image, need } => self.pull(image, *need).await,
+            Step::Stop { targets, rule } => return self.stop(targets, rule).await.map(|()| Outcome::Done),
+            Step::Expire { target, .. } => return self.kill(&target.id).await.map(|()| Outcome::Done),
+            Step::Remove { target } => self.podman.remove(&target.id).await,
+            Step::RemovePod { target } => self.podman.pod_remove(&target.id).await,
+            Step::CreatePod { app, nonce } => return self.create_pod(app, nonce).await,
+            Step::Create { app, name, role, pod, nonce, device } => {
+                let app: &App = app;
+                let order = Order { app, name, role: *role, pod: pod.as_deref(), nonce, device };
+                return self.create(&order).await;
+            }
+            Step::Start { target, .. } => self.podman.start(&target.id).await.map(|_| ()),
+            Step::Probe { app, target } => {
+                let asked = probe::ask(&self.podman, app, &target.name, &target.id).await;
+                return asked.map(|()| Outcome::Done).map_err(StepError::Unhealthy);
+            }
+        };
+        done.map(|()| Outcome::Done).map_err(|err| refused(&err))
+    }
+
+    async fn logs(&self, id: &str, wish: LogWish, out: mpsc::Sender<Piece>) -> Result<(), HostError> {
+        let follow = match wish.then {
+            AfterTail::End => Follow::No,
+            AfterTail::Follow => Follow::Yes,
+        };
+        let lines = LogLines { tail: wish.tail, follow, stamps: Stamps::Stamped };
+        let output = self.podman.logs(id, lines).await.map_err(|err| host_error(&err))?;
+        send_on(output, &out).await
+    }
+
+    async fn exec(&self, id: &str, argv: &[String], out: mpsc::Sender<Piece>) -> Result<i32, HostError> {
+        let spec = ExecSpec { command: argv.to_vec(), ..ExecSpec::default() };
+        let fail = |err: PodmanError| host_error(&err);
+        let session = self.podman.exec_create(id, &spec).await.map_err(fail)?;
+        let output = self.podman.exec_start(&session).await.map_err(fail)?;
+        send_on(output, &out).await?;
+        Ok(self.podman.exec_end(&session).await.map_err(fail)?.exit_code)
+    }
+}
+
+/// Ends when the output ends or nobody listens any more.
+async fn send_on(mut output: Output, out: &mpsc::Sender<Piece>) -> Result<(), HostError> {
+    loop {
+        let next = tokio::select! {
+            next = output.next() => next,
+            () = out.closed() => return Ok(()),
+        };
+        let Some((stream, bytes)) = next.map_err(|err| host_error(&err))? else { return Ok(()) };
+        let stream = match stream {
+            Stream::Out => OutputStream::Out,
+            Stream::Err => OutputStream::Err,
+        };
+        if out.send(Piece { stream, bytes }).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The usual way to one: shared by the supervisor and whoever needs Podman beside it.
+pub fn shared(podman: Podman, places: Places) -> Arc<PodmanHost> {
+    Arc::new(PodmanHost::new(podman, places))
+}

@@ -1,0 +1,13 @@
+//! The only code that touches the device: files, clocks, processes, Podman, systemd.
+//!
+//! Decides nothing about what should run. Everything here is bounded in time and size.
+
+pub mod clock;
+pub mod cmd;
+pub mod device;
+pub mod facts;
+pub mod podman;
+mod probe;
+pub mod state;
+pub mod systemd;
+mod watch;

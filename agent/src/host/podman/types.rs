@@ -1,0 +1,403 @@
+//! The parts of libpod's answers that the agent reads, tolerant of everything else in them.
+//!
+//! Podman 4.3 and 5.4 differ in spelling here and there; what differs is read in both forms.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+/// `null`, absent and present are one thing for lists and maps.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// What state a container is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Made, never started in this boot.
+    Created,
+    /// Runs.
+    Running,
+    /// Ended.
+    Exited,
+    /// Frozen by somebody.
+    Paused,
+    /// On its way out, being removed, or a word we do not know: look again.
+    Unsettled,
+}
+
+impl State {
+    fn parse(word: &str) -> Self {
+        match word {
+            "created" | "configured" | "initialized" => Self::Created,
+            "running" => Self::Running,
+            "exited" | "stopped" | "dead" => Self::Exited,
+            "paused" => Self::Paused,
+            _ => Self::Unsettled,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(Self::parse(&String::deserialize(d)?.to_ascii_lowercase()))
+    }
+}
+
+/// One line of a container list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerLine {
+    /// Full id.
+    pub id: String,
+    /// Names, the first is ours.
+    #[serde(default, deserialize_with = "or_default")]
+    pub names: Vec<String>,
+    /// Labels.
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// State.
+    pub state: State,
+    /// Exit code of the last run.
+    #[serde(default)]
+    pub exit_code: i32,
+    /// Main process, 0 when it does not run.
+    #[serde(default)]
+    pub pid: i64,
+    /// Image reference it was made from.
+    #[serde(default)]
+    pub image: String,
+    /// Image id.
+    #[serde(default, rename = "ImageID")]
+    pub image_id: String,
+    /// Pod id, empty when in none.
+    #[serde(default)]
+    pub pod: String,
+    /// The pod's pause container.
+    #[serde(default)]
+    pub is_infra: bool,
+    /// Seconds since 1970 by the device's clock, for people only.
+    #[serde(default)]
+    pub started_at: i64,
+}
+
+/// One container, in detail.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ContainerDetail {
+    /// Full id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// State.
+    pub state: DetailState,
+    /// Image id.
+    #[serde(default)]
+    pub image: String,
+    /// Pod id, empty when in none.
+    #[serde(default)]
+    pub pod: String,
+    /// Addresses.
+    #[serde(default)]
+    pub network_settings: NetworkSettings,
+    /// Configuration it was made with.
+    pub config: DetailConfig,
+}
+
+/// State of one container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DetailState {
+    /// State.
+    pub status: State,
+    /// Main process.
+    #[serde(default)]
+    pub pid: i64,
+    /// Exit code of the last run.
+    #[serde(default)]
+    pub exit_code: i32,
+    /// Why a start failed.
+    #[serde(default)]
+    pub error: String,
+    /// Killed by the memory limit (not told on cgroup v1).
+    #[serde(default, rename = "OOMKilled")]
+    pub oom_killed: bool,
+}
+
+/// Configuration of one container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DetailConfig {
+    /// Labels.
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Addresses of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NetworkSettings {
+    /// Address on the default network.
+    #[serde(default, rename = "IPAddress")]
+    pub ip_address: String,
+    /// Per network.
+    #[serde(default, deserialize_with = "or_default")]
+    pub networks: BTreeMap<String, Network>,
+}
+
+/// One network of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Network {
+    /// Address on it.
+    #[serde(default, rename = "IPAddress")]
+    pub ip_address: String,
+}
+
+impl ContainerDetail {
+    /// An address the host reaches it by.
+    pub fn address(&self) -> Option<&str> {
+        let own = Some(self.network_settings.ip_address.as_str());
+        let others = self.network_settings.networks.values().map(|n| n.ip_address.as_str());
+        own.into_iter().chain(others).find(|a| !a.is_empty())
+    }
+}
+
+/// One line of a pod list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PodLine {
+    /// Full id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Podman's word for it (`Running`, `Degraded`, `Exited`, `Created`).
+    #[serde(default)]
+    pub status: String,
+    /// The pause container.
+    #[serde(default)]
+    pub infra_id: String,
+    /// Labels.
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// What is in it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub containers: Vec<PodMember>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PodMember {
+    /// Full id.
+    pub id: String,
+    /// State.
+    #[serde(alias = "Status")]
+    pub state: State,
+}
+
+/// One pod, in detail.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PodDetail {
+    /// Full id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Podman's word for its state.
+    #[serde(default)]
+    pub state: String,
+    /// The pause container.
+    #[serde(default, rename = "InfraContainerID")]
+    pub infra_container_id: String,
+    /// Labels.
+    #[serde(default, deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// What is in it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub containers: Vec<PodMember>,
+}
+
+/// One image.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageDetail {
+    /// Id without `sha256:`.
+    pub id: String,
+    /// Digest of the manifest, `sha256:…`.
+    #[serde(default)]
+    pub digest: String,
+    /// Bytes on disk.
+    #[serde(default)]
+    pub size: u64,
+    /// `name@sha256:…`, as pulled.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_digests: Vec<String>,
+}
+
+/// One line of Podman's event stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EventLine {
+    /// `container`, `pod`, `image`, …
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// `start`, `died`, `remove`, …
+    #[serde(rename = "Action")]
+    pub action: String,
+    /// Whom it happened to.
+    #[serde(rename = "Actor")]
+    pub actor: Actor,
+}
+
+/// Whom an event is about.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Actor {
+    /// Id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Labels, name, image, exit code, all in one map.
+    #[serde(default, rename = "Attributes", deserialize_with = "or_default")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What Podman is and how it is set up.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Info {
+    /// About the host.
+    pub host: InfoHost,
+    /// About the store.
+    pub store: InfoStore,
+    /// About itself.
+    pub version: InfoVersion,
+}
+
+/// `info.host`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InfoHost {
+    /// `v1` or `v2`.
+    pub cgroup_version: String,
+    /// `cgroupfs` or `systemd`.
+    #[serde(default)]
+    pub cgroup_manager: String,
+    /// `netavark` or `cni`.
+    #[serde(default)]
+    pub network_backend: String,
+}
+
+/// `info.store`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InfoStore {
+    /// Where images and containers lie.
+    pub graph_root: String,
+    /// Storage driver.
+    pub graph_driver_name: String,
+}
+
+/// `info.version`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InfoVersion {
+    /// `4.3.1`.
+    pub version: String,
+}
+
+/// One answer of a running pull.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PullLine {
+    /// Progress for people.
+    #[serde(default)]
+    pub stream: String,
+    /// The pull failed.
+    #[serde(default)]
+    pub error: String,
+    /// Id of the image, when done.
+    #[serde(default)]
+    pub id: String,
+}
+
+/// An exec session that ended or runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExecDetail {
+    /// Whether it still runs.
+    #[serde(default)]
+    pub running: bool,
+    /// Its exit code.
+    #[serde(default)]
+    pub exit_code: i32,
+}
+
+/// `{"Id": …}`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Made {
+    #[serde(rename = "Id", alias = "ID", alias = "id")]
+    pub(super) id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_captured_list_is_read() {
+        let lines: Vec<ContainerLine> = read(include_str!("../captured/list.json"));
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].names, ["t1"]);
+        assert_eq!(lines[0].state, State::Running);
+        assert_eq!(lines[0].labels["x"], "y");
+        assert!(!lines[0].is_infra && lines[0].pod.is_empty());
+        let in_pod: Vec<ContainerLine> = read(include_str!("../captured/list_pod.json"));
+        assert_eq!(in_pod.iter().filter(|c| c.is_infra).count(), 1);
+        assert!(in_pod.iter().any(|c| c.names == ["p1-web"] && !c.pod.is_empty()));
+    }
+
+    #[test]
+    fn captured_details_are_read() {
+        let running: ContainerDetail = read(include_str!("../captured/inspect_running.json"));
+        assert_eq!(running.state.status, State::Running);
+        assert!(running.address().is_some_and(|a| a.starts_with("10.88.")));
+        let exited: ContainerDetail = read(include_str!("../captured/inspect_exit7.json"));
+        assert_eq!((exited.state.status, exited.state.exit_code), (State::Exited, 7));
+        let created: ContainerDetail = read(include_str!("../captured/inspect_created.json"));
+        assert_eq!((created.state.status, created.address()), (State::Created, None));
+        assert_eq!(created.config.labels["x"], "y");
+    }
+
+    #[test]
+    fn captured_pods_images_and_info_are_read() {
+        let pods: Vec<PodLine> = read(include_str!("../captured/pod_list.json"));
+        assert_eq!((pods[0].name.as_str(), pods[0].containers.len()), ("p1", 2));
+        let pod: PodDetail = read(include_str!("../captured/pod_inspect.json"));
+        assert_eq!(pod.infra_container_id, pods[0].infra_id);
+        assert!(pod.containers.iter().all(|c| c.state == State::Running));
+        let image: ImageDetail = read(include_str!("../captured/image_inspect.json"));
+        assert!(image.digest.starts_with("sha256:") && image.size > 0 && image.repo_digests.len() == 1);
+        let info: Info = read(include_str!("../captured/info.json"));
+        assert_eq!((info.version.version.as_str(), info.host.cgroup_version.as_str()), ("4.3.1", "v1"));
+        let exec: ExecDetail = read(include_str!("../captured/exec_inspect.json"));
+        assert_eq!((exec.running, exec.exit_code), (false, 3));
+    }
+
+    #[test]
+    fn captured_events_are_read() {
+        let events: Vec<EventLine> = include_str!("../captured/events.ndjson")
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(events.iter().any(|e| e.action == "died" && e.actor.attributes["x"] == "y"));
+        assert!(events.iter().all(|e| e.kind == "container"));
+    }
+
+    #[test]
+    fn words_of_newer_podman_are_known() {
+        for (word, want) in [("Running", State::Running), ("stopped", State::Exited), ("stopping", State::Unsettled)] {
+            assert_eq!(State::parse(&word.to_ascii_lowercase()), want);
+        }
+    }
+}

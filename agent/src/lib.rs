@@ -1,0 +1,5 @@
+//! The agent on a device.
+
+pub mod core;
+pub mod host;
+pub mod supervise;

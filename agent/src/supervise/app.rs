@@ -1,0 +1,335 @@
+//! One app's loop: look, plan, do one thing, look again. Level-triggered; every trigger only says "look".
+//!
+//! Apps never wait for each other: each has its own loop, and pulls and probes run beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_contracts::v1::{AppReport, Phase};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::host::Host;
+use super::streams::Known;
+use crate::core::app::{App, AppKey, Role};
+use crate::core::backoff::Backoff;
+use crate::core::have::Have;
+use crate::core::memory::Memory;
+use crate::core::plan::{Facts, Plan, plan};
+use crate::core::record::{Instance, Record};
+use crate::core::report::{blocked, compose};
+use crate::core::step::{Device, Outcome, Step, StepError};
+
+/// What is wanted of one app.
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    /// The app; `None` when a newer document does not list it.
+    pub(super) app: Option<Arc<App>>,
+    /// Who we are.
+    pub(super) device: Device,
+}
+
+/// News of one app.
+#[derive(Debug)]
+pub(super) struct News {
+    pub(super) key: AppKey,
+    /// `None`: nothing is left of it.
+    pub(super) report: Option<AppReport>,
+    /// Ids of its containers, for logs and exec.
+    pub(super) containers: Vec<Known>,
+    /// What people should look at.
+    pub(super) alarms: Vec<String>,
+}
+
+/// Without any trigger, an app is looked at this often.
+const AUDIT: Duration = Duration::from_secs(300);
+/// When the device cannot be looked at.
+const BLIND: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+/// A step that succeeds so often in a row changes nothing.
+const SAME_STEP_MAX: u32 = 5;
+
+pub(super) struct AppTask<H: Host> {
+    pub(super) host: Arc<H>,
+    pub(super) key: AppKey,
+    pub(super) want: watch::Receiver<Want>,
+    pub(super) poke: Arc<Notify>,
+    pub(super) news: mpsc::Sender<News>,
+    pub(super) record: Record,
+    memory: Memory,
+    background: JoinSet<(Step, Result<(), String>)>,
+    blind: u32,
+    last_step: (String, u32),
+    last: Option<AppReport>,
+}
+
+/// What to do after one pass.
+enum Next {
+    /// Again, at once.
+    Now,
+    /// When something happens, or after this.
+    After(Duration),
+}
+
+impl<H: Host> AppTask<H> {
+    pub(super) fn new(
+        host: Arc<H>,
+        record: Record,
+        want: watch::Receiver<Want>,
+        poke: Arc<Notify>,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        Self {
+            host,
+            key: record.key.clone(),
+            want,
+            poke,
+            news,
+            record,
+            memory: Memory::default(),
+            background: JoinSet::new(),
+            blind: 0,
+            last_step: (String::new(), 0),
+            last: None,
+        }
+    }
+
+    /// Runs until nobody wants to hear of the app any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let want = self.want.borrow_and_update().clone();
+            let pause = match self.pass(&want).await {
+                Next::Now => Duration::ZERO,
+                Next::After(pause) => pause,
+            };
+            if pause.is_zero() {
+                while let Some(ended) = self.background.try_join_next() {
+                    self.background_ended(ended);
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = self.want.changed() => if changed.is_err() { return },
+                () = self.poke.notified() => {}
+                Some(ended) = self.background.join_next() => self.background_ended(ended),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn pass(&mut self, want: &Want) -> Next {
+        let current = self.record.current_app().map(Arc::new);
+        let images = images(want.app.as_deref(), current.as_deref());
+        let observed = match self.host.observe(&self.key, &images).await {
+            Ok(observed) => observed,
+            Err(err) => return self.cannot_look(want, &err.to_string()).await,
+        };
+        self.blind = 0;
+        let have = Have::sort(observed, &self.record);
+        let now = self.host.now();
+        if let Some(current) = &current {
+            let app = want.app.as_deref().filter(|app| app.hash() == current.hash()).unwrap_or(current);
+            self.memory.saw(&have, app, now);
+        }
+        let facts =
+            Facts { boot: self.host.boot(), now, nonce: self.host.nonce(), device: want.device.clone() };
+        let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &facts);
+        if plan.gone {
+            return self.gone().await;
+        }
+        self.publish(want, current.as_deref(), &have, &plan).await;
+        self.memory.forget_trouble(&plan.steps);
+        for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
+            self.begin(step.clone());
+        }
+        let foreground = plan.steps.into_iter().find(|step| step.background_key().is_none());
+        let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
+        let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
+        let Some(step) = foreground else { return Next::After(wait.min(AUDIT)) };
+        if let Some(trouble) = self.memory.trouble(&hash)
+            && trouble.step == step.to_string()
+            && trouble.next > now
+        {
+            return Next::After(wait.min(trouble.next - now).max(Duration::from_millis(1)));
+        }
+        self.act(step, &hash, &facts).await;
+        Next::Now
+    }
+
+    /// Podman does not answer: what runs, runs on, and nothing is concluded.
+    async fn cannot_look(&mut self, want: &Want, why: &str) -> Next {
+        self.blind += 1;
+        tracing::warn!(app = %self.key, why, "cannot look at the app");
+        let reason = format!("what runs is unknown: {why}");
+        let report = match (self.last.take(), want.app.as_deref()) {
+            (Some(last), _) => Some(AppReport { reason, ..last }),
+            (None, Some(app)) => Some(blocked(app, Phase::Preparing, &reason)),
+            (None, None) => None,
+        };
+        if let Some(report) = report {
+            self.last = Some(report.clone());
+            self.tell(News { key: self.key.clone(), report: Some(report), containers: Vec::new(), alarms: Vec::new() })
+                .await;
+        }
+        Next::After(BLIND.delay(self.blind))
+    }
+
+    async fn gone(&mut self) -> Next {
+        if let Err(err) = self.host.erase(&self.key).await {
+            tracing::warn!(app = %self.key, %err, "cannot remove the record of a removed app");
+            return Next::After(AUDIT);
+        }
+        self.record = Record::new(self.key.clone());
+        self.memory = Memory::default();
+        self.last = None;
+        self.tell(News { key: self.key.clone(), report: None, containers: Vec::new(), alarms: Vec::new() }).await;
+        Next::After(AUDIT)
+    }
+
+    async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan) {
+        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
+        if self.last.as_ref() == Some(&report) {
+            return;
+        }
+        if self.last.as_ref().is_none_or(|last| (last.status, last.phase) != (report.status, report.phase)) {
+            tracing::info!(app = %self.key, status = ?report.status, phase = ?report.phase, reason = report.reason, "app");
+        }
+        self.last = Some(report.clone());
+        let mains = have.ours.iter().filter(|seen| seen.role != Role::Pod);
+        let known = mains.map(|seen| Known { name: seen.name.to_string(), id: seen.id.clone(), role: seen.role });
+        let containers = known.collect();
+        let alarms = have.strangers.iter().map(|seen| {
+            format!(
+                "{} carries this agent's labels for {} but was not made by it, so it is not touched; remove it with `podman rm {}` if it is not wanted",
+                seen.podman_name, self.key, seen.podman_name
+            )
+        });
+        let alarms = alarms.collect();
+        self.tell(News { key: self.key.clone(), report: Some(report), containers, alarms }).await;
+    }
+
+    async fn tell(&self, news: News) {
+        if self.news.send(news).await.is_err() {
+            tracing::debug!(app = %self.key, "nobody listens to this app any more");
+        }
+    }
+
+    fn begin(&mut self, step: Step) {
+        let Some(key) = step.background_key() else { return };
+        self.memory.begin(key);
+        let host = Arc::clone(&self.host);
+        self.background.spawn(async move {
+            let result = host.perform(&step).await.map(|_| ()).map_err(|err| err.to_string());
+            (step, result)
+        });
+    }
+
+    fn background_ended(&mut self, ended: Result<(Step, Result<(), String>), tokio::task::JoinError>) {
+        match ended {
+            Ok((step, result)) => {
+                if let (Step::Pull { image, .. }, Some(app)) = (&step, &self.want.borrow().app) {
+                    self.memory.refreshed(&app.hash().to_string(), image);
+                }
+                if let Err(why) = &result {
+                    tracing::debug!(app = %self.key, %step, why, "step failed");
+                }
+                self.memory.ended(&step, result, self.host.now());
+            }
+            Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
+        }
+    }
+
+    async fn act(&mut self, step: Step, hash: &str, facts: &Facts) {
+        tracing::info!(app = %self.key, %step, "doing");
+        let text = step.to_string();
+        let result = self.perform(&step, facts).await;
+        let now = self.host.now();
+        match result {
+            Ok(()) => {
+                self.memory.done(&step, now);
+                let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
+                self.last_step = (text, count);
+                if count > SAME_STEP_MAX {
+                    let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
+                    self.memory.failed(&step, hash, message, now);
+                }
+            }
+            Err(err) => {
+                tracing::warn!(app = %self.key, %step, %err, "step failed");
+                self.memory.failed(&step, hash, err.to_string(), now);
+            }
+        }
+    }
+
+    /// One step, with the record kept ahead of it: a nonce before something is made, its id after.
+    async fn perform(&mut self, step: &Step, facts: &Facts) -> Result<(), StepError> {
+        match step {
+            Step::Adopt { app } => {
+                let mut record = self.record.clone();
+                record.current = Some(app.desired().clone());
+                self.keep(record).await
+            }
+            Step::Forget { nonce, .. } => self.forget(nonce).await,
+            Step::CreatePod { app, nonce } => {
+                self.make(step, app.key().name.clone(), Role::Pod, app, nonce, facts).await
+            }
+            Step::Create { app, name, role, nonce, .. } => {
+                self.make(step, name.clone(), *role, app, nonce, facts).await
+            }
+            Step::Remove { target } | Step::RemovePod { target } => {
+                self.host.perform(step).await?;
+                self.forget(&target.nonce).await
+            }
+            Step::Pull { .. } | Step::Stop { .. } | Step::Expire { .. } | Step::Start { .. } | Step::Probe { .. } => {
+                self.host.perform(step).await.map(|_| ())
+            }
+        }
+    }
+
+    async fn make(
+        &mut self,
+        step: &Step,
+        name: bramble_contracts::Name,
+        role: Role,
+        app: &App,
+        nonce: &str,
+        facts: &Facts,
+    ) -> Result<(), StepError> {
+        let made_up_ms = u64::try_from(facts.now.as_millis()).unwrap_or(u64::MAX);
+        let instance =
+            Instance { name, role, hash: app.hash().to_string(), boot: facts.boot.clone(), made_up_ms, id: None };
+        let mut record = self.record.clone();
+        record.instances.insert(nonce.to_owned(), instance);
+        self.keep(record).await?;
+        match self.host.perform(step).await? {
+            Outcome::Made(id) => {
+                let mut record = self.record.clone();
+                if let Some(instance) = record.instances.get_mut(nonce) {
+                    instance.id = Some(id);
+                }
+                self.keep(record).await
+            }
+            Outcome::Done => Ok(()),
+        }
+    }
+
+    async fn forget(&mut self, nonce: &str) -> Result<(), StepError> {
+        let mut record = self.record.clone();
+        record.instances.remove(nonce);
+        self.keep(record).await
+    }
+
+    /// Durable first, then true for us.
+    async fn keep(&mut self, record: Record) -> Result<(), StepError> {
+        self.host.save(&record).await?;
+        self.record = record;
+        Ok(())
+    }
+}
+
+fn images(want: Option<&App>, current: Option<&App>) -> Vec<String> {
+    let both = want.into_iter().chain(current).flat_map(App::images);
+    let mut images: Vec<String> = both.map(|image| image.reference).collect();
+    images.sort();
+    images.dedup();
+    images
+}

@@ -1,0 +1,341 @@
+//! A device for tests: real Podman with its own store, a supervisor that can be restarted, tiny images.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bramble_agent::core::app::{App, AppKey};
+use bramble_agent::host::device::{Places, PodmanHost};
+use bramble_agent::host::podman::service::{Service, ServiceConfig, ServiceState};
+use bramble_agent::host::podman::{ContainerSpec, Podman};
+use bramble_agent::supervise::{
+    AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, Supervisor, SupervisorHandle,
+};
+use bramble_contracts::v1::{AppReport, Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
+use serde_json::{Value, json};
+
+/// Everything here is done within this, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const IMAGE: &str = "localhost/tiny:1";
+
+/// What this build machine needs of containers.conf; harmless elsewhere.
+const CONTAINERS_CONF: &str = r#"
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+network_config_dir = "NETWORKS"
+"#;
+
+#[derive(Clone)]
+pub(crate) struct Part(Value);
+
+impl Part {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.0["env"] = json!([{ "name": name, "value": value }]);
+        self
+    }
+
+    pub(crate) fn volume(mut self, name: &str, path: &str) -> Self {
+        self.0["volumes"] = json!([{ "name": name, "path": path }]);
+        self
+    }
+}
+
+/// A container that runs a shell script.
+pub(crate) fn container(name: &str, script: &str) -> Part {
+    Part(json!({ "name": name, "image": IMAGE, "command": ["sh", "-c", script] }))
+}
+
+pub(crate) fn init(name: &str, script: &str) -> Part {
+    container(name, script)
+}
+
+pub(crate) fn deployment(name: &str, inits: &[Part], mains: &[Part]) -> Value {
+    let list = |parts: &[Part]| parts.iter().map(|p| p.0.clone()).collect::<Vec<_>>();
+    json!({
+        "metadata": { "name": name },
+        "spec": { "selector": { "devices": ["pi-1"] }, "initContainers": list(inits), "containers": list(mains) },
+    })
+}
+
+pub(crate) fn running(report: &AppReport) -> bool {
+    report.status == Status::Confirmed && report.phase == Phase::Running
+}
+
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) async fn http_get(port: u16) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+fn app(name: &str) -> AppKey {
+    AppKey::parse(&format!("default.{name}")).unwrap()
+}
+
+fn desired((revision, deployment): &(u64, Value)) -> DesiredApp {
+    let deployment: Deployment = serde_json::from_value(deployment.clone()).unwrap();
+    DesiredApp { uid: Uid::from_entropy([7; 13]), revision: Revision(*revision), deployment, pins: vec![] }
+}
+
+pub(crate) struct Device {
+    dir: tempfile::TempDir,
+    pub(crate) podman: Podman,
+    service: Option<Service>,
+    agent: Option<SupervisorHandle>,
+    generation: AtomicU64,
+    boot: u32,
+}
+
+impl Device {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = dir.path().join("networks");
+        std::fs::create_dir_all(&networks).unwrap();
+        let conf = CONTAINERS_CONF.replace("NETWORKS", networks.to_str().unwrap());
+        std::fs::write(dir.path().join("containers.conf"), conf).unwrap();
+        let mut device = Self {
+            podman: Podman::new(dir.path().join("run/podman.sock")),
+            dir,
+            service: None,
+            agent: None,
+            generation: AtomicU64::new(0),
+            boot: 1,
+        };
+        device.start_agent().await;
+        device.podman.import(IMAGE, tiny_image().into(), &[]).await.unwrap();
+        device
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    async fn start_agent(&mut self) {
+        let mut config = ServiceConfig::below(&self.path("state"), &self.path("run"));
+        config.containers_conf = Some(self.path("containers.conf"));
+        let service = Service::start(config);
+        service.ready(PATIENCE).await.unwrap();
+        self.service = Some(service);
+        let places = Places::below(&self.path("apps"));
+        let host = PodmanHost::in_boot(self.podman.clone(), places, format!("boot-{}", self.boot));
+        self.agent = Some(Supervisor::start(Arc::new(host)));
+    }
+
+    /// Ends the supervisor and Podman's service, as at an upgrade of the agent, and starts both again.
+    pub(crate) async fn restart_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.shutdown().await;
+        }
+        if let Some(service) = self.service.take() {
+            service.stop().await;
+        }
+        self.start_agent().await;
+    }
+
+    /// What a reboot does to containers: all are killed, and the boot id is another.
+    pub(crate) async fn reboot(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.shutdown().await;
+        }
+        for line in self.podman.list(&[]).await.unwrap() {
+            if self.podman.kill(&line.id, "SIGKILL").await.is_ok() {
+                self.podman.wait_stopped(&line.id, PATIENCE).await.unwrap();
+            }
+        }
+        self.boot += 1;
+        self.restart_agent().await;
+    }
+
+    pub(crate) async fn kill_podman_service(&self) {
+        let mut state = self.service.as_ref().unwrap().state();
+        state.mark_unchanged();
+        let socket = format!("unix://{}", self.podman.socket().display());
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            if line.contains("system\0service") && line.contains(&socket) {
+                let pid = entry.file_name().to_str().unwrap().parse().unwrap();
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+            }
+        }
+        let down = state.wait_for(|s| matches!(s, ServiceState::Down(_)));
+        tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap();
+    }
+
+    pub(crate) fn agent(&self) -> &SupervisorHandle {
+        self.agent.as_ref().unwrap()
+    }
+
+    /// Hands a new desired document to the agent.
+    pub(crate) fn want(&self, apps: &[(u64, Value)]) {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.agent().set_desired(Arc::new(DesiredDocument {
+            device: DeviceId::from_entropy([1; 13]),
+            generation: Generation(generation),
+            tenant: Tenant::default(),
+            name: "pi-1".parse().unwrap(),
+            labels: Default::default(),
+            apps: apps.iter().map(desired).collect(),
+        }));
+    }
+
+    pub(crate) fn report(&self, name: &str) -> Option<AppReport> {
+        let reports = self.agent().reports();
+        let reports = reports.borrow();
+        reports.iter().find(|r| r.deployment.as_str() == name).cloned()
+    }
+
+    /// Waits for a report that fits; says what there was when none came.
+    pub(crate) async fn until(&self, name: &str, fits: impl Fn(&AppReport) -> bool) -> AppReport {
+        let mut reports = self.agent().reports();
+        let found = reports.wait_for(|all| all.iter().any(|r| r.deployment.as_str() == name && fits(r)));
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(found) => found.unwrap().iter().find(|r| r.deployment.as_str() == name).cloned().unwrap(),
+            Err(_) => panic!("no such report of {name}; the last was {:#?}", self.report(name)),
+        }
+    }
+
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let mut reports = self.agent().reports();
+        let gone = reports.wait_for(|all| all.iter().all(|r| r.deployment.as_str() != name));
+        assert!(tokio::time::timeout(PATIENCE, gone).await.is_ok(), "still there: {:#?}", self.report(name));
+    }
+
+    pub(crate) async fn kill_container(&self, id: &str) {
+        self.podman.kill(id, "SIGKILL").await.unwrap();
+    }
+
+    pub(crate) async fn podman_names(&self) -> Vec<String> {
+        let lines = self.podman.list(&[]).await.unwrap();
+        lines.into_iter().flat_map(|line| line.names).collect()
+    }
+
+    pub(crate) fn podman_name(&self, deployment: &Value, container: &str) -> String {
+        let app = App::new(desired(&(1, deployment.clone())));
+        format!("bramble.{}.{container}.{}", app.key(), app.short_hash())
+    }
+
+    pub(crate) async fn make_stranger(&self, name: &str) -> String {
+        let command = vec!["sleep".to_owned(), "1000".to_owned()];
+        let spec = ContainerSpec { name: name.to_owned(), image: IMAGE.to_owned(), command, ..ContainerSpec::default() };
+        self.podman.create(&spec).await.unwrap()
+    }
+
+    pub(crate) fn volume_file(&self, name: &str, volume: &str, file: &str) -> String {
+        std::fs::read_to_string(self.path("apps/volumes").join(format!("default.{name}")).join(volume).join(file)).unwrap()
+    }
+
+    /// The lines a container has printed, without their times.
+    pub(crate) async fn logs(&self, name: &str) -> Vec<String> {
+        let lines = LogWish { tail: 100, then: AfterTail::End };
+        let mut logs = self.agent().logs(LogsWish { app: app(name), container: None, lines }).await.unwrap();
+        let mut text = String::new();
+        while let Some(chunk) = logs.recv().await {
+            match chunk {
+                Chunk::Output { piece, .. } => text.push_str(&String::from_utf8_lossy(&piece.bytes)),
+                Chunk::End { .. } => break,
+                Chunk::Broken { why } => panic!("{why}"),
+            }
+        }
+        text.lines().map(|line| line.split_once(' ').map_or(line, |(_, rest)| rest).to_owned()).collect()
+    }
+
+    pub(crate) async fn exec(&self, name: &str, container: &str, argv: &[&str]) -> (Option<i32>, String) {
+        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        let wish = ExecWish { app: app(name), container: Some(container.to_owned()), argv, timeout: PATIENCE };
+        let mut output = self.agent().exec(wish).await.unwrap();
+        let mut text = String::new();
+        while let Some(chunk) = output.recv().await {
+            match chunk {
+                Chunk::Output { piece, .. } => {
+                    assert_eq!(piece.stream, OutputStream::Out);
+                    text.push_str(&String::from_utf8_lossy(&piece.bytes));
+                }
+                Chunk::End { exit_code } => return (exit_code, text),
+                Chunk::Broken { why } => panic!("{why}"),
+            }
+        }
+        panic!("the stream ended without an end")
+    }
+}
+
+impl Drop for Device {
+    /// Containers outlive everything by design, so tests clear up themselves.
+    fn drop(&mut self) {
+        let path = |below: &str| self.dir.path().join(below).display().to_string();
+        let places = ["--root", &path("state/store"), "--runroot", &path("run/store"), "--tmpdir", &path("run/tmp")];
+        for last in [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]] {
+            #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
+            let mut podman = std::process::Command::new("podman");
+            podman.args(places).args(last).env("CONTAINERS_CONF", path("containers.conf"));
+            if let Err(err) = podman.output() {
+                eprintln!("cannot clear up: {err}");
+            }
+        }
+        #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
+        let unmounted = std::process::Command::new("umount").arg(path("state/store/overlay")).output();
+        drop(unmounted);
+        end_service(self.podman.socket());
+    }
+}
+
+fn end_service(socket: &Path) {
+    let url = format!("unix://{}", socket.display());
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if line.contains("system\0service")
+            && line.contains(&url)
+            && let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok())
+        {
+            drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL));
+        }
+    }
+}
+
+/// Busybox and its usual names.
+fn tiny_image() -> Vec<u8> {
+    let mut tar = Vec::new();
+    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    for dir in ["bin", "tmp", "etc", "proc", "sys", "dev", "data"] {
+        entry(&mut tar, &format!("{dir}/"), b'5', "", &[]);
+    }
+    entry(&mut tar, "bin/busybox", b'0', "", &busybox);
+    for name in ["sh", "sleep", "echo", "cat", "httpd", "mkdir", "true", "false", "ls", "touch", "nc"] {
+        entry(&mut tar, &format!("bin/{name}"), b'2', "busybox", &[]);
+    }
+    tar.extend_from_slice(&[0; 1024]);
+    tar
+}
+
+/// One ustar entry.
+fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, link: &str, data: &[u8]) {
+    let mut head = [0u8; 512];
+    let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, "0000755\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{:011o}\0", data.len()));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(157, link);
+    put(257, "ustar\x0000");
+    head[156] = kind;
+    let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar.extend_from_slice(&head);
+    tar.extend_from_slice(data);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+}
