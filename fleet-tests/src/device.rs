@@ -17,7 +17,7 @@ use crate::case::Case;
 use crate::cleanup;
 use crate::net::NetNs;
 use crate::process::{Line, Proc};
-use crate::programs::programs;
+use crate::programs::{place, programs};
 
 /// How a device is made.
 #[derive(Debug, Clone)]
@@ -76,7 +76,8 @@ impl Device {
         for version in &setup.images {
             prepare::hello_image(&store, *version).unwrap_or_else(|err| panic!("{err:#}"));
         }
-        let line = Line::new(&programs().agent).args(["run", "--config"]).args([dir.join("agent.toml").display()]);
+        let line =
+            Line::new(&place("bramble-agent")).args(["run", "--config"]).args([dir.join("agent.toml").display()]);
         let log = std::env::var("BRAMBLE_AGENT_LOG").unwrap_or_else(|_| "info".into());
         let line = line.env("CONTAINERS_CONF", &conf.display().to_string()).env("RUST_LOG", &log).env("NO_COLOR", "1");
         let line = line.inside(setup.net.as_ref().map(|net| net.name()));
@@ -132,6 +133,7 @@ impl Device {
 
     /// Starts the agent.
     pub fn start_agent(&self) {
+        programs();
         self.agent.start();
     }
 

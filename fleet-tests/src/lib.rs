@@ -33,6 +33,7 @@ pub mod clock;
 mod device;
 mod fleet;
 pub mod jwt;
+pub mod keys;
 pub mod manifest;
 pub mod mesh;
 pub mod net;

@@ -27,27 +27,43 @@ pub struct Programs {
 pub fn programs() -> &'static Programs {
     static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
-        assert!(xtask::fleet::is_root(), "the fleet tests start containers and network namespaces: run them as root");
-        let must = |result: anyhow::Result<()>, what: &str| {
-            if let Err(err) = result {
-                panic!("{what}: {err:#}");
-            }
-        };
-        must(prepare::cgroups(), "cannot make the control groups ready");
-        must(prepare::hello_rootfs().map(drop), "cannot make the demo image");
-        let dir = std::env::var_os("BRAMBLE_BIN_DIR").map_or_else(build, PathBuf::from);
+        machine();
+        if std::env::var_os("BRAMBLE_BIN_DIR").is_none() {
+            build();
+        }
         let nats_server = prepare::nats_server();
         Programs {
-            coordinator: dir.join("bramble-coordinator"),
-            agent: dir.join("bramble-agent"),
-            bramble: dir.join("bramble"),
+            coordinator: place("bramble-coordinator"),
+            agent: place("bramble-agent"),
+            bramble: place("bramble"),
             nats_server: nats_server.unwrap_or_else(|err| panic!("cannot get the broker: {err:#}")),
         }
     })
 }
 
+/// Where a program lies once it is built.
+#[must_use]
+pub fn place(program: &str) -> PathBuf {
+    std::env::var_os("BRAMBLE_BIN_DIR").map_or_else(|| paths::built(program), |dir| PathBuf::from(dir).join(program))
+}
+
+/// Makes the machine ready for containers and builds the demo image.
+///
+/// # Panics
+/// When this is not root, or the machine does not allow it.
+pub fn machine() {
+    assert!(xtask::fleet::is_root(), "the fleet tests start containers and network namespaces: run them as root");
+    let must = |result: anyhow::Result<()>, what: &str| {
+        if let Err(err) = result {
+            panic!("{what}: {err:#}");
+        }
+    };
+    must(prepare::cgroups(), "cannot make the control groups ready");
+    must(prepare::hello_rootfs().map(drop), "cannot make the demo image");
+}
+
 /// Builds them; cargo does nothing when they are new enough.
-fn build() -> PathBuf {
+fn build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Cmd::new(cargo)
         .args(["build", "--quiet", "-p", "bramble-coordinator", "-p", "bramble-agent", "-p", "bramble-cli"])
@@ -55,5 +71,4 @@ fn build() -> PathBuf {
         .within(Duration::from_secs(1800))
         .check();
     built.unwrap_or_else(|err| panic!("cannot build the programs under test: {err}"));
-    paths::built("")
 }
