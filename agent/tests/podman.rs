@@ -191,7 +191,7 @@ async fn a_container_that_ignores_its_signal_is_killed_after_its_grace() {
 async fn logs_follow_and_commands_give_their_exit_code() {
     let device = Device::start().await;
     device.want(&[(1, web(1))]);
-    device.until("web", running).await;
+    let report = device.until("web", running).await;
     let (code, output) = device.exec("web", "web", &["sh", "-c", "echo $BRAMBLE_DEVICE $BRAMBLE_DEPLOYMENT; exit 4"]).await;
     assert_eq!((code, output.as_str()), (Some(4), "pi-1 web\n"));
     let app = AppKey::parse("default.web").unwrap();
@@ -202,7 +202,7 @@ async fn logs_follow_and_commands_give_their_exit_code() {
     let mut logs = device.agent().logs(LogsWish { app, container: None, lines }).await.unwrap();
     let Some(Chunk::Output { piece, .. }) = logs.recv().await else { panic!("the first line") };
     assert!(String::from_utf8_lossy(&piece.bytes).trim_end().ends_with("up 1"));
-    device.want(&[]);
+    device.podman.kill(&report.containers[0].id, "SIGTERM").await.unwrap();
     let rest = async {
         let mut all = Vec::new();
         while let Some(chunk) = logs.recv().await {

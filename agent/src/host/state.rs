@@ -1,6 +1,6 @@
 //! Files the agent must find again after a power cut: whole, checked, versioned, with the previous good one beside.
 //!
-//! Layout: one head line (`bramble-state <format> <sha256 of the body>`), then the body. Decides how bytes stay
+//! Layout: one head line (`bramble-state <format> <sha256 of format and body>`), then the body. Decides how bytes stay
 //! trustworthy. Does not decide what they mean: a file that cannot be trusted is a named error, never "nothing there".
 
 use std::fs::{self, File, OpenOptions};
@@ -133,7 +133,7 @@ impl StateFile {
             make_dir(dir)?;
         }
         let (temp, previous, link) = (self.beside(".new"), self.beside(".prev"), self.beside(".link"));
-        let head = format!("{MAGIC} {} {}\n", self.format, HEXLOWER.encode(&Sha256::digest(body)));
+        let head = format!("{MAGIC} {} {}\n", self.format, checksum(self.format, body));
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
@@ -225,7 +225,7 @@ impl StateFile {
         let Ok(found) = format.parse::<u32>() else {
             return Ok(Read1::Bad("its format is not a number".into()));
         };
-        if sum != HEXLOWER.encode(&Sha256::digest(&body)) {
+        if sum != checksum(found, &body) {
             return Ok(Read1::Bad("its checksum does not match".into()));
         }
         if found > self.format {
@@ -233,6 +233,10 @@ impl StateFile {
         }
         Ok(Read1::Good(body))
     }
+}
+
+fn checksum(format: u32, body: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::new().chain_update(format.to_be_bytes()).chain_update(body).finalize())
 }
 
 /// Makes a directory that only we can enter, with its parents.
@@ -292,7 +296,6 @@ mod tests {
             fs::write(file.path(), &flipped).unwrap();
             match file.load() {
                 Ok(Loaded::Previous { value, .. }) => assert_eq!(value, b"one"),
-                Err(StateError::TooNew { .. }) => {}
                 other => panic!("bit {bit}: {other:?}"),
             }
         }

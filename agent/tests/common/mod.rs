@@ -299,7 +299,7 @@ fn end_service(socket: &Path) {
             && line.contains(&url)
             && let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok())
         {
-            drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL));
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
         }
     }
 }

@@ -305,16 +305,16 @@ pub struct InfoVersion {
 
 /// One answer of a running pull.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct PullLine {
+pub(super) struct PullLine {
     /// Progress for people.
     #[serde(default)]
-    pub stream: String,
+    pub(super) stream: String,
     /// The pull failed.
     #[serde(default)]
-    pub error: String,
+    pub(super) error: String,
     /// Id of the image, when done.
     #[serde(default)]
-    pub id: String,
+    pub(super) id: String,
 }
 
 /// An exec session that ended or runs.
