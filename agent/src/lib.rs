@@ -1,5 +1,10 @@
 //! The agent on a device.
 
+pub mod check;
+pub mod config;
 pub mod core;
 pub mod host;
+pub mod mesh;
+pub mod run;
+pub mod status;
 pub mod supervise;

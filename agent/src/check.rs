@@ -1,0 +1,189 @@
+//! `bramble-agent check`: what is well on this device and what is not, without needing a network.
+//!
+//! Decides what is looked at and what to do about it. Changes nothing.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bramble_contracts::trust::TrustDocument;
+
+use crate::config::Config;
+use crate::host::cmd::{self, Bounds};
+use crate::host::state::StateFile;
+use crate::host::{clock, facts};
+use crate::mesh::identity::{Identity, Span};
+use crate::mesh::tls::{Clock, clock_now};
+
+const DISK_FREE_MIN: u64 = 256 << 20;
+const DIAL: Duration = Duration::from_secs(3);
+
+/// How one thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Well.
+    Ok,
+    /// Works, and should be looked at.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How it is.
+    pub verdict: Verdict,
+    /// What.
+    pub what: &'static str,
+    /// In words, with what to do where it is not well.
+    pub text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "fail",
+        };
+        write!(f, "{verdict} {:<9} {}", self.what, self.text)
+    }
+}
+
+fn line(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Line {
+    Line { verdict, what, text: text.into() }
+}
+
+/// Looks at everything.
+pub async fn check(config: &Config) -> Vec<Line> {
+    let mut lines = vec![clock_line(clock_now()), disk(config), podman(config).await, watchdog()];
+    lines.extend(identity(config).await);
+    lines
+}
+
+fn clock_line(clock: Clock) -> Line {
+    match clock {
+        Clock::Fit => line(Verdict::Ok, "clock", "set"),
+        Clock::Unfit => line(
+            Verdict::Warn,
+            "clock",
+            "not set yet: certificates are checked without their dates; enable systemd-timesyncd or chrony",
+        ),
+    }
+}
+
+fn disk(config: &Config) -> Line {
+    let (free, total) = facts::disk(&config.apps_dir);
+    let text = format!("{} MiB of {} MiB free at {}", free >> 20, total >> 20, config.apps_dir.display());
+    match (total, free) {
+        (0, _) => line(Verdict::Warn, "disk", format!("{} is on no disk that can be seen", config.apps_dir.display())),
+        (_, free) if free < DISK_FREE_MIN => line(Verdict::Fail, "disk", format!("{text}: make room")),
+        _ => line(Verdict::Ok, "disk", text),
+    }
+}
+
+async fn podman(config: &Config) -> Line {
+    let bounds = Bounds { time: Duration::from_secs(20), output_bytes: 4096 };
+    let version = match cmd::run(&config.podman.program, &["--version"], bounds).await {
+        Ok(finished) if finished.status.success() => finished.stdout.trim().to_owned(),
+        Ok(finished) => return line(Verdict::Fail, "podman", format!("does not start: {}", finished.stderr.trim())),
+        Err(err) => return line(Verdict::Fail, "podman", format!("{err}; install the package podman")),
+    };
+    let socket = config.socket();
+    match tokio::time::timeout(DIAL, tokio::net::UnixStream::connect(&socket)).await {
+        Ok(Ok(_)) => line(Verdict::Ok, "podman", format!("{version}, answers on {}", socket.display())),
+        Ok(Err(_)) | Err(_) => line(
+            Verdict::Warn,
+            "podman",
+            format!("{version}; nobody listens on {} now: does the agent run?", socket.display()),
+        ),
+    }
+}
+
+fn watchdog() -> Line {
+    let path = Path::new("/dev/watchdog");
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.rdev() != 0 => {
+            line(Verdict::Ok, "watchdog", "the machine has one; systemd feeds it when RuntimeWatchdogSec is set")
+        }
+        Ok(_) | Err(_) => line(Verdict::Warn, "watchdog", "no /dev/watchdog: a hung kernel needs a hand"),
+    }
+}
+
+async fn identity(config: &Config) -> Vec<Line> {
+    let keys = config.state_dir.join("keys");
+    let identity: Identity = match StateFile::new(keys.join("identity"), 1).load_json() {
+        Ok(loaded) => match loaded.value() {
+            Some(identity) => identity,
+            None => return vec![not_enrolled(config)],
+        },
+        Err(err) => return vec![line(Verdict::Fail, "identity", err.to_string())],
+    };
+    let name = format!("{} ({})", identity.device, identity.name);
+    let mut lines = vec![line(Verdict::Ok, "identity", name), jwt(&identity)];
+    let trust = StateFile::new(keys.join("trust"), 1).load().map_err(|err| err.to_string());
+    let trust = trust.and_then(|loaded| loaded.value().ok_or_else(|| "it is missing".to_owned()));
+    match trust.and_then(|bytes| TrustDocument::open_stored(&bytes).map_err(|err| err.to_string())) {
+        Ok(document) => {
+            lines.push(line(Verdict::Ok, "trust", format!("version {}", document.version)));
+            for broker in &document.brokers {
+                lines.push(reach(broker).await);
+            }
+        }
+        Err(why) => lines.push(line(Verdict::Fail, "trust", format!("trust document: {why}; enrol this device again"))),
+    }
+    lines
+}
+
+fn not_enrolled(config: &Config) -> Line {
+    match &config.token_file {
+        Some(path) if path.exists() => {
+            line(Verdict::Warn, "identity", "not enrolled yet; the agent enrols when it runs")
+        }
+        Some(path) => line(
+            Verdict::Fail,
+            "identity",
+            format!("not enrolled, and {} is not there: `bramble enroll-token create` makes a token", path.display()),
+        ),
+        None => line(Verdict::Fail, "identity", "not enrolled, and agent.toml names no token_file"),
+    }
+}
+
+fn jwt(identity: &Identity) -> Line {
+    let Some(span) = Span::of(&identity.jwt) else {
+        return line(Verdict::Warn, "jwt", "cannot be read; it is renewed when the agent runs");
+    };
+    let Some(length) = span.length() else { return line(Verdict::Ok, "jwt", "without end") };
+    let days = |time: Duration| time.as_secs() / 86_400;
+    match identity.received.age() {
+        Some(age) if age > length => {
+            line(Verdict::Warn, "jwt", "older than it is valid: the agent asks the coordinator for a new one over HTTP")
+        }
+        Some(age) => line(Verdict::Ok, "jwt", format!("{} days old of {}", days(age), days(length))),
+        None => line(
+            Verdict::Ok,
+            "jwt",
+            format!("from before this boot, valid for {} days; renewed at the next connection", days(length)),
+        ),
+    }
+}
+
+async fn reach(broker: &str) -> Line {
+    let Ok(address) = broker.parse::<async_nats::ServerAddr>() else {
+        return line(Verdict::Fail, "broker", format!("{broker:?} is no address"));
+    };
+    let dial = tokio::net::TcpStream::connect((address.host(), address.port()));
+    match tokio::time::timeout(DIAL, dial).await {
+        Ok(Ok(_)) => line(Verdict::Ok, "broker", format!("{broker} answers")),
+        Ok(Err(err)) => line(Verdict::Warn, "broker", format!("{broker}: {err}; apps run on without it")),
+        Err(_) => line(Verdict::Warn, "broker", format!("{broker} does not answer; apps run on without it")),
+    }
+}
+
+/// How long ago a status was written.
+pub fn age_secs(up_ms: u64) -> u64 {
+    let now = u64::try_from(clock::uptime().as_millis()).unwrap_or(u64::MAX);
+    now.saturating_sub(up_ms) / 1000
+}

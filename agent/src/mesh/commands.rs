@@ -1,0 +1,271 @@
+//! Commands: what passes the gate is carried out and answered in numbered frames, the last of which says how it ended.
+//!
+//! Decides bounds: how many at once, how long, how many frames. Whether a command counts is [`super::gate`]'s word.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subject};
+use bramble_contracts::envelope;
+use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::context::{Context, Stop};
+use super::desired::Stored;
+use super::gate::{Admission, Gate};
+use super::identity::millis;
+use super::lines::Lines;
+use crate::core::app::AppKey;
+use crate::host::clock;
+use crate::supervise::{AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, SupervisorHandle};
+
+const AT_ONCE: usize = 8;
+const FOLLOWS: usize = 4;
+pub(crate) const CHUNK_MAX: usize = 32 * 1024;
+/// Below the number of answers that the device's permissions allow.
+const FRAMES_MAX: u32 = 9_900;
+/// Below the time in which they allow them.
+const TIME_MAX: Duration = Duration::from_secs(590);
+const LOOK_TIME_MAX: Duration = Duration::from_secs(60);
+const TAIL_MAX: u32 = 5_000;
+
+pub(crate) struct Commands {
+    context: Arc<Context>,
+    supervisor: Arc<SupervisorHandle>,
+    gate: Gate,
+    slots: Arc<Semaphore>,
+    /// Ends a stream that follows; the oldest gives way. Nobody tells a device that its reader has left.
+    follows: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Commands {
+    pub(crate) fn new(context: Arc<Context>, supervisor: Arc<SupervisorHandle>) -> Self {
+        let gate = Gate::new(context.device.clone(), context.session);
+        Self { context, supervisor, gate, slots: Arc::new(Semaphore::new(AT_ONCE)), follows: VecDeque::new() }
+    }
+
+    pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<(Client, Message)>, mut stop: Stop) {
+        loop {
+            tokio::select! {
+                () = stop.asked() => return,
+                Some((client, message)) = inbound.recv() => self.heard(client, message).await,
+                else => return,
+            }
+        }
+    }
+
+    async fn heard(&mut self, client: Client, message: Message) {
+        let trust = &self.context.trust;
+        let uptime = millis(clock::uptime());
+        let admission = self.gate.admit(&message.payload, &message.subject, uptime, |role, id| trust.key(role, id));
+        let refused = match &admission {
+            Admission::Stale(bad) => Some(bad.detail.clone()),
+            Admission::Admitted(_) | Admission::Echo | Admission::Dropped(_) => None,
+        };
+        let Some(reply) = message.reply else {
+            if let Admission::Stale(bad) | Admission::Dropped(bad) = admission {
+                self.context.refusals.add(bad);
+            }
+            return;
+        };
+        let mut frames = Frames { client, reply, seq: 0 };
+        match admission {
+            Admission::Echo => {}
+            Admission::Dropped(bad) => self.context.refusals.add(bad),
+            Admission::Stale(bad) => {
+                self.context.refusals.add(bad);
+                frames.refuse(refused.unwrap_or_default()).await;
+            }
+            Admission::Admitted(command) => self.start(*command, frames).await,
+        }
+    }
+
+    async fn start(&mut self, command: Command, mut frames: Frames) {
+        let follows = matches!(&command.verb, Verb::Logs(args) if args.follow);
+        let slot = if follows { None } else { self.slots.clone().try_acquire_owned().ok() };
+        if !follows && slot.is_none() {
+            frames.refuse(format!("this device carries out {AT_ONCE} commands already; try again in a moment")).await;
+            return;
+        }
+        tracing::info!(verb = command.verb.name(), counter = command.counter, "command");
+        let (evict, evicted) = oneshot::channel();
+        if follows {
+            self.follows.retain(|follow| !follow.is_closed());
+            self.follows.push_back(evict);
+            if self.follows.len() > FOLLOWS
+                && let Some(oldest) = self.follows.pop_front()
+                && oldest.send(()).is_err()
+            {
+                tracing::debug!("the oldest followed log had ended");
+            }
+        }
+        let work = Work { context: self.context.clone(), supervisor: self.supervisor.clone(), frames };
+        tokio::spawn(async move {
+            let _slot = slot;
+            work.run(command.verb, evicted).await;
+        });
+    }
+}
+
+/// One command being carried out.
+struct Work {
+    context: Arc<Context>,
+    supervisor: Arc<SupervisorHandle>,
+    frames: Frames,
+}
+
+impl Work {
+    async fn run(self, verb: Verb, evicted: oneshot::Receiver<()>) {
+        match verb {
+            Verb::Desired => self.desired().await,
+            Verb::Logs(args) => self.logs(args, evicted).await,
+            Verb::Exec(args) => self.exec(args).await,
+        }
+    }
+
+    async fn desired(mut self) {
+        let stored = Stored::new(&self.context.settings.state_dir);
+        match tokio::task::spawn_blocking(move || stored.signed()).await {
+            Ok(Ok(Some(bytes))) => {
+                for part in bytes.chunks(CHUNK_MAX) {
+                    self.frames.send(FrameBody::Document(part.to_vec())).await;
+                }
+                self.frames.send(FrameBody::End { exit_code: None }).await;
+            }
+            Ok(Ok(None)) => self.frames.refuse("this device holds no desired document".into()).await,
+            Ok(Err(err)) => self.frames.refuse(err.to_string()).await,
+            Err(err) => self.frames.refuse(err.to_string()).await,
+        }
+    }
+
+    async fn logs(mut self, args: LogArgs, evicted: oneshot::Receiver<()>) {
+        let (then, time) = if args.follow { (AfterTail::Follow, TIME_MAX) } else { (AfterTail::End, LOOK_TIME_MAX) };
+        let wish = LogsWish {
+            app: AppKey { tenant: args.tenant, name: args.deployment },
+            container: args.container.map(String::from),
+            lines: LogWish { tail: usize::try_from(args.tail.min(TAIL_MAX)).unwrap_or(usize::MAX), then },
+        };
+        let chunks = match self.supervisor.logs(wish).await {
+            Ok(chunks) => chunks,
+            Err(err) => return self.frames.refuse(err.to_string()).await,
+        };
+        let since = args.since.map_or(0, |age| clock::wall_ms().saturating_sub(age.0));
+        tokio::select! {
+            () = self.frames.lines(chunks, since) => return,
+            () = tokio::time::sleep(time) => {}
+            Ok(()) = evicted => {}
+        }
+        self.frames.send(FrameBody::End { exit_code: None }).await;
+    }
+
+    async fn exec(mut self, args: ExecArgs) {
+        let timeout = Duration::from_millis(args.timeout.0);
+        if args.tty.is_some() {
+            return self.frames.refuse("this version has no terminals: run the command without -t".into()).await;
+        }
+        if timeout > TIME_MAX {
+            let text = format!("a command may take {} s on a device: ask for less", TIME_MAX.as_secs());
+            return self.frames.refuse(text).await;
+        }
+        let wish = ExecWish {
+            app: AppKey { tenant: args.tenant, name: args.deployment },
+            container: args.container.map(String::from),
+            argv: args.argv,
+            timeout,
+        };
+        match self.supervisor.exec(wish).await {
+            Ok(chunks) => self.frames.output(chunks).await,
+            Err(err) => self.frames.refuse(err.to_string()).await,
+        }
+    }
+}
+
+/// The answer to one command.
+struct Frames {
+    client: Client,
+    reply: Subject,
+    seq: u32,
+}
+
+impl Frames {
+    /// Sends one frame. Past the limit only the last one still goes out.
+    async fn send(&mut self, body: FrameBody) {
+        let last = matches!(body, FrameBody::End { .. } | FrameBody::Refused { .. } | FrameBody::Skipped(_));
+        if self.full() && !last {
+            return;
+        }
+        let frame = ReplyFrame { seq: self.seq, body };
+        let bytes = match envelope::encode(&frame) {
+            Ok(bytes) => bytes,
+            Err(err) => return tracing::error!(%err, "a frame of an answer is too large"),
+        };
+        self.seq += 1;
+        if let Err(err) = self.client.publish(self.reply.clone(), bytes.into()).await {
+            tracing::debug!(%err, "a frame of an answer was not sent");
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.seq >= FRAMES_MAX
+    }
+
+    async fn refuse(&mut self, why: String) {
+        let why = why.chars().take(2_000).collect();
+        self.send(FrameBody::Refused { why }).await;
+    }
+
+    /// A program's output, as it comes.
+    async fn output(&mut self, mut chunks: mpsc::Receiver<Chunk>) {
+        while let Some(chunk) = chunks.recv().await {
+            match chunk {
+                Chunk::Output { piece, .. } => {
+                    for part in piece.bytes.chunks(CHUNK_MAX) {
+                        self.send(match piece.stream {
+                            OutputStream::Out => FrameBody::Stdout(part.to_vec()),
+                            OutputStream::Err => FrameBody::Stderr(part.to_vec()),
+                        })
+                        .await;
+                    }
+                    if self.full() {
+                        return self.refuse("the output is too long for one command: write it to a file".into()).await;
+                    }
+                }
+                Chunk::End { exit_code } => return self.send(FrameBody::End { exit_code }).await,
+                Chunk::Broken { why } => return self.refuse(why).await,
+            }
+        }
+        self.refuse("the agent is stopping; try again in a moment".into()).await;
+    }
+
+    /// Lines of logs, as they come, none older than `since_ms`.
+    async fn lines(&mut self, mut chunks: mpsc::Receiver<Chunk>, since_ms: u64) {
+        let mut lines = Lines::default();
+        while let Some(chunk) = chunks.recv().await {
+            let (ready, end) = match chunk {
+                Chunk::Output { container, piece } => (lines.push(&container, piece.stream, &piece.bytes), None),
+                Chunk::End { exit_code } => (lines.rest(), Some(FrameBody::End { exit_code })),
+                Chunk::Broken { why } => (lines.rest(), Some(FrameBody::Refused { why })),
+            };
+            let wanted = |body: &FrameBody| match body {
+                FrameBody::Line { at_ms, .. } => *at_ms == 0 || *at_ms >= since_ms,
+                FrameBody::Stdout(_)
+                | FrameBody::Stderr(_)
+                | FrameBody::Skipped(_)
+                | FrameBody::Document(_)
+                | FrameBody::End { .. }
+                | FrameBody::Refused { .. } => true,
+            };
+            for body in ready.into_iter().filter(wanted) {
+                self.send(body).await;
+            }
+            if let Some(end) = end {
+                return self.send(end).await;
+            }
+            if self.full() {
+                return self.send(FrameBody::End { exit_code: None }).await;
+            }
+        }
+        self.refuse("the agent is stopping; try again in a moment".into()).await;
+    }
+}

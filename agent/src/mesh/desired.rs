@@ -1,0 +1,269 @@
+//! The desired document on its way in: pushes, reads and gaps; stored before it is acted on.
+//!
+//! Decides when to read again and what is kept. Whether a document counts is [`super::judge`]'s word. A missing key or
+//! an empty answer changes nothing: absence never deletes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message};
+use bramble_contracts::bytes::{Fixed, PublicKey, key_id};
+use bramble_contracts::signed::{self, Role};
+use bramble_contracts::subjects;
+use bramble_contracts::v1::DesiredDocument;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::board::Alarm;
+use super::connection::Link;
+use super::context::{Context, Stop};
+use super::judge::{Judged, Place, judge, missed};
+use super::{random, renew};
+use crate::host::state::{StateError, StateFile};
+use crate::supervise::SupervisorHandle;
+
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Strangers' signatures make us ask for a newer trust document at most this often.
+const TRUST_ASK: Duration = Duration::from_secs(30);
+
+/// The document on disk: the key that verified it, then the signed bytes as they came.
+///
+/// The key lies beside it so that a document accepted before a key rotation still counts after a cold boot.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored(StateFile);
+
+impl Stored {
+    pub(crate) fn new(state_dir: &Path) -> Self {
+        Self(StateFile::new(state_dir.join("desired"), 1))
+    }
+
+    pub(crate) fn store(&self, key: PublicKey, bytes: &[u8]) -> Result<(), StateError> {
+        self.0.store(&[key.0.as_slice(), bytes].concat())
+    }
+
+    /// The signed bytes, as they came.
+    pub(crate) fn signed(&self) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.0.load()?.value().and_then(|body| body.get(32..).map(<[u8]>::to_vec)))
+    }
+
+    /// Verifies what is stored. The second value is what people should know of it.
+    pub(crate) fn load(&self, context: &Context) -> (Option<DesiredDocument>, Option<String>) {
+        let body = match self.0.load() {
+            Ok(loaded) => loaded.value(),
+            Err(err) => return (None, Some(err.to_string())),
+        };
+        let Some(body) = body else { return (None, None) };
+        let Some((head, bytes)) = body.split_first_chunk::<32>() else {
+            return (None, Some("the stored desired document is too short; nothing is changed until a new one".into()));
+        };
+        let key: PublicKey = Fixed(*head);
+        match signed::open::<DesiredDocument>(bytes, Role::Fleet, |_, id| (key_id(&key) == *id).then_some(key)) {
+            Ok(document) if document.device == context.device => {
+                let known = context.trust.key(Role::Fleet, &key_id(&key)).is_some();
+                let old = "the stored desired document was signed by a fleet key that is no longer trusted";
+                (Some(document), (!known).then(|| old.into()))
+            }
+            Ok(document) => (None, Some(format!("the stored desired document is for device {}", document.device))),
+            Err(err) => (None, Some(format!("the stored desired document is not usable: {err}"))),
+        }
+    }
+}
+
+pub(crate) struct Desired {
+    context: Arc<Context>,
+    stored: Stored,
+    supervisor: Arc<SupervisorHandle>,
+    link: watch::Receiver<Link>,
+    have: Option<Arc<DesiredDocument>>,
+    /// Sequence of the last message on our subject.
+    seen: Option<u64>,
+    asked_trust: Option<Instant>,
+    read_at: Instant,
+    failures: u32,
+}
+
+impl Desired {
+    /// Acts on what is stored, before any network.
+    pub(crate) fn start(context: Arc<Context>, supervisor: Arc<SupervisorHandle>, link: watch::Receiver<Link>) -> Self {
+        let stored = Stored::new(&context.settings.state_dir);
+        let (document, alarm) = stored.load(&context);
+        if let Some(alarm) = alarm {
+            context.board.alarm(Alarm::StoredDocument, alarm);
+        }
+        let mut new = Self {
+            context,
+            stored,
+            supervisor,
+            link,
+            have: None,
+            seen: None,
+            asked_trust: None,
+            read_at: now(),
+            failures: 0,
+        };
+        if let Some(document) = document {
+            tracing::info!(generation = %document.generation, apps = document.apps.len(), "stored desired document");
+            new.act(Arc::new(document));
+        }
+        new
+    }
+
+    pub(crate) async fn run(mut self, mut pushes: mpsc::Receiver<Message>, mut stop: Stop) {
+        let mut epoch = 0;
+        let mut link = self.link.clone();
+        loop {
+            tokio::select! {
+                () = stop.asked() => return,
+                Some(message) = pushes.recv() => self.pushed(message).await,
+                Ok(()) = link.changed() => {
+                    let now_epoch = link.borrow_and_update().epoch;
+                    if now_epoch != epoch {
+                        epoch = now_epoch;
+                        self.failures = 0;
+                        self.read().await;
+                    }
+                }
+                () = tokio::time::sleep_until(self.read_at) => self.read().await,
+            }
+        }
+    }
+
+    async fn pushed(&mut self, message: Message) {
+        if message.subject.as_str() != subjects::device_push_desired(&self.context.device) {
+            tracing::debug!(subject = %message.subject, "a push this version does not know");
+            return;
+        }
+        let place = place(message.headers.as_ref());
+        let gap = missed(self.seen, place);
+        if !message.payload.is_empty() {
+            self.take(&message.payload).await;
+        }
+        self.seen = place.sequence.or(self.seen);
+        if gap {
+            self.read().await;
+        }
+    }
+
+    /// Reads the document once and plans the next time.
+    async fn read(&mut self) {
+        let link = self.link.borrow().clone();
+        let (Some(client), true) = (link.client, link.connected) else {
+            self.read_at = now() + random::jittered(self.context.settings.desired);
+            return;
+        };
+        match self.fetch(&client).await {
+            Ok(()) => {
+                self.failures = 0;
+                self.read_at = now() + random::jittered(self.context.settings.desired);
+            }
+            Err(why) => {
+                self.failures += 1;
+                tracing::info!(%why, "the desired document could not be read, it is tried again");
+                self.read_at = now() + random::backoff(RETRY_FIRST, RETRY_MAX, self.failures);
+            }
+        }
+    }
+
+    async fn fetch(&mut self, client: &Client) -> Result<(), String> {
+        let subject = subjects::device_get(&self.context.device);
+        let answer = client.request(subject, bytes::Bytes::new()).await.map_err(|err| err.to_string())?;
+        if let Some(status) = answer.status {
+            let code = status.as_u16();
+            // 404: no document was ever written for us. Others are errors of the store.
+            return if code == 404 { Ok(()) } else { Err(format!("the store answers with status {code}")) };
+        }
+        self.seen = place(answer.headers.as_ref()).sequence.or(self.seen);
+        let deleted = answer.headers.as_ref().is_some_and(|headers| headers.get("KV-Operation").is_some());
+        if deleted || answer.payload.is_empty() {
+            tracing::debug!("the store holds no desired document for this device; nothing changes");
+            return Ok(());
+        }
+        self.take(&answer.payload).await;
+        Ok(())
+    }
+
+    async fn take(&mut self, bytes: &[u8]) {
+        let mut judged = self.judge(bytes);
+        if let Judged::UnknownKey(_) = judged
+            && self.may_ask_trust()
+        {
+            let client = self.link.borrow().client.clone();
+            if let Some(client) = client
+                && let Err(why) = renew::trust_over_mesh(&self.context, &client).await
+            {
+                tracing::info!(%why, "no newer trust document");
+            }
+            judged = self.judge(bytes);
+        }
+        match judged {
+            Judged::Newer(document, key) => {
+                let document = Arc::new(*document);
+                if self.keep(key, bytes).await {
+                    let apps = document.apps.len();
+                    tracing::info!(generation = %document.generation, apps, "desired document accepted");
+                    self.act(document);
+                }
+            }
+            Judged::Same(key) => {
+                // Signed anew, perhaps by a newer key: then that is what must verify after a cold boot.
+                if self.stored.signed().ok().flatten().is_none_or(|held| held != bytes) {
+                    self.keep(key, bytes).await;
+                }
+            }
+            Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(bad),
+        }
+    }
+
+    fn judge(&self, bytes: &[u8]) -> Judged {
+        judge(bytes, &self.context.device, self.have.as_deref(), |role, id| self.context.trust.key(role, id))
+    }
+
+    fn may_ask_trust(&mut self) -> bool {
+        let due = self.asked_trust.is_none_or(|asked| now().duration_since(asked) >= TRUST_ASK);
+        if due {
+            self.asked_trust = Some(now());
+        }
+        due
+    }
+
+    /// Makes a document durable. Where that fails it is not acted on, and read again soon.
+    async fn keep(&mut self, key: PublicKey, bytes: &[u8]) -> bool {
+        let (stored, body) = (self.stored.clone(), bytes.to_vec());
+        let done = tokio::task::spawn_blocking(move || stored.store(key, &body)).await;
+        let failed = match done {
+            Ok(Ok(())) => None,
+            Ok(Err(err)) => Some(err.to_string()),
+            Err(err) => Some(err.to_string()),
+        };
+        match failed {
+            None => {
+                self.context.board.clear(Alarm::CannotStore);
+                self.context.board.clear(Alarm::StoredDocument);
+                true
+            }
+            Some(why) => {
+                self.context.board.alarm(Alarm::CannotStore, format!("a new desired document is not acted on: {why}"));
+                self.read_at = now() + random::jittered(RETRY_MAX);
+                false
+            }
+        }
+    }
+
+    fn act(&mut self, document: Arc<DesiredDocument>) {
+        self.have = Some(document.clone());
+        self.supervisor.set_desired(document.clone());
+        self.context.board.update(|view| view.desired = Some(document));
+    }
+}
+
+fn place(headers: Option<&HeaderMap>) -> Place {
+    let number = |name: &str| headers?.get(name)?.as_str().parse().ok();
+    Place { sequence: number("Nats-Sequence"), last: number("Nats-Last-Sequence") }
+}
+
+#[allow(clippy::disallowed_methods, reason = "tokio's own clock, for timers only")]
+fn now() -> Instant {
+    Instant::now()
+}

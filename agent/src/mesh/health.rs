@@ -1,0 +1,29 @@
+//! How the device is, in one word; pure.
+
+use bramble_contracts::v1::{AgentVersion, AppReport, DesiredDocument, Health, Phase, Status};
+
+/// Of this program.
+pub fn agent_version() -> AgentVersion {
+    env!("CARGO_PKG_VERSION").parse().expect("invariant: the package's version is a version")
+}
+
+/// Judges by what is desired and what every app says of itself.
+pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport]) -> Health {
+    let Some(desired) = desired else { return Health::Unknown };
+    let sick = |app: &AppReport| {
+        let failed = match app.status {
+            Status::Failed | Status::RolledBack => true,
+            Status::Staged | Status::Trial | Status::Confirmed => false,
+        };
+        failed
+            || matches!(app.phase, Phase::CrashLoop | Phase::Failed)
+            || app.containers.iter().any(|container| container.healthy == Some(false))
+    };
+    if apps.iter().any(sick) {
+        return Health::Degraded;
+    }
+    let proven = desired.apps.iter().all(|want| {
+        apps.iter().any(|app| app.uid == want.uid && app.revision == want.revision && app.status == Status::Confirmed)
+    });
+    if proven && apps.len() == desired.apps.len() { Health::Healthy } else { Health::Progressing }
+}

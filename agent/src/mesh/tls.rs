@@ -1,0 +1,184 @@
+//! TLS towards coordinator and broker: chain and name against the pinned CA, dates only by a clock that is fit.
+//!
+//! Boards boot in 1970. While the clock is not fit, a certificate's dates are judged at a time within its own validity:
+//! chain, name and signatures count as always. Decides how a server is checked. Does not decide which CA is trusted:
+//! that is the trust document's word. Nothing here reads the system's own list of authorities.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Before this (2026-01-01) no wall clock can be right, because this program did not exist.
+const FLOOR_MS: u64 = 1_767_225_600_000;
+
+/// May certificates be judged by the wall clock?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Yes.
+    Fit,
+    /// No: it was never set, or says a time before this program was made.
+    Unfit,
+}
+
+/// Judges a wall clock. `synchronized` is what a running time service says of itself, where there is one.
+pub fn judge_clock(wall_ms: u64, synchronized: Option<bool>) -> Clock {
+    match (wall_ms >= FLOOR_MS, synchronized) {
+        (true, Some(true) | None) => Clock::Fit,
+        (true, Some(false)) | (false, _) => Clock::Unfit,
+    }
+}
+
+/// What this device's clock is now.
+pub fn clock_now() -> Clock {
+    let dir = std::path::Path::new("/run/systemd/timesync");
+    let synchronized = dir.is_dir().then(|| dir.join("synchronized").exists());
+    judge_clock(crate::host::clock::wall_ms(), synchronized)
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The trust document has none.
+    #[error(
+        "the trust document lists no CA certificate, so https and tls addresses cannot be checked; use loopback addresses or a coordinator with TLS"
+    )]
+    NoCa,
+    /// It lists something that is none.
+    #[error("the trust document's CA bundle cannot be read: {0}")]
+    BadCa(String),
+    /// rustls refuses the setting.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(#[from] Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// A client that trusts exactly `ca_bundle` (PEM).
+pub(crate) fn pinned(ca_bundle: &str) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(ca_bundle.as_bytes()) {
+        let cert = cert.map_err(|err| TlsError::BadCa(err.to_string()))?;
+        roots.add(cert).map_err(|err| TlsError::BadCa(err.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::NoCa);
+    }
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|err| TlsError::BadCa(err.to_string()))?;
+    config(Arc::new(Pinned { inner, clock: clock_now }))
+}
+
+/// A client that trusts anybody. Only for the very first fetch of the trust document, whose own signature and the
+/// token's pin say whether it is right; nothing secret is ever sent over it.
+pub(crate) fn unverified() -> Result<ClientConfig, TlsError> {
+    config(Arc::new(Anybody(provider())))
+}
+
+fn config(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+#[derive(Debug)]
+struct Pinned {
+    inner: Arc<WebPkiServerVerifier>,
+    clock: fn() -> Clock,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let at = |time| self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time);
+        let mut verdict = at(now);
+        if (self.clock)() == Clock::Fit {
+            return verdict;
+        }
+        // A chain has few certificates; each try moves into the validity of one more of them.
+        for _ in 0..4 {
+            verdict = match verdict {
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
+                    at(not_before)
+                }
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => at(not_after),
+                other => return other,
+            };
+        }
+        verdict
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
