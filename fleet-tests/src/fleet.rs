@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,10 +166,18 @@ impl Coordinator {
         self.ready();
     }
 
-    /// The broker's process id.
+    /// The broker's process id, if it lives: also that of a broker that outlived the coordinator which started it.
     #[must_use]
     pub fn broker_pid(&self) -> Option<i32> {
-        self.proc.children("nats-server").first().copied()
+        let record: Value = serde_json::from_slice(&fs::read(self.broker_dir().join("process.json")).ok()?).ok()?;
+        let pid = i32::try_from(record["pid"].as_i64()?).ok()?;
+        lives(pid).then_some(pid)
+    }
+
+    /// Where the broker's configuration, storage and accounts lie.
+    #[must_use]
+    pub fn broker_dir(&self) -> PathBuf {
+        self.state.join("broker")
     }
 
     /// SIGKILL to the broker alone; the coordinator starts it again.
@@ -192,45 +200,48 @@ impl Coordinator {
         }
     }
 
-    /// SIGTERM: coordinator and broker end in peace.
+    /// SIGTERM: the coordinator ends in peace, and the broker is gone too.
+    ///
+    /// # Panics
+    /// When it ends without success.
     pub fn stop(&self) {
         let broker = self.broker_pid();
         let status = self.proc.term(Duration::from_secs(30));
-        assert!(status.success(), "the coordinator ended with {status}");
+        assert!(status.success(), "the coordinator ended with {status}. {}", self.proc.last_words());
         if let Some(pid) = broker {
             soon("the broker to end with it", || if lives(pid) { Err(format!("{pid} lives")) } else { Ok(()) });
         }
     }
 
     /// The broker's storage folder: JetStream's files.
-    ///
-    /// # Panics
-    /// When there is none.
     #[must_use]
     pub fn storage(&self) -> PathBuf {
-        let config = self.broker_folder("jetstream");
-        config.unwrap_or_else(|| panic!("there is no folder of JetStream below {}", self.state.display()))
+        self.broker_dir().join("jetstream")
     }
 
     /// The folder of account JWTs, which the broker updates itself.
-    ///
-    /// # Panics
-    /// When there is none.
     #[must_use]
     pub fn resolver(&self) -> PathBuf {
-        let found = ["resolver", "jwt", "jwts"].iter().find_map(|name| self.broker_folder(name));
-        found.unwrap_or_else(|| panic!("there is no resolver folder below {}", self.state.display()))
+        self.broker_dir().join("accounts")
     }
+}
 
-    fn broker_folder(&self, name: &str) -> Option<PathBuf> {
-        fn walk(dir: &std::path::Path, name: &str, depth: u32) -> Option<PathBuf> {
-            let entries: Vec<PathBuf> = fs::read_dir(dir).ok()?.filter_map(|e| Some(e.ok()?.path())).collect();
-            let dirs = || entries.iter().filter(|p| p.is_dir());
-            let here = dirs().find(|p| p.file_name().is_some_and(|n| n == name)).cloned();
-            here.or_else(|| (depth > 0).then(|| dirs().find_map(|d| walk(d, name, depth - 1))).flatten())
-        }
-        walk(&self.state, name, 3)
-    }
+/// Copies a folder with everything in it, owners and modes too.
+///
+/// # Panics
+/// When that fails.
+pub fn copy_dir(from: &Path, to: &Path) {
+    let copied = Cmd::new("cp").arg("--archive").arg("--no-target-directory").arg(from).arg(to).check();
+    copied.unwrap_or_else(|err| panic!("{err}"));
+}
+
+/// Empties a folder, keeping its owner and mode.
+///
+/// # Panics
+/// When that fails.
+pub fn empty_dir(dir: &Path) {
+    let removed = Cmd::new("find").arg(dir).args(["-mindepth", "1", "-delete"]).check();
+    removed.unwrap_or_else(|err| panic!("{err}"));
 }
 
 impl Fleet {

@@ -44,4 +44,4 @@ pub mod proxy;
 pub use app::Running;
 pub use clock::{Watch, soon, wait_until};
 pub use device::{Device, DeviceSetup, with_other_pin};
-pub use fleet::{Coordinator, Fleet, FleetSetup};
+pub use fleet::{Coordinator, Fleet, FleetSetup, copy_dir, empty_dir};

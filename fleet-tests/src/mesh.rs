@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, HeaderMap};
+use bramble_contracts::subjects::Bucket;
 use futures::StreamExt as _;
 use nkeys::KeyPair;
 
@@ -104,6 +105,20 @@ impl Mesh {
     pub fn request(&self, subject: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
         let answer = runtime().block_on(self.client.request(subject.to_owned(), payload.to_vec().into()));
         answer.map(|m| m.payload.to_vec()).map_err(|err| err.to_string())
+    }
+
+    /// The newest value of a key, asked of the stream directly; for connections inside FLEET.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, bucket: Bucket, key: &str) -> Result<Vec<u8>, String> {
+        let subject = format!("$JS.API.DIRECT.GET.{}.{}", bucket.stream(), bucket.subject(key));
+        let answer =
+            runtime().block_on(self.client.request(subject, Vec::new().into())).map_err(|err| err.to_string())?;
+        match answer.status {
+            Some(status) => Err(format!("status {status}")),
+            None => Ok(answer.payload.to_vec()),
+        }
     }
 
     /// Records what passes on these subjects from now on.

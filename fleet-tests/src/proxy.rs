@@ -3,8 +3,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What the proxy does with bytes.
@@ -13,7 +13,8 @@ use std::time::Duration;
 pub enum Mode {
     /// Passes them on.
     Pass = 0,
-    /// Passes requests on, and closes the connection instead of passing the answer.
+    /// Passes requests on, and closes the connection instead of passing the answer, for requests that begin as given
+    /// to [`Proxy::lose_answers_to`] (all, if nothing was given).
     LoseAnswers = 1,
     /// Passes nothing, closes nothing: what a dead link looks like.
     BlackHole = 2,
@@ -23,8 +24,26 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    mode: Arc<AtomicU8>,
+    rule: Arc<Rule>,
     lost: Arc<AtomicU64>,
+}
+
+/// What all connections of a proxy obey.
+#[derive(Debug, Default)]
+struct Rule {
+    mode: AtomicU8,
+    marker: Mutex<Vec<u8>>,
+    over: AtomicBool,
+}
+
+impl Rule {
+    fn is(&self, mode: Mode) -> bool {
+        self.mode.load(Ordering::SeqCst) == mode as u8
+    }
+
+    fn marks(&self, request: &[u8]) -> bool {
+        request.starts_with(&self.marker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Proxy {
@@ -36,20 +55,26 @@ impl Proxy {
     pub fn to(to: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("invariant: it listens");
-        let (mode, lost) = (Arc::new(AtomicU8::new(Mode::Pass as u8)), Arc::new(AtomicU64::new(0)));
-        let shared = (Arc::downgrade(&mode), Arc::clone(&lost));
+        let (rule, lost) = (Arc::new(Rule::default()), Arc::new(AtomicU64::new(0)));
+        let shared = (Arc::clone(&rule), Arc::clone(&lost));
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                let (Ok(client), Some(mode)) = (client, shared.0.upgrade()) else { return };
+                let (Ok(client), false) = (client, shared.0.over.load(Ordering::SeqCst)) else { return };
                 let Ok(server) = TcpStream::connect(to) else { continue };
-                let lost = Arc::clone(&shared.1);
                 let (Ok(client2), Ok(server2)) = (client.try_clone(), server.try_clone()) else { continue };
-                let mode2 = Arc::clone(&mode);
-                std::thread::spawn(move || pump(client, server, &mode, None));
-                std::thread::spawn(move || pump(server2, client2, &mode2, Some(&lost)));
+                let (rule, rule2, lost) = (Arc::clone(&shared.0), Arc::clone(&shared.0), Arc::clone(&shared.1));
+                let marked = Arc::new(AtomicBool::new(false));
+                let marked2 = Arc::clone(&marked);
+                std::thread::spawn(move || requests(client, server, &rule, &marked));
+                std::thread::spawn(move || answers(server2, client2, &rule2, &marked2, &lost));
             }
         });
-        Self { address, mode, lost }
+        Self { address, rule, lost }
+    }
+
+    /// In mode [`Mode::LoseAnswers`]: only answers to requests that begin like this.
+    pub fn lose_answers_to(&self, marker: &str) {
+        *self.rule.marker.lock().unwrap_or_else(PoisonError::into_inner) = marker.as_bytes().to_vec();
     }
 
     /// Where it listens.
@@ -60,7 +85,7 @@ impl Proxy {
 
     /// From now on.
     pub fn set(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::SeqCst);
+        self.rule.mode.store(mode as u8, Ordering::SeqCst);
     }
 
     /// How many answers it has lost.
@@ -72,31 +97,50 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Wakes the listener, which then sees that nobody holds the mode any more.
-        self.mode = Arc::default();
+        self.rule.over.store(true, Ordering::SeqCst);
+        // Wakes the listener, which then sees that it is over.
         drop(TcpStream::connect(self.address));
     }
 }
 
-/// Copies one direction; `answers` counts what is lost of the direction from the server.
-fn pump(mut from: TcpStream, mut to: TcpStream, mode: &AtomicU8, answers: Option<&AtomicU64>) {
+/// Copies what the client says.
+fn requests(mut from: TcpStream, mut to: TcpStream, rule: &Rule, marked: &AtomicBool) {
     let mut buffer = [0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).unwrap_or(0);
-        let now = mode.load(Ordering::SeqCst);
-        if let (Some(lost), true, true) = (answers, now == Mode::LoseAnswers as u8, read > 0) {
+        if rule.marks(&buffer[..read]) {
+            marked.store(true, Ordering::SeqCst);
+        }
+        hold(rule);
+        if read == 0 || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Write));
+}
+
+/// Copies what the server says, or does not.
+fn answers(mut from: TcpStream, mut to: TcpStream, rule: &Rule, marked: &AtomicBool, lost: &AtomicU64) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = from.read(&mut buffer).unwrap_or(0);
+        if read > 0 && rule.is(Mode::LoseAnswers) && marked.load(Ordering::SeqCst) {
             lost.fetch_add(1, Ordering::SeqCst);
             break;
         }
-        while mode.load(Ordering::SeqCst) == Mode::BlackHole as u8 && read > 0 {
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        hold(rule);
         if read == 0 || to.write_all(&buffer[..read]).is_err() {
             break;
         }
     }
     drop(from.shutdown(Shutdown::Both));
     drop(to.shutdown(Shutdown::Both));
+}
+
+fn hold(rule: &Rule) {
+    while rule.is(Mode::BlackHole) && !rule.over.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +170,7 @@ mod tests {
             answer
         };
         assert_eq!(ask(), "pong");
+        proxy.lose_answers_to("pi");
         proxy.set(Mode::LoseAnswers);
         assert_eq!(ask(), "");
         assert_eq!(heard.join().unwrap(), [*b"ping", *b"ping"], "the server heard both");
