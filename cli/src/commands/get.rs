@@ -1,0 +1,93 @@
+//! `get`: lists of things, or one of them, once or as they change.
+
+use bramble_contracts::{
+    api::{AuditEvent, DeploymentView, DeviceView, TokenView},
+    label::{LabelKey, LabelValue},
+};
+
+use super::{Session, views::Listed, watch};
+use crate::{
+    args::{Get, Resource},
+    client::Query,
+    clock,
+    exit::{Exit, Failure},
+    output::{Format, Items, Printed, Table, note, say},
+};
+
+/// Shows what was asked for.
+pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
+    match args.resource {
+        Resource::Devices => of::<DeviceView>(s, "devices", args).await,
+        Resource::Deployments => of::<DeploymentView>(s, "deployments", args).await,
+        Resource::Audit => of::<AuditEvent>(s, "audit", args).await,
+        Resource::EnrollmentTokens => of::<TokenView>(s, "enrollment-tokens", args).await,
+    }
+}
+
+async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, Failure> {
+    let query: Query<'_> = vec![];
+    if let Some(name) = &args.name {
+        if !args.labels.is_empty() {
+            return Err(Failure::Usage("give a name or labels, not both".into()));
+        }
+        if args.watch {
+            return watch::watch::<T>(s, resource, &query, Some(name)).await;
+        }
+        // Tokens and events have no address of their own: they are found in their list.
+        let item: T = match args.resource {
+            Resource::Devices | Resource::Deployments => s.client.get(&[resource, name], &query).await?,
+            Resource::Audit | Resource::EnrollmentTokens => {
+                let items: Vec<T> = s.client.list(&[resource], &query).await?;
+                let none = || {
+                    Failure::NotFound(format!(
+                        "there is no {name} among the {resource} of tenant {}",
+                        s.client.tenant()
+                    ))
+                };
+                items.into_iter().find(|i| i.key() == *name).ok_or_else(none)?
+            }
+        };
+        if s.format.print(&item)? == Printed::No {
+            say(&table(s.format, std::slice::from_ref(&item)).render())?;
+        }
+        return Ok(Exit::Done);
+    }
+    let query = filter(&args.labels);
+    if args.watch {
+        return watch::watch::<T>(s, resource, &query, None).await;
+    }
+    list::<T>(s, resource, &query).await
+}
+
+/// A whole list.
+pub(super) async fn list<T: Listed>(s: &Session, resource: &str, query: &Query<'_>) -> Result<Exit, Failure> {
+    let items: Vec<T> = s.client.list(&[resource], query).await?;
+    if s.format.print(&Items { items: &items })? == Printed::No {
+        if items.is_empty() {
+            note(&format!("no {} in tenant {}", resource.replace('-', " "), s.client.tenant()));
+        } else {
+            say(&table(s.format, &items).render())?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn filter(labels: &[(LabelKey, LabelValue)]) -> Query<'static> {
+    labels.iter().map(|(k, v)| ("label", format!("{k}={v}"))).collect()
+}
+
+/// Things as a table.
+pub(super) fn table<T: Listed>(format: Format, items: &[T]) -> Table {
+    let wide = format == Format::Wide;
+    let head: Vec<_> = T::HEAD.iter().chain(T::WIDE.iter().filter(|_| wide)).copied().collect();
+    let mut table = Table::new(&head);
+    let now = clock::now();
+    for item in items {
+        let mut cells = item.cells(now);
+        if wide {
+            cells.extend(item.wide());
+        }
+        table.row(cells);
+    }
+    table
+}

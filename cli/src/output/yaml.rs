@@ -1,0 +1,118 @@
+//! JSON values as YAML that reads back as the same: block style, texts quoted wherever that could be in doubt.
+
+use serde_json::Value;
+
+/// One document.
+pub(crate) fn to_yaml(value: &Value) -> String {
+    let mut out = String::new();
+    write(&mut out, value, 0, At::Top);
+    out
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// At the beginning of a line.
+    Top,
+    /// After `name:`.
+    Name,
+    /// After `- `.
+    Item,
+}
+
+fn write(out: &mut String, value: &Value, depth: usize, at: At) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (i, (key, value)) in map.iter().enumerate() {
+                begin(out, depth, i, at);
+                out.push_str(&text(key));
+                out.push(':');
+                write(out, value, depth + 1, At::Name);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (i, item) in items.iter().enumerate() {
+                begin(out, depth, i, at);
+                out.push('-');
+                write(out, item, depth + 1, At::Item);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            if at != At::Top {
+                out.push(' ');
+            }
+            match value {
+                Value::String(t) => out.push_str(&text(t)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    out.push_str(&value.to_string());
+                }
+            }
+            out.push('\n');
+        }
+    }
+}
+
+/// Goes to where an entry begins: on the same line after `- `, else on a line of its own.
+fn begin(out: &mut String, depth: usize, index: usize, at: At) {
+    match (at, index) {
+        (At::Item, 0) => out.push(' '),
+        (At::Name, 0) => {
+            out.push('\n');
+            out.push_str(&"  ".repeat(depth));
+        }
+        (At::Top | At::Name | At::Item, _) => out.push_str(&"  ".repeat(depth)),
+    }
+}
+
+/// As it is where nothing else could be read from it, else in double quotes.
+fn text(text: &str) -> String {
+    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || " -_./@+".contains(c))
+        && !text.ends_with(' ');
+    let word = text.to_ascii_lowercase();
+    let special = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&word.as_str());
+    if plain && !special { text.to_owned() } else { Value::String(text.to_owned()).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_looks_as_people_write_it() {
+        let value = json!({"a": [{"b": 1, "c": []}, "x: y", [1]], "d": {}, "e": {"f": null, "g": "no"}});
+        assert_eq!(
+            to_yaml(&value),
+            "a:\n  - b: 1\n    c: []\n  - \"x: y\"\n  - - 1\nd: {}\ne:\n  f: null\n  g: \"no\"\n"
+        );
+    }
+
+    fn values() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-zA-Z0-9:#'\"~! \\n\\t\\-\\[\\]{}&*é.,?%@|>]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z :#\\-0-9]{0,6}", inner, 0..4)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn it_reads_back_as_the_same(value in values()) {
+            let text = to_yaml(&value);
+            let read = crate::manifest::read_yaml(&text).unwrap();
+            let read = read.first().cloned().unwrap_or(Value::Null);
+            proptest::prop_assert_eq!(read, value, "{}", text);
+        }
+    }
+}
