@@ -4,6 +4,14 @@
 //! the newest value of every key, says when it has caught up, then goes on; after a broken connection it starts again).
 //! Deliberately does not: know what the bytes mean; `background::index` reads them.
 
+pub mod feed;
+pub mod jetstream;
+mod raw;
+pub mod streams;
+
+pub use jetstream::JetStream;
+pub use streams::Replicas;
+
 use bramble_contracts::{api::AuditEvent, subjects::Bucket};
 use bytes::Bytes;
 use futures::future::BoxFuture;

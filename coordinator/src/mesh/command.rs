@@ -1,0 +1,136 @@
+//! Commands to devices and the frames of their answers.
+//!
+//! Decides: that frames come in order and without a gap, and how long silence may last. Deliberately does not: sign
+//! (`keys`) or judge what a device says; frames are shown to people as the device's own words.
+
+use std::time::Duration;
+
+use async_nats::{Client, Subscriber};
+use bramble_contracts::{
+    DeviceId,
+    envelope::{self, DecodeError},
+    subjects,
+    v1::{FrameBody, ReplyFrame},
+};
+use futures::StreamExt as _;
+
+/// How long a device may take to say anything at all.
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
+/// Frames of one answer, at most.
+const FRAMES_MAX: u32 = 1_000_000;
+const INPUT_VERB: &str = "input";
+
+/// Why a command has no (whole) answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Nobody listens: the device is not connected.
+    #[error("device {device} is not connected")]
+    NotConnected {
+        /// Which.
+        device: DeviceId,
+    },
+    /// It is connected and silent.
+    #[error("device {device} has not answered for {} s", within.as_secs())]
+    Silent {
+        /// Which.
+        device: DeviceId,
+        /// For how long.
+        within: Duration,
+    },
+    /// A frame is missing.
+    #[error("device {device} sent frame {got} where {want} was due: part of the answer is lost, ask again")]
+    Gap {
+        /// Which.
+        device: DeviceId,
+        /// The frame that was due.
+        want: u32,
+        /// The frame that came.
+        got: u32,
+    },
+    /// Not a frame.
+    #[error("device {device} sent something that cannot be read")]
+    Unreadable {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        #[source]
+        err: DecodeError,
+    },
+    /// The command could not be sent.
+    #[error("the command could not be sent to device {device}")]
+    NotSent {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        #[source]
+        err: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More frames than any answer has.
+    #[error("device {device} does not stop answering")]
+    Endless {
+        /// Which.
+        device: DeviceId,
+    },
+}
+
+/// An answer that is coming in. Dropping it stops listening.
+#[derive(Debug)]
+pub struct Answer {
+    device: DeviceId,
+    frames: Subscriber,
+    due: u32,
+    ended: bool,
+}
+
+fn not_sent(device: &DeviceId, err: impl std::error::Error + Send + Sync + 'static) -> CommandError {
+    CommandError::NotSent { device: device.clone(), err: Box::new(err) }
+}
+
+pub(super) async fn send(client: &Client, device: &DeviceId, verb: &str, signed: Vec<u8>) -> Result<Answer, CommandError> {
+    let inbox = client.new_inbox();
+    let frames = client.subscribe(inbox.clone()).await.map_err(|err| not_sent(device, err))?;
+    let sent = client.publish_with_reply(subjects::command(device, verb), inbox, signed.into()).await;
+    sent.map_err(|err| not_sent(device, err))?;
+    Ok(Answer { device: device.clone(), frames, due: 0, ended: false })
+}
+
+pub(super) async fn send_input(client: &Client, device: &DeviceId, signed: Vec<u8>) -> Result<(), CommandError> {
+    let sent = client.publish(subjects::command(device, INPUT_VERB), signed.into()).await;
+    sent.map_err(|err| not_sent(device, err))
+}
+
+impl Answer {
+    /// The next frame, if it comes `within` this time; `None` after the last one. The first frame must come within
+    /// ten seconds in any case.
+    pub async fn next(&mut self, within: Duration) -> Result<Option<ReplyFrame>, CommandError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let frame = self.receive(within).await;
+        self.ended = match &frame {
+            Err(_) => true,
+            Ok(frame) => matches!(frame.body, FrameBody::End { .. } | FrameBody::Refused { .. }),
+        };
+        frame.map(Some)
+    }
+
+    async fn receive(&mut self, within: Duration) -> Result<ReplyFrame, CommandError> {
+        let device = || self.device.clone();
+        let within = if self.due == 0 { within.min(FIRST_WITHIN) } else { within };
+        let silent = || CommandError::Silent { device: device(), within };
+        let message = tokio::time::timeout(within, self.frames.next()).await.map_err(|_| silent())?.ok_or_else(silent)?;
+        if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+            return Err(CommandError::NotConnected { device: device() });
+        }
+        let frame: ReplyFrame =
+            envelope::decode(&message.payload).map_err(|err| CommandError::Unreadable { device: device(), err })?;
+        if frame.seq != self.due {
+            return Err(CommandError::Gap { device: device(), want: self.due, got: frame.seq });
+        }
+        if self.due >= FRAMES_MAX {
+            return Err(CommandError::Endless { device: device() });
+        }
+        self.due += 1;
+        Ok(frame)
+    }
+}
