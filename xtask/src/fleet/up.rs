@@ -126,8 +126,8 @@ fn start_device(fleet: &Fleet) -> anyhow::Result<()> {
     let ensured = daemon.ensure(&cmd, &mark(&program, &text)?)?;
     report(&format!("agent of the device {DEVICE}"), ensured);
     let online = || match known(fleet).map_err(|err| format!("{err:#}"))? {
-        Some(device) if device.contains("online") => Ok(()),
-        Some(device) => Err(device),
+        Some(connection) if connection == "online" => Ok(()),
+        Some(connection) => Err(format!("it is {connection}")),
         None => Err("it has not enrolled yet".into()),
     };
     alive_until(&[&daemon, &fleet.coordinator()], &format!("{DEVICE} to be online"), ONLINE, online)
@@ -150,10 +150,18 @@ fn deploy(fleet: &Fleet) -> anyhow::Result<String> {
     })
 }
 
-/// The device as the coordinator lists it, if it does.
+/// What the coordinator knows of the device's connection; `None` while it does not know the device.
 fn known(fleet: &Fleet) -> anyhow::Result<Option<String>> {
-    let table = fleet.bramble()?.args(["get", "devices"]).check()?;
-    Ok(table.lines().find(|l| l.split_whitespace().next() == Some(DEVICE)).map(String::from))
+    /// The command line's exit code for something that does not exist.
+    const NOT_FOUND: i32 = 3;
+    let get = fleet.bramble()?.args(["get", "devices", DEVICE, "-o", "json"]);
+    if get.output()?.status.code() == Some(NOT_FOUND) {
+        return Ok(None);
+    }
+    let device: serde_json::Value =
+        serde_json::from_str(&get.check()?).context("`bramble get -o json` gave no JSON")?;
+    let connection = device["connection"].as_str().context("the device's JSON has no connection")?;
+    Ok(Some(connection.into()))
 }
 
 fn token_of(json: &str) -> anyhow::Result<&str> {
