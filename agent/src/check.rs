@@ -86,7 +86,7 @@ fn disk(config: &Config) -> Line {
 
 async fn podman(config: &Config) -> Line {
     let bounds = Bounds { time: Duration::from_secs(20), output_bytes: 4096 };
-    let version = match cmd::run(&config.podman.program, &["--version"], bounds).await {
+    let version = match Box::pin(cmd::run(&config.podman.program, &["--version"], bounds)).await {
         Ok(finished) if finished.status.success() => finished.stdout.trim().to_owned(),
         Ok(finished) => return line(Verdict::Fail, "podman", format!("does not start: {}", finished.stderr.trim())),
         Err(err) => return line(Verdict::Fail, "podman", format!("{err}; install the package podman")),

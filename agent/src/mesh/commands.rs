@@ -65,16 +65,16 @@ impl Commands {
         };
         let Some(reply) = message.reply else {
             if let Admission::Stale(bad) | Admission::Dropped(bad) = admission {
-                self.context.refusals.add(bad);
+                self.context.refusals.add(&bad);
             }
             return;
         };
         let mut frames = Frames { client, reply, seq: 0 };
         match admission {
             Admission::Echo => {}
-            Admission::Dropped(bad) => self.context.refusals.add(bad),
+            Admission::Dropped(bad) => self.context.refusals.add(&bad),
             Admission::Stale(bad) => {
-                self.context.refusals.add(bad);
+                self.context.refusals.add(&bad);
                 frames.refuse(refused.unwrap_or_default()).await;
             }
             Admission::Admitted(command) => self.start(*command, frames).await,

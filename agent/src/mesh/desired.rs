@@ -212,7 +212,7 @@ impl Desired {
                     self.keep(key, bytes).await;
                 }
             }
-            Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(bad),
+            Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(&bad),
         }
     }
 

@@ -45,7 +45,7 @@ impl Refusals {
     }
 
     /// Refuses one message.
-    pub(crate) fn add(&self, bad: Bad) {
+    pub(crate) fn add(&self, bad: &Bad) {
         let detail: String = bad.detail.chars().take(DETAIL_MAX).collect();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |r: &&mut Refusal| r.kind == bad.kind && r.detail == detail && r.generation == bad.generation;
@@ -87,13 +87,13 @@ mod tests {
         let board = Board::default();
         let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
         for _ in 0..1000 {
-            refusals.add(bad("a"));
+            refusals.add(&bad("a"));
         }
-        refusals.add(bad("b"));
+        refusals.add(&bad("b"));
         let seen = board.view().refused;
         assert_eq!(seen.iter().map(|r| (r.number, r.times)).collect::<Vec<_>>(), [(1, 1000), (2, 1)]);
         let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
-        refusals.add(bad("a"));
+        refusals.add(&bad("a"));
         assert!(board.view().refused[0].number > 2);
     }
 
@@ -103,7 +103,7 @@ mod tests {
         let board = Board::default();
         let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
         for n in 0..5000 {
-            refusals.add(bad(&format!("{n} {}", "x".repeat(1000))));
+            refusals.add(&bad(&format!("{n} {}", "x".repeat(1000))));
         }
         let seen = board.view().refused;
         assert_eq!(seen.len(), KEPT);
