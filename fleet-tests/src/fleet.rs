@@ -135,7 +135,8 @@ impl Coordinator {
     /// Its API, as the administrator.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api::new(&self.url(), &self.admin_token())
+        let ca = (self.scheme == "https").then(|| fs::read(self.ca()).expect("the authority's certificate is there"));
+        Api::new(&self.url(), &self.admin_token(), ca.as_deref())
     }
 
     /// Waits until it serves.
@@ -147,17 +148,15 @@ impl Coordinator {
             if !self.state.join("admin.token").exists() {
                 return Err("there is no admin token yet".into());
             }
-            if self.scheme == "https" {
-                return self.tls_ready();
-            }
             let answer = self.api().ask("GET", "/ready", None)?;
             if answer.status == 200 { Ok(()) } else { Err(format!("{} {}", answer.status, answer.body)) }
         });
     }
 
-    fn tls_ready(&self) -> Result<(), String> {
-        let curl = Cmd::new("curl").args(["-skf", &format!("{}/ready", self.url())]).check();
-        curl.map(drop).map_err(|err| err.to_string())
+    /// The certificate of its authority.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.state.join("keys/ca.pem")
     }
 
     /// Starts it and waits until it serves.
@@ -287,12 +286,22 @@ impl Fleet {
     /// The command line, as the administrator.
     #[must_use]
     pub fn bramble(&self) -> Bramble {
-        let cmd = Cmd::new(&programs().bramble)
-            .env("BRAMBLE_API", self.coordinator.url())
-            .env("BRAMBLE_TOKEN", self.coordinator.admin_token())
-            .env("HOME", self.case.subdir("home"))
+        Self::bramble_of(&self.coordinator, &self.case)
+    }
+
+    /// The command line towards another coordinator.
+    #[must_use]
+    pub fn bramble_of(coordinator: &Coordinator, case: &Case) -> Bramble {
+        let mut cmd = Cmd::new(&programs().bramble);
+        if coordinator.scheme == "https" {
+            cmd = cmd.env("BRAMBLE_CA", coordinator.ca());
+        }
+        let cmd = cmd
+            .env("BRAMBLE_API", coordinator.url())
+            .env("BRAMBLE_TOKEN", coordinator.admin_token())
+            .env("HOME", case.subdir("home"))
             .without_env("XDG_CONFIG_HOME")
-            .dir(self.case.dir());
+            .dir(case.dir());
         Bramble::new(cmd)
     }
 
@@ -323,7 +332,8 @@ impl Fleet {
             token: Some(self.token()),
             net: None,
             images: vec![1, 2],
-            settings: String::new(),
+            // Ten seconds by default: too long to wait for again and again.
+            settings: "heartbeat_secs = 1\n".into(),
         }
     }
 

@@ -98,7 +98,7 @@ fn credentials_run_out_live_and_away_and_nobody_notices() {
     let inside = stolen.connect(In::Fleet);
     let gap = longest_gap(&inside, &id, Duration::from_secs(TTL_SECS * 5 / 2));
     println!("the longest gap between heartbeats: {} ms", gap.as_millis());
-    assert!(gap < Duration::from_secs(8), "{gap:?} without a heartbeat");
+    assert!(gap < Duration::from_secs(4), "{gap:?} without a heartbeat");
     let renewed = pi.identity()["jwt"].as_str().unwrap().to_owned();
     assert!(jwt::claims(&renewed)["exp"].as_u64() > jwt::claims(&old)["exp"].as_u64());
     assert!(unix_secs() > jwt::claims(&old)["exp"].as_u64().unwrap());
@@ -107,7 +107,7 @@ fn credentials_run_out_live_and_away_and_nobody_notices() {
 
     // Away: it comes back long after its JWT has run out, and asks over HTTP with its key.
     pi.kill_agent();
-    let expires = jwt::claims(&pi.identity()["jwt"].as_str().unwrap().to_owned())["exp"].as_u64().unwrap();
+    let expires = jwt::claims(pi.identity()["jwt"].as_str().unwrap())["exp"].as_u64().unwrap();
     wait_until("its JWT to run out", Duration::from_secs(TTL_SECS + 5), || {
         if unix_secs() > expires + 1 { Ok(()) } else { Err("not yet".into()) }
     });
