@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bramble-cli", &["bramble-contracts"]),
     ("bramble-bootstrap", &["bramble-contracts"]),
     ("bramble-initramfs", &["bramble-contracts"]),
+    ("bramble-contracts-fuzz", &["bramble-contracts"]),
     (
         "bramble-fleet-tests",
         &["bramble-agent", "bramble-cli", "bramble-contracts", "bramble-coordinator", "bramble-hello", "xtask"],
