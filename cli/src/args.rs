@@ -298,6 +298,9 @@ pub(crate) struct Audit {
     /// Only what is younger than this
     #[arg(long, value_name = "DURATION")]
     pub since: Option<Millis>,
+    /// At most so many, the newest [default: 100, with --since all]
+    #[arg(long, value_name = "EVENTS")]
+    pub(crate) limit: Option<usize>,
 }
 
 #[derive(Args)]

@@ -30,8 +30,9 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.is_silent() {
-                output::note(&format!("{} {failure}", output::paint_error("error:")));
-                for field in failure.fields() {
+                let told = failure.to_string();
+                output::note(&format!("{} {told}", output::paint_error("error:")));
+                for field in failure.fields().iter().map(ToString::to_string).filter(|f| !told.contains(f)) {
                     output::note(&format!("  {field}"));
                 }
             }

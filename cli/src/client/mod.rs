@@ -25,12 +25,12 @@ use crate::{
 };
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Until the head of an answer, and between two parts of it.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Until the head of an answer, and between two parts of it. The coordinator gives up after 30 s and says why.
+const IDLE_MAX: Duration = Duration::from_secs(40);
 /// The coordinator sends a sign of life on every watched list far more often than this.
 const WATCH_IDLE_MAX: Duration = Duration::from_secs(60);
 const BODY_BYTES_MAX: usize = 64 << 20;
-const PAGE_ITEMS: &str = "500";
+const PAGE_ITEMS: usize = 500;
 /// A list that does not end is a defect; this is five million items.
 const PAGES_MAX: usize = 10_000;
 
@@ -123,19 +123,27 @@ impl Client {
         Ok(())
     }
 
-    /// All pages of a list.
-    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &[&str], query: &Query<'_>) -> Result<Vec<T>, Failure> {
+    /// The first `most` things of a list, page by page.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &Query<'_>,
+        most: usize,
+    ) -> Result<Vec<T>, Failure> {
         let mut items = vec![];
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let mut query = query.clone();
-            query.push(("limit", PAGE_ITEMS.to_owned()));
+            query.push(("limit", PAGE_ITEMS.min(most.max(1)).to_string()));
             query.extend(cursor.take().map(|c| ("cursor", c)));
             let page: Page<T> = self.get(path, &query).await?;
             items.extend(page.items);
             match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(items),
+                Some(next) if items.len() < most => cursor = Some(next),
+                Some(_) | None => {
+                    items.truncate(most);
+                    return Ok(items);
+                }
             }
         }
         Err(Failure::Failed(format!("the list {} does not end: report this as a defect", path.join("/"))))

@@ -161,7 +161,7 @@ async fn token_and_devices(client: &Client, found: &mut Findings) {
         Ok(me) => found.add("token", Mark::Good, format!("{}, {} right(s)", me.subject, me.rights.len())),
         Err(failure) => return found.failed("token", &failure),
     }
-    match client.list::<DeviceView>(&["devices"], &nothing).await {
+    match client.list::<DeviceView>(&["devices"], &nothing, usize::MAX).await {
         Ok(devices) => {
             let count = |c| devices.iter().filter(|d| d.connection == c).count();
             let (online, all) = (count(Connection::Online), devices.len());

@@ -5,7 +5,7 @@ use bramble_contracts::{
     label::{LabelKey, LabelValue},
 };
 
-use super::{Session, views::Listed, watch};
+use super::{Session, audit, views::Listed, watch};
 use crate::{
     args::{Get, Resource},
     client::Query,
@@ -19,6 +19,12 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
     match args.resource {
         Resource::Devices => of::<DeviceView>(s, "devices", args).await,
         Resource::Deployments => of::<DeploymentView>(s, "deployments", args).await,
+        Resource::Audit if args.name.is_none() && !args.watch => {
+            if !args.labels.is_empty() {
+                return Err(Failure::Usage("events have no labels: leave -l out".into()));
+            }
+            audit::newest(s, &vec![], audit::NEWEST).await
+        }
         Resource::Audit => of::<AuditEvent>(s, "audit", args).await,
         Resource::EnrollmentTokens => of::<TokenView>(s, "enrollment-tokens", args).await,
     }
@@ -37,7 +43,7 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         let item: T = match args.resource {
             Resource::Devices | Resource::Deployments => s.client.get(&[resource, name], &query).await?,
             Resource::Audit | Resource::EnrollmentTokens => {
-                let items: Vec<T> = s.client.list(&[resource], &query).await?;
+                let items: Vec<T> = s.client.list(&[resource], &query, usize::MAX).await?;
                 let none = || {
                     Failure::NotFound(format!(
                         "there is no {name} among the {resource} of tenant {}",
@@ -60,20 +66,25 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
 }
 
 /// A whole list.
-pub(super) async fn list<T: Listed>(s: &Session, resource: &str, query: &Query<'_>) -> Result<Exit, Failure> {
-    let items: Vec<T> = s.client.list(&[resource], query).await?;
-    if s.format.print(&Items { items: &items })? == Printed::No {
+pub(crate) async fn list<T: Listed>(s: &Session, resource: &str, query: &Query<'_>) -> Result<Exit, Failure> {
+    show(s, resource, &s.client.list::<T>(&[resource], query, usize::MAX).await?)
+}
+
+/// Things, or that there are none.
+pub(crate) fn show<T: Listed>(s: &Session, resource: &str, items: &[T]) -> Result<Exit, Failure> {
+    if s.format.print(&Items { items })? == Printed::No {
         if items.is_empty() {
             note(&format!("no {} in tenant {}", resource.replace('-', " "), s.client.tenant()));
         } else {
-            say(&table(s.format, &items).render())?;
+            say(&table(s.format, items).render())?;
         }
     }
     Ok(Exit::Done)
 }
 
 fn filter(labels: &[(LabelKey, LabelValue)]) -> Query<'static> {
-    labels.iter().map(|(k, v)| ("label", format!("{k}={v}"))).collect()
+    let all: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    if all.is_empty() { vec![] } else { vec![("label", all.join(","))] }
 }
 
 /// Things as a table.
