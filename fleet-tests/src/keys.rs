@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use ed25519_dalek::SigningKey;
 use nkeys::KeyPair;
 
-use crate::fleet::Coordinator;
+use crate::coordinator::Coordinator;
 use crate::jwt::{self, Allow};
 use crate::mesh::Mesh;
 

@@ -30,6 +30,7 @@ pub mod case;
 mod cleanup;
 pub mod cli;
 pub mod clock;
+mod coordinator;
 mod device;
 mod fleet;
 pub mod jwt;
@@ -43,5 +44,6 @@ pub mod proxy;
 
 pub use app::Running;
 pub use clock::{Watch, soon, wait_until};
+pub use coordinator::{Coordinator, FleetSetup, copy_dir, empty_dir};
 pub use device::{Device, DeviceSetup, with_other_pin};
-pub use fleet::{Coordinator, Fleet, FleetSetup, copy_dir, empty_dir};
+pub use fleet::Fleet;

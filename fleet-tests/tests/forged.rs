@@ -62,6 +62,47 @@ fn refused_kinds(fleet: &Fleet) -> BTreeSet<String> {
     report.map_or_else(BTreeSet::new, |r| r.refused.iter().map(|r| format!("{:?}", r.kind)).collect())
 }
 
+fn push_documents(stolen: &Stolen, inside: &Mesh, held: &DesiredDocument) {
+    let newer = DesiredDocument { generation: Generation(held.generation.0 + 5), apps: vec![], ..held.clone() };
+    let older = DesiredDocument { generation: Generation(held.generation.0 - 1), apps: vec![], ..held.clone() };
+    let forked = DesiredDocument { apps: vec![], ..held.clone() };
+    let others = DesiredDocument { device: DeviceId::from_entropy([9; 13]), ..newer.clone() };
+    let mut bent = stolen.sign(&newer);
+    *bent.last_mut().unwrap() ^= 1;
+    let push = subjects::device_push_desired(&held.device);
+    for (what, bytes) in [
+        ("unsigned", envelope::encode(&newer).unwrap()),
+        ("a stranger's", signed::sign(&newer, Role::Fleet, &strangers_key()).unwrap()),
+        ("another role's", signed::sign(&newer, Role::Release, stolen.fleet_key()).unwrap()),
+        ("altered", bent),
+        ("another device's", stolen.sign(&others)),
+        ("older", stolen.sign(&older)),
+        ("forked", stolen.sign(&forked)),
+        ("garbage", vec![0xB8; 200]),
+    ] {
+        println!("pushing a document: {what}");
+        inside.publish(&push, None, None, &bytes);
+    }
+}
+
+fn send_commands(stolen: &Stolen, inside: &Mesh, id: &DeviceId, beat: &Heartbeat) {
+    let command = |counter, file: &str| exec(id, beat, counter, file);
+    let other_session = Command { session: Fixed([1; 8]), ..command(1_000_000, "session") };
+    let expired = Command { expires_uptime_ms: 1, ..command(1_000_001, "expired") };
+    let other_device = Command { device: DeviceId::from_entropy([9; 13]), ..command(1_000_002, "device") };
+    let subject = subjects::command(id, "exec");
+    for (what, bytes) in [
+        ("unsigned", envelope::encode(&command(1_000_003, "unsigned")).unwrap()),
+        ("a stranger's", signed::sign(&command(1_000_004, "stranger"), Role::Fleet, &strangers_key()).unwrap()),
+        ("another session's", stolen.sign_command(&other_session)),
+        ("expired", stolen.sign_command(&expired)),
+        ("another device's", stolen.sign_command(&other_device)),
+    ] {
+        println!("sending a command: {what}");
+        inside.publish(&subject, Some("_INBOX.nobody.1"), None, &bytes);
+    }
+}
+
 #[test]
 fn what_nobody_of_the_fleet_signed_or_what_is_old_is_refused_reported_and_audited() {
     let fleet = Fleet::start("forged");
@@ -77,44 +118,12 @@ fn what_nobody_of_the_fleet_signed_or_what_is_old_is_refused_reported_and_audite
     let inside = stolen.connect(In::Fleet);
     let held: DesiredDocument = stolen.open(&inside.get(Bucket::Desired, id.as_str()).expect("a document"));
 
-    let newer = DesiredDocument { generation: Generation(held.generation.0 + 5), apps: vec![], ..held.clone() };
-    let older = DesiredDocument { generation: Generation(held.generation.0 - 1), apps: vec![], ..held.clone() };
-    let forked = DesiredDocument { apps: vec![], ..held.clone() };
-    let others = DesiredDocument { device: DeviceId::from_entropy([9; 13]), ..newer.clone() };
-    let mut bent = stolen.sign(&newer);
-    *bent.last_mut().unwrap() ^= 1;
-    let push = subjects::device_push_desired(&id);
-    for (what, bytes) in [
-        ("unsigned", envelope::encode(&newer).unwrap()),
-        ("a stranger's", signed::sign(&newer, Role::Fleet, &strangers_key()).unwrap()),
-        ("another role's", signed::sign(&newer, Role::Release, stolen.fleet_key()).unwrap()),
-        ("altered", bent),
-        ("another device's", stolen.sign(&others)),
-        ("older", stolen.sign(&older)),
-        ("forked", stolen.sign(&forked)),
-        ("garbage", vec![0xB8; 200]),
-    ] {
-        println!("pushing a document: {what}");
-        inside.publish(&push, None, None, &bytes);
-    }
+    push_documents(&stolen, &inside, &held);
     let beat = heartbeat(&inside, &id);
-    let command = |counter, file: &str| exec(&id, &beat, counter, file);
-    let other_session = Command { session: Fixed([1; 8]), ..command(1_000_000, "session") };
-    let expired = Command { expires_uptime_ms: 1, ..command(1_000_001, "expired") };
-    let other_device = Command { device: DeviceId::from_entropy([9; 13]), ..command(1_000_002, "device") };
+    send_commands(&stolen, &inside, &id, &beat);
     let subject = subjects::command(&id, "exec");
-    for (what, bytes) in [
-        ("unsigned", envelope::encode(&command(1_000_003, "unsigned")).unwrap()),
-        ("a stranger's", signed::sign(&command(1_000_004, "stranger"), Role::Fleet, &strangers_key()).unwrap()),
-        ("another session's", stolen.sign_command(&other_session)),
-        ("expired", stolen.sign_command(&expired)),
-        ("another device's", stolen.sign_command(&other_device)),
-    ] {
-        println!("sending a command: {what}");
-        inside.publish(&subject, Some("_INBOX.nobody.1"), None, &bytes);
-    }
     // One that is right works, once; played again it does nothing. (So the ones above had a fair chance.)
-    let right = stolen.sign_command(&command(1_000_010, "right"));
+    let right = stolen.sign_command(&exec(&id, &beat, 1_000_010, "right"));
     inside.publish(&subject, Some("_INBOX.nobody.2"), None, &right);
     soon("the right command to work", || traces(&pi, "right").pop().ok_or_else(|| pi.agent().last_words()));
     std::fs::remove_file(traces(&pi, "right").pop().unwrap()).unwrap();
