@@ -3,5 +3,11 @@
 //! `domain` decides (pure); `store`, `mesh`, `broker` and `keys` touch the world; `background` converges;
 //! `http` speaks to people and programs.
 
+pub mod background;
+pub mod clock;
 pub mod domain;
+pub mod http;
+pub mod keys;
 pub mod store;
+pub mod broker;
+pub mod mesh;

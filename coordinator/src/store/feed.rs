@@ -131,6 +131,7 @@ impl Feeder {
             if let Some(before) = last.replace(up).filter(|n| *n != up) {
                 self.lost(before).await?;
             }
+            let before = self.seen.clone();
             let end = tokio::select! {
                 end = self.session() => Some(end),
                 () = connection.left(up) => None,
@@ -140,7 +141,7 @@ impl Feeder {
                 Some(End::ReaderGone) => return Ok(()),
                 Some(End::Renew) => odd = 0,
                 Some(End::Odd(why)) => {
-                    odd = if self.told == Told::CaughtUp { 1 } else { odd.saturating_add(1) };
+                    odd = if self.seen == before { odd.saturating_add(1) } else { 1 };
                     tracing::debug!(bucket = self.bucket.name(), why, odd, "the feed starts a new session");
                     self.doubt(odd, &why).await?;
                     tokio::time::sleep((RETRY * odd).min(RETRY_MAX)).await;
@@ -349,6 +350,8 @@ impl Session {
         match message.status.map(|s| s.as_u16()) {
             None => {}
             Some(100) => return Ok(None),
+            // All that was asked for has come; the next request is under way already.
+            Some(409) if message.description.as_deref().is_some_and(|d| d.contains("Batch Completed")) => return Ok(None),
             // The request has expired, or the next message did not fit into its bytes any more: ask again.
             Some(408) => return self.ask().await.map(|()| None),
             Some(409) if message.description.as_deref().is_some_and(|d| d.contains("MaxBytes")) => {
