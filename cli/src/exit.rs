@@ -92,8 +92,8 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Client(err) => err.exit(),
-            Self::Config(_) | Self::Usage(_) => Exit::Usage,
-            Self::Manifest(_) | Self::Failed(_) => Exit::Failed,
+            Self::Config(_) | Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
+            Self::Failed(_) => Exit::Failed,
             Self::NotFound(_) => Exit::NotFound,
             Self::TimedOut(_) => Exit::TimedOut,
             Self::Conflict(_) => Exit::Conflict,

@@ -90,7 +90,7 @@ fn lists_are_paged_filtered_and_shown_in_each_format() {
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(json["items"][1], device("pi-2", 2));
     let yaml = fake.run(&[&get[..], &["-o", "yaml"]].concat());
-    assert!(yaml.out.starts_with("items:\n  - ") && yaml.out.contains("\n    name: pi-2\n"), "{}", yaml.out);
+    assert!(yaml.out.starts_with("items:\n  - id: ") && yaml.out.contains("\n    name: pi-2\n"), "{}", yaml.out);
     let asked = fake.asked.lock().unwrap();
     assert!(asked.iter().all(|a| a.tenant == "acme" && a.token == "Bearer s3cret"));
 }
@@ -144,7 +144,7 @@ fn nothing_is_sent_while_a_file_is_wrong() {
     let mut command = fake.command(&["apply", "-f", &good, "-"]);
     command.stdin(Stdio::piped());
     let end = ended(command, "kind: Deployment\nkind: Deployment\n");
-    assert_eq!(end.code, 1);
+    assert_eq!(end.code, 2);
     assert_eq!(end.err, "error: standard input:2: `kind` is given twice, first on line 1\n");
     let text = fake::MANIFEST.replace("name: web }", "name: web, tenant: acme }");
     let end = ended(fake.command(&["apply", "-f", "-", "--tenant", "other"]), &text);
@@ -218,7 +218,7 @@ fn waiting_survives_a_restart_of_the_coordinator_and_bounds_its_silence() {
         ("PUT", _) => ok(&json!({ "change": "replaced", "deployment": deployment(2, &json!([])), "warnings": [] })),
         (_, 0) => problem(503, "recovering", "catching up", &json!([])),
         (_, 1) => stream("application/json", "{\"uid\""),
-        (_, _) => endless(""),
+        (_, _) => endless("application/json", ""),
     });
     let file = manifest(&fake);
     let end = fake.run(&["apply", "-f", &file, "--wait", "--timeout", "2s"]);
@@ -227,7 +227,7 @@ fn waiting_survives_a_restart_of_the_coordinator_and_bounds_its_silence() {
     let fake = Fake::start(|line, before| match (line.split(' ').next().unwrap(), before) {
         ("PUT", _) => ok(&json!({ "change": "replaced", "deployment": deployment(2, &json!([])), "warnings": [] })),
         (_, 0) => problem(503, "recovering", "catching up", &json!([])),
-        (_, _) => endless("{"),
+        (_, _) => endless("application/json", "{"),
     });
     let file = manifest(&fake);
     let end = fake.run(&["apply", "-f", &file, "--wait", "--timeout", "1s"]);
@@ -321,7 +321,7 @@ fn an_enrolment_token_is_the_only_data() {
 
 #[test]
 fn a_watch_goes_on_through_a_broken_stream_and_shows_only_changes() {
-    let event = |d: serde_json::Value| format!("event: changed\ndata: {d}\n\n");
+    let event = |d: serde_json::Value| format!("event: put\ndata: {d}\n\n");
     let fake = Fake::start(move |line, before| {
         assert_eq!(line, "GET /api/v1/devices?watch=1");
         match before {
@@ -329,7 +329,7 @@ fn a_watch_goes_on_through_a_broken_stream_and_shows_only_changes() {
             1 => problem(503, "recovering", "catching up", &json!([])),
             _ => {
                 let text = event(device("pi-1", 1)) + &event(device("pi-1", 2));
-                endless(text.leak())
+                endless("text/event-stream", text.leak())
             }
         }
     });

@@ -112,17 +112,6 @@ impl Client {
         Ok(self.body(answer).await?)
     }
 
-    /// A request whose answer says nothing that is needed.
-    pub(crate) async fn act(
-        &self,
-        method: Method,
-        path: &[&str],
-        body: Option<&impl Serialize>,
-    ) -> Result<(), Failure> {
-        self.send(method, path, &vec![], body, IDLE_MAX).await?;
-        Ok(())
-    }
-
     /// The first `most` things of a list, page by page.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
@@ -166,7 +155,11 @@ impl Client {
     pub(crate) async fn watch(&self, path: &[&str], query: &Query<'_>) -> Result<Lines, ClientError> {
         let mut query = query.clone();
         query.push(("watch", "1".to_owned()));
-        self.lines(Method::GET, path, &query, NOTHING, WATCH_IDLE_MAX).await
+        let answer = self.send(Method::GET, path, &query, NOTHING, WATCH_IDLE_MAX).await?;
+        if media_type(&answer) != "text/event-stream" {
+            return Err(ClientError::Strange { api: self.api().to_owned(), status: answer.status().as_u16() });
+        }
+        Ok(Lines::new(answer, WATCH_IDLE_MAX, self.api()))
     }
 
     /// `GET` of an address outside the API (`/health`, `/ready`): any status, its `Date`, and the body if it is JSON.
@@ -228,8 +221,7 @@ impl Client {
 
     async fn refusal(&self, answer: Response) -> ClientError {
         let status = answer.status();
-        let header = answer.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default();
-        let is_problem = header.starts_with("application/problem+json");
+        let is_problem = media_type(&answer) == "application/problem+json";
         match self.bytes(answer).await {
             Ok(bytes) if is_problem => match serde_json::from_slice::<Problem>(&bytes) {
                 Ok(problem) => ClientError::Refused(Box::new(problem)),
@@ -282,6 +274,11 @@ fn base_url(api: &str) -> Result<Url, ConfigError> {
         return Err(ConfigError::BadApi { text, why: "without user, password, ? and #".to_owned() });
     }
     Ok(url)
+}
+
+fn media_type(answer: &Response) -> &str {
+    let text = answer.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim()
 }
 
 fn is_loopback(url: &Url) -> bool {

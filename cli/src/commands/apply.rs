@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bramble_contracts::{
     Tenant,
-    api::{Applied, Change, DeploymentView},
+    api::{Applied, Change, DeploymentView, PlannedDeployment},
     problem::FieldError,
 };
 use reqwest::Method;
@@ -133,10 +133,8 @@ pub(super) async fn delete(
         view.summary.devices,
     );
     ask::confirm(&what, yes.into())?;
-    s.client.act(Method::DELETE, &path, NOTHING).await?;
-    if s.format.print(&serde_json::json!({ "deleted": { "kind": "Deployment", "name": name, "uid": view.uid } }))?
-        == Printed::No
-    {
+    let planned: PlannedDeployment = s.client.write(Method::DELETE, &path, &vec![], NOTHING).await?;
+    if s.format.print(&planned)? == Printed::No {
         say(&format!("deployment/{name} deleted\n"))?;
     }
     Ok(Exit::Done)

@@ -26,12 +26,12 @@ impl From<bool> for Agreed {
     }
 }
 
-/// Says what would happen and goes on only after a yes.
+/// Says what happens, also to those who agreed already, and goes on only after a yes.
 pub(super) fn confirm(what_happens: &str, agreed: Agreed) -> Result<(), Failure> {
+    note(what_happens);
     if agreed == Agreed::Already {
         return Ok(());
     }
-    note(what_happens);
     if !can_ask() {
         return Err(Failure::Usage("nothing was done: this needs a yes. Give --yes where nobody can be asked".into()));
     }

@@ -22,8 +22,8 @@ pub(super) async fn enroll_token(s: &Session, args: EnrollToken) -> Result<Exit,
         }
         EnrollToken::List => get::list::<TokenView>(s, PATH, &vec![]).await,
         EnrollToken::Revoke { id } => {
-            s.client.act(Method::DELETE, &[PATH, id.as_str()], NOTHING).await?;
-            if s.format.print(&serde_json::json!({ "revoked": id }))? == Printed::No {
+            let view: TokenView = s.client.write(Method::DELETE, &[PATH, id.as_str()], &vec![], NOTHING).await?;
+            if s.format.print(&view)? == Printed::No {
                 say(&format!("enrollment-token/{id} revoked\n"))?;
             }
             Ok(Exit::Done)

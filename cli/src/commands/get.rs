@@ -19,10 +19,7 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
     match args.resource {
         Resource::Devices => of::<DeviceView>(s, "devices", args).await,
         Resource::Deployments => of::<DeploymentView>(s, "deployments", args).await,
-        Resource::Audit if args.name.is_none() && !args.watch => {
-            if !args.labels.is_empty() {
-                return Err(Failure::Usage("events have no labels: leave -l out".into()));
-            }
+        Resource::Audit if args.name.is_none() && !args.watch && args.labels.is_empty() => {
             audit::newest(s, &vec![], audit::NEWEST).await
         }
         Resource::Audit => of::<AuditEvent>(s, "audit", args).await,
@@ -31,6 +28,13 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
 }
 
 async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, Failure> {
+    let is_told = match args.resource {
+        Resource::Devices | Resource::Deployments => true,
+        Resource::Audit | Resource::EnrollmentTokens => false,
+    };
+    if !is_told && (args.watch || !args.labels.is_empty()) {
+        return Err(Failure::Usage(format!("{resource} cannot be watched or picked by labels: leave -w and -l out")));
+    }
     let query: Query<'_> = vec![];
     if let Some(name) = &args.name {
         if !args.labels.is_empty() {
@@ -39,10 +43,12 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         if args.watch {
             return watch::watch::<T>(s, resource, &query, Some(name)).await;
         }
-        // Tokens and events have no address of their own: they are found in their list.
+        // Events have no address of their own: they are found in their list.
         let item: T = match args.resource {
-            Resource::Devices | Resource::Deployments => s.client.get(&[resource, name], &query).await?,
-            Resource::Audit | Resource::EnrollmentTokens => {
+            Resource::Devices | Resource::Deployments | Resource::EnrollmentTokens => {
+                s.client.get(&[resource, name], &query).await?
+            }
+            Resource::Audit => {
                 let items: Vec<T> = s.client.list(&[resource], &query, usize::MAX).await?;
                 let none = || {
                     Failure::NotFound(format!(

@@ -7,7 +7,7 @@ use super::{Session, ask, plan};
 use crate::{
     args::Resume,
     exit::{Exit, Failure},
-    output::{Printed, Table, Tone, note, say},
+    output::{Printed, Table, Tone, say},
 };
 
 /// Shows the difference, and does something about it where that was asked for.
@@ -33,10 +33,7 @@ pub(super) async fn resume(s: &Session, args: Resume) -> Result<Exit, Failure> {
     if let Some(what) = what
         && !view.devices.is_empty()
     {
-        if !yes {
-            note(&show(&view));
-        }
-        ask::confirm(what, yes.into())?;
+        ask::confirm(&format!("{}{what}", difference(&view)), yes.into())?;
         view = send(mode).await?;
     }
     if s.format.print(&view)? == Printed::No {
@@ -49,6 +46,12 @@ fn show(view: &ResumeView) -> String {
     if view.devices.is_empty() {
         return "no device is on hold\n".to_owned();
     }
+    let end =
+        if view.done { "done\n" } else { "Nothing was done. `bramble resume --adopt` or `--overwrite` decides.\n" };
+    difference(view) + end
+}
+
+fn difference(view: &ResumeView) -> String {
     let mut table = Table::new(&["DEVICE", "ITS GENERATION", "OVERWRITING WOULD", "WHY ON HOLD"]);
     for d in &view.devices {
         let changes = d.overwrite.iter().filter(|(_, change)| **change != Change::Unchanged);
@@ -66,11 +69,6 @@ fn show(view: &ResumeView) -> String {
         text.push_str(&format!("{title}\n"));
         text.extend(view.deployments.iter().map(plan::show));
     }
-    text.push_str(if view.done {
-        "done\n"
-    } else {
-        "Nothing was done. `bramble resume --adopt` or `--overwrite` decides.\n"
-    });
     text
 }
 

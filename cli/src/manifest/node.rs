@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 
 /// A value and the line it stands on.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// From 1.
     pub line: usize,
     /// What is there.
@@ -16,7 +16,7 @@ pub(super) struct Node {
 
 /// What a node holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Content {
+pub(crate) enum Content {
     /// Nothing.
     Null,
     /// `true` or `false`.
@@ -33,7 +33,7 @@ pub(super) enum Content {
 
 /// One name and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The name.
     pub key: String,
     /// Where the name stands.
@@ -44,7 +44,7 @@ pub(super) struct Entry {
 
 impl Node {
     /// The entry with this name, if this is a map that has it.
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|e| e.key == key),
             Content::Null | Content::Bool(_) | Content::Number(_) | Content::Text(_) | Content::List(_) => None,
@@ -52,13 +52,13 @@ impl Node {
     }
 
     /// The first name that is given twice in one map, with the lines of both.
-    pub(super) fn duplicate(entries: &[Entry]) -> Option<(&Entry, &Entry)> {
+    pub(crate) fn duplicate(entries: &[Entry]) -> Option<(&Entry, &Entry)> {
         let mut seen = std::collections::BTreeMap::new();
         entries.iter().find_map(|e| seen.insert(&e.key, e).map(|first| (first, e)))
     }
 
     /// The line of a path, or of the deepest part of it that is there.
-    pub(super) fn locate(&self, path: &str) -> usize {
+    pub(crate) fn locate(&self, path: &str) -> usize {
         let (mut node, mut line, mut rest) = (self, self.line, path);
         while !rest.is_empty() {
             let Some((next, at, left)) = node.step(rest) else { break };
@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// The same without lines, to be decoded.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         match &self.content {
             Content::Null => Value::Null,
             Content::Bool(b) => Value::Bool(*b),

@@ -11,10 +11,12 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::manifest::from_json;
+
 pub(crate) use age::{age, clock};
 pub(crate) use style::{Tone, clean, paint, paint_error};
 pub(crate) use table::Table;
-pub(crate) use yaml::to_yaml;
+use yaml::to_yaml;
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -40,7 +42,7 @@ impl Format {
                 serde_json::to_writer_pretty(&mut out, value)?;
                 writeln!(out)?;
             }
-            Self::Yaml => out.write_all(to_yaml(&serde_json::to_value(value)?).as_bytes())?,
+            Self::Yaml => out.write_all(yaml(value)?.as_bytes())?,
             Self::Table | Self::Wide => return Ok(Printed::No),
         }
         out.flush()?;
@@ -57,13 +59,20 @@ impl Format {
             }
             Self::Yaml => {
                 out.write_all(b"---\n")?;
-                out.write_all(to_yaml(&serde_json::to_value(value)?).as_bytes())?;
+                out.write_all(yaml(value)?.as_bytes())?;
             }
             Self::Table | Self::Wide => return Ok(Printed::No),
         }
         out.flush()?;
         Ok(Printed::Yes)
     }
+}
+
+fn yaml<T: Serialize>(value: &T) -> io::Result<String> {
+    let text = serde_json::to_string(value)?;
+    let node =
+        from_json(&text).ok_or_else(|| io::Error::other("the answer is nested too deeply to be shown as YAML"))?;
+    Ok(to_yaml(&node))
 }
 
 /// Was it printed already?

@@ -1,11 +1,13 @@
-//! JSON values as YAML that reads back as the same: block style, texts quoted wherever that could be in doubt.
+//! Values as YAML that reads back as the same: block style, texts quoted wherever that could be in doubt.
 
 use serde_json::Value;
 
+use crate::manifest::node::{Content, Node};
+
 /// One document.
-pub(crate) fn to_yaml(value: &Value) -> String {
+pub(crate) fn to_yaml(node: &Node) -> String {
     let mut out = String::new();
-    write(&mut out, value, 0, At::Top);
+    write(&mut out, node, 0, At::Top);
     out
 }
 
@@ -20,36 +22,37 @@ enum At {
     Item,
 }
 
-fn write(out: &mut String, value: &Value, depth: usize, at: At) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (i, (key, value)) in map.iter().enumerate() {
+fn write(out: &mut String, node: &Node, depth: usize, at: At) {
+    let one = match &node.content {
+        Content::Map(entries) if !entries.is_empty() => {
+            for (i, entry) in entries.iter().enumerate() {
                 begin(out, depth, i, at);
-                out.push_str(&text(key));
+                out.push_str(&text(&entry.key));
                 out.push(':');
-                write(out, value, depth + 1, At::Name);
+                write(out, &entry.node, depth + 1, At::Name);
             }
+            return;
         }
-        Value::Array(items) if !items.is_empty() => {
+        Content::List(items) if !items.is_empty() => {
             for (i, item) in items.iter().enumerate() {
                 begin(out, depth, i, at);
                 out.push('-');
                 write(out, item, depth + 1, At::Item);
             }
+            return;
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            if at != At::Top {
-                out.push(' ');
-            }
-            match value {
-                Value::String(t) => out.push_str(&text(t)),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                    out.push_str(&value.to_string());
-                }
-            }
-            out.push('\n');
-        }
+        Content::Map(_) => "{}".to_owned(),
+        Content::List(_) => "[]".to_owned(),
+        Content::Null => "null".to_owned(),
+        Content::Bool(b) => b.to_string(),
+        Content::Number(n) => n.to_string(),
+        Content::Text(t) => text(t),
+    };
+    if at != At::Top {
+        out.push(' ');
     }
+    out.push_str(&one);
+    out.push('\n');
 }
 
 /// Goes to where an entry begins: on the same line after `- `, else on a line of its own.
@@ -76,16 +79,15 @@ fn text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::manifest::from_json;
 
     #[test]
     fn it_looks_as_people_write_it() {
-        let value = json!({"a": [{"b": 1, "c": []}, "x: y", [1]], "d": {}, "e": {"f": null, "g": "no"}});
+        let text = r#"{"z": 1, "a": [{"b": 1, "c": []}, "x: y", [1]], "d": {}, "e": {"f": null, "g": "no"}}"#;
         assert_eq!(
-            to_yaml(&value),
-            "a:\n  - b: 1\n    c: []\n  - \"x: y\"\n  - - 1\nd: {}\ne:\n  f: null\n  g: \"no\"\n"
+            to_yaml(&from_json(text).unwrap()),
+            "z: 1\na:\n  - b: 1\n    c: []\n  - \"x: y\"\n  - - 1\nd: {}\ne:\n  f: null\n  g: \"no\"\n"
         );
     }
 
@@ -109,7 +111,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn it_reads_back_as_the_same(value in values()) {
-            let text = to_yaml(&value);
+            let text = to_yaml(&from_json(&value.to_string()).unwrap());
             let read = crate::manifest::read_yaml(&text).unwrap();
             let read = read.first().cloned().unwrap_or(Value::Null);
             proptest::prop_assert_eq!(read, value, "{}", text);

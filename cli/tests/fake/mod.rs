@@ -136,10 +136,11 @@ pub(crate) fn stream(kind: &str, text: &str) -> Answer {
 }
 
 /// An answer that never comes to an end.
-pub(crate) fn endless(first: &'static str) -> Answer {
+pub(crate) fn endless(kind: &str, first: &'static str) -> Answer {
     use futures::StreamExt;
     let first = futures::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(first))]);
-    Response::new(Body::from_stream(first.chain(futures::stream::pending())))
+    let body = Body::from_stream(first.chain(futures::stream::pending()));
+    Response::builder().header("content-type", kind).body(body).unwrap()
 }
 
 pub(crate) fn device(name: &str, generation: u64) -> Value {
