@@ -6,6 +6,7 @@
 
 pub mod feed;
 pub mod jetstream;
+pub mod memory;
 mod raw;
 pub mod streams;
 

@@ -1,1 +1,161 @@
-//! Being written.
+//! What devices and coordinators say to each other: documents, reports, renewals, commands, (dis)connections.
+
+use std::{sync::Arc, time::Duration};
+
+use bramble_contracts::{
+    envelope,
+    subjects::{self, Bucket, Up},
+    v1::{FrameBody, RenewReply, RenewRequest, ReplyFrame},
+};
+use bramble_coordinator::{
+    mesh::{CommandError, LinkChange},
+    store::{Expect, Store as _},
+};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+
+use crate::common::{Device, Fleet, PATIENCE, device_identity};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_gets_its_document_once_and_then_pushed() {
+    let up = Fleet::new().up().await;
+    let store = up.store().await;
+    let device = up.device(1).await;
+    let one = store.put(Bucket::Desired, device.id.as_str(), Bytes::from_static(b"one"), Expect::Absent).await.unwrap();
+    let mut pushed = device.client.subscribe(subjects::device_push_all(&device.id)).await.unwrap();
+    let got = device.client.request(subjects::device_get(&device.id), Bytes::new()).await.unwrap();
+    assert_eq!(got.payload, "one");
+    assert_eq!(got.headers.unwrap().get("Nats-Sequence").unwrap().as_str(), one.to_string());
+    let two = store.put(Bucket::Desired, device.id.as_str(), Bytes::from_static(b"two"), Expect::Seq(one)).await.unwrap();
+    let push = tokio::time::timeout(PATIENCE, pushed.next()).await.unwrap().unwrap();
+    assert_eq!((push.subject.as_str(), push.payload.as_ref()), (subjects::device_push_desired(&device.id).as_str(), &b"two"[..]));
+    let headers = push.headers.unwrap();
+    assert_eq!(headers.get("Nats-Sequence").unwrap().as_str(), two.to_string());
+    assert_eq!(headers.get("Nats-Last-Sequence").unwrap().as_str(), one.to_string());
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_and_heartbeats_are_acknowledged_and_bounded() {
+    let up = Fleet::new().up().await;
+    let store = up.store().await;
+    let device = up.device(1).await;
+    let subject = Bucket::Reported.subject(device.id.as_str());
+    let ack = device.client.request(subject.clone(), Bytes::from_static(b"report")).await.unwrap();
+    assert!(String::from_utf8_lossy(&ack.payload).contains("\"seq\":1"));
+    let ack = device.client.request(subject, Bytes::from(vec![1; subjects::REPORT_MAX_BYTES + 1])).await.unwrap();
+    assert!(String::from_utf8_lossy(&ack.payload).contains("message size exceeds maximum allowed"));
+    let alive = Bucket::Liveness.subject(&format!("{}.a", device.id));
+    assert!(device.client.request(alive.clone(), Bytes::from_static(b"x")).await.is_ok());
+    let ack = device.client.request(alive, Bytes::from(vec![1; subjects::LIVENESS_MAX_BYTES + 1])).await.unwrap();
+    assert!(String::from_utf8_lossy(&ack.payload).contains("message size exceeds maximum allowed"));
+    assert_eq!(store.get(Bucket::Reported, device.id.as_str()).await.unwrap().unwrap().bytes, "report");
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_renews_before_its_jwt_ends_the_connection() {
+    let up = Fleet::new().up().await;
+    let (id, key) = device_identity(1);
+    let jwt = up.keys.device_jwt(&id, &key.public_key(), Duration::from_secs(3)).unwrap();
+    let mut old = Device::connect_with(up.fleet.listen, id.clone(), key.clone(), jwt).await.unwrap();
+    let (keys, public) = (up.keys.clone(), key.public_key());
+    let answers = up.mesh.answer_devices(Arc::new(move |device, verb, request| {
+        assert_eq!((verb, request.trust_version), (Up::Renew, 1));
+        let jwt = keys.device_jwt(&device, &public, Duration::from_secs(600)).ok();
+        async move { RenewReply { jwt, trust: vec![], refused: None } }.boxed()
+    }));
+    let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
+    let answer = old.client.request(Up::Renew.subject(&id), ask.into()).await.unwrap();
+    let renewed: RenewReply = envelope::decode(&answer.payload).unwrap();
+    let fresh = Device::connect_with(up.fleet.listen, id, key, renewed.jwt.unwrap()).await.unwrap();
+    old.hears("expired").await;
+    fresh.client.flush().await.unwrap();
+    answers.abort();
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_on_up_is_not_answered() {
+    let up = Fleet::new().up().await;
+    let device = up.device(1).await;
+    let answers = up.mesh.answer_devices(Arc::new(|_, _, _| panic!("nobody should be asked")));
+    for body in [Bytes::new(), Bytes::from_static(b"rubbish"), Bytes::from(vec![0xB7; 70_000])] {
+        assert!(device.client.request(Up::Renew.subject(&device.id), body).await.is_err());
+    }
+    let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
+    assert!(device.client.request(format!("up.{}.other", device.id), ask.into()).await.is_err());
+    answers.abort();
+    up.down().await;
+}
+
+fn frame(seq: u32, body: FrameBody) -> Bytes {
+    envelope::encode(&ReplyFrame { seq, body }).unwrap().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_answered_by_many_frames_in_order() {
+    let up = Fleet::new().up().await;
+    let device = up.device(1).await;
+    let within = Duration::from_secs(5);
+    let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+    assert!(matches!(answer.next(within).await, Err(CommandError::NotConnected { .. })), "it does not listen yet");
+    assert!(matches!(answer.next(within).await, Ok(None)), "an answer that failed has ended");
+    let mut commands = device.client.subscribe(subjects::command_all(&device.id)).await.unwrap();
+    device.client.flush().await.unwrap();
+
+    let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+    let command = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap();
+    assert_eq!((command.subject.as_str(), command.payload.as_ref()), (subjects::command(&device.id, "logs").as_str(), &b"signed"[..]));
+    let reply = command.reply.unwrap();
+    for n in 0..500 {
+        device.client.publish(reply.clone(), frame(n, FrameBody::Stdout(vec![1; 100]))).await.unwrap();
+    }
+    device.client.publish(reply, frame(500, FrameBody::End { exit_code: Some(0) })).await.unwrap();
+    let mut frames = 0;
+    while let Some(frame) = answer.next(within).await.unwrap() {
+        assert_eq!(frame.seq, frames);
+        frames += 1;
+    }
+    assert_eq!(frames, 501);
+
+    let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+    let reply = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap().reply.unwrap();
+    device.client.publish(reply.clone(), frame(0, FrameBody::Skipped(1))).await.unwrap();
+    device.client.publish(reply, frame(2, FrameBody::Skipped(1))).await.unwrap();
+    assert!(answer.next(within).await.unwrap().is_some());
+    assert!(matches!(answer.next(within).await, Err(CommandError::Gap { want: 1, got: 2, .. })));
+
+    let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+    assert!(matches!(answer.next(Duration::from_millis(50)).await, Err(CommandError::Silent { .. })));
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_devices_are_told() {
+    let up = Fleet::new().up().await;
+    let mut links = up.mesh.device_links();
+    // The subscription is made by a task: connect until it is heard.
+    let (link, device) = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let device = up.device(1).await;
+            if let Ok(Some(link)) = tokio::time::timeout(Duration::from_millis(300), links.recv()).await {
+                return (link, device);
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!((&link.device, &link.public_key), (&device.id, &device.key.public_key()));
+    let _ = device.client.drain().await;
+    let gone = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match links.recv().await.unwrap().change {
+                LinkChange::Disconnected { reason } => return reason,
+                LinkChange::Connected => {}
+            }
+        }
+    });
+    assert_eq!(gone.await.unwrap(), "Client Closed");
+    up.down().await;
+}
