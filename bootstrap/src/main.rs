@@ -1,2 +1,61 @@
-//! Being built.
-fn main() {}
+//! `bramble-bootstrap`: run once on a stock Debian or Raspberry Pi OS machine, makes it a member of a fleet.
+//!
+//! Safe to run again: what is right already is left alone. Never touches an enrolled device's identity, apps or volumes.
+
+mod files;
+mod install;
+mod preflight;
+mod process;
+mod settings;
+mod units;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bramble_contracts::Name;
+use clap::{Parser, Subcommand};
+
+/// Makes this machine a member of a Bramble fleet.
+#[derive(Parser)]
+#[command(name = "bramble-bootstrap", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the agent, its units and its settings, and start it.
+    Install(Install),
+}
+
+/// What is to be installed.
+#[derive(clap::Args, Debug, Clone)]
+struct Install {
+    /// Base URL of the coordinator, https:// unless it is on this machine.
+    #[arg(long, value_name = "URL")]
+    coordinator: String,
+    /// A file with the text that `bramble enroll-token create` printed.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// The agent's program; by default the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+    /// What the device would like to be called; by default its host name.
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
+    /// Install below this folder, into an image: nothing is started.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let Command::Install(wish) = Args::parse().command;
+    match install::run(&wish, &mut |line| println!("{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("bramble-bootstrap: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

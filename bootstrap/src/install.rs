@@ -1,0 +1,244 @@
+//! The installation, step by step; each says whether it changed anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bramble_contracts::bytes::Sha256;
+
+use crate::files::{self, Done};
+use crate::preflight::{self, Found};
+use crate::process::output;
+use crate::{Install, settings, units};
+
+const NOT_DONE: &str = "not done: the disk layout stays as it is, so operating system upgrades with a way back are not \
+                        possible on this device yet; hardware watchdog settings are left alone";
+
+/// Does all of it. `tell` hears a line per step.
+pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Result<()> {
+    let found = preflight::check(wish)?;
+    found.warnings.iter().for_each(|warning| tell(format!("warning    {warning}")));
+    let mut site = Site { root: &wish.root, tell, changed: false };
+    site.folders()?;
+    site.agent(&found)?;
+    site.settings(wish)?;
+    site.token(wish, &found)?;
+    site.units()?;
+    site.mask_rivals()?;
+    let changed = site.changed;
+    if preflight::is_this_machine(wish) {
+        start(changed)?;
+        tell("started    bramble-agent.service; see `systemctl status bramble-agent`, `bramble-agent check`".into());
+    } else {
+        tell(format!("installed  below {}; the agent starts when it boots", wish.root.display()));
+    }
+    tell(NOT_DONE.into());
+    Ok(())
+}
+
+struct Site<'a> {
+    root: &'a Path,
+    tell: &'a mut dyn FnMut(String),
+    changed: bool,
+}
+
+impl Site<'_> {
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    fn note(&mut self, done: Done, path: &Path) {
+        let word = match done {
+            Done::Unchanged => "unchanged ",
+            Done::Written => {
+                self.changed = true;
+                "wrote     "
+            }
+        };
+        (self.tell)(format!("{word} {}", path.display()));
+    }
+
+    fn folders(&self) -> anyhow::Result<()> {
+        for path in ["/etc/bramble", "/var/lib/bramble", "/var/lib/bramble-apps", "/var/lib/bramble/bin"] {
+            files::folder(&self.at(path), 0o700)?;
+        }
+        Ok(())
+    }
+
+    /// The program lies under its version and digest, so that another version never overwrites it.
+    fn agent(&mut self, found: &Found) -> anyhow::Result<()> {
+        let bytes = fs::read(&found.agent).with_context(|| format!("cannot read {}", found.agent.display()))?;
+        let digest = Sha256::of(&bytes).to_string();
+        let release = format!("{}-{}", found.version, &digest[..12]);
+        let folder = self.at("/var/lib/bramble/releases").join(&release);
+        files::folder(&folder, 0o700)?;
+        let program = folder.join("bramble-agent");
+        let done = files::file(&program, &bytes, 0o755)?;
+        self.note(done, &program);
+        let link = self.at("/var/lib/bramble/bin/bramble-agent");
+        let done = files::link(&link, &Path::new("../releases").join(release).join("bramble-agent"))?;
+        self.note(done, &link);
+        Ok(())
+    }
+
+    fn settings(&mut self, wish: &Install) -> anyhow::Result<()> {
+        let path = self.at(settings::PATH);
+        let held = fs::read_to_string(&path).unwrap_or_default();
+        let done = files::file(&path, settings::text(&held, &path, wish)?.as_bytes(), 0o600)?;
+        self.note(done, &path);
+        Ok(())
+    }
+
+    fn token(&mut self, wish: &Install, found: &Found) -> anyhow::Result<()> {
+        if self.at("/var/lib/bramble/keys/identity").exists() {
+            (self.tell)("unchanged  this device is enrolled already; the token is not needed and not used".into());
+            return Ok(());
+        }
+        let path = self.at(settings::TOKEN);
+        let done = files::file(&path, found.token.as_bytes(), 0o600)?;
+        self.note(done, &path);
+        if wish.token_file != path {
+            (self.tell)(format!("note       {} still holds the token: remove it", wish.token_file.display()));
+        }
+        Ok(())
+    }
+
+    fn units(&mut self) -> anyhow::Result<()> {
+        let folder = self.at("/etc/systemd/system");
+        let wants = folder.join("multi-user.target.wants");
+        files::folder(&wants, 0o755)?;
+        for (name, text) in [units::PODMAN, units::AGENT] {
+            let path = folder.join(name);
+            let done = files::file(&path, text.as_bytes(), 0o644)?;
+            self.note(done, &path);
+            let done = files::link(&wants.join(name), &Path::new("/etc/systemd/system").join(name))?;
+            self.changed |= done == Done::Written;
+        }
+        Ok(())
+    }
+
+    /// Podman's own starters never see our store; they are masked unless the machine's owner uses them.
+    fn mask_rivals(&mut self) -> anyhow::Result<()> {
+        let folder = self.at("/etc/systemd/system");
+        for name in units::RIVALS {
+            let used = ["multi-user.target.wants", "default.target.wants", "timers.target.wants"];
+            let path = folder.join(name);
+            if used.iter().any(|wants| folder.join(wants).join(name).is_symlink()) || path.is_file() {
+                (self.tell)(format!("left       {name} is used on this machine; it does not see Bramble's store"));
+                continue;
+            }
+            let done = files::link(&path, Path::new("/dev/null"))?;
+            self.note(done, &path);
+        }
+        Ok(())
+    }
+}
+
+fn start(changed: bool) -> anyhow::Result<()> {
+    let systemctl = Path::new("/usr/bin/systemctl");
+    if changed {
+        output(systemctl, &["daemon-reload"])?;
+        output(systemctl, &["restart", units::AGENT.0])?;
+    }
+    output(systemctl, &["start", units::PODMAN.0, units::AGENT.0])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use bramble_contracts::Uid;
+    use bramble_contracts::token::EnrollmentToken;
+
+    use super::*;
+
+    struct Image {
+        dir: tempfile::TempDir,
+        wish: Install,
+    }
+
+    fn image() -> Image {
+        let dir = tempfile::tempdir().unwrap();
+        let token = EnrollmentToken::new(Uid::from_entropy([1; 13]), [2; 20], Sha256::of(b"x"));
+        let (token_file, agent, root) = (dir.path().join("token"), dir.path().join("agent"), dir.path().join("root"));
+        fs::write(&token_file, token.reveal().as_bytes()).unwrap();
+        fs::write(&agent, "#!/bin/sh\necho 0.1.0\n").unwrap();
+        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(&root).unwrap();
+        let coordinator = "https://fleet.example".to_owned();
+        let wish = Install { coordinator, token_file, agent: Some(agent), name: None, root };
+        Image { dir, wish }
+    }
+
+    fn install(wish: &Install) -> anyhow::Result<Vec<String>> {
+        let mut said = vec![];
+        run(wish, &mut |line| said.push(line))?;
+        Ok(said)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn an_image_gets_everything_once() {
+        let image = image();
+        let root = &image.wish.root;
+        let said = install(&image.wish).unwrap();
+        assert!(said.iter().any(|line| line.starts_with("not done")), "{said:?}");
+        let program = fs::canonicalize(root.join("var/lib/bramble/bin/bramble-agent")).unwrap();
+        assert!(program.ends_with("bramble-agent") && program.display().to_string().contains("releases/0.1.0-"));
+        assert_eq!(mode(&root.join("etc/bramble/enroll.token")), 0o600);
+        assert_eq!(mode(&root.join("etc/bramble/agent.toml")), 0o600);
+        assert_eq!(mode(&root.join("var/lib/bramble")), 0o700);
+        let masked = fs::read_link(root.join("etc/systemd/system/podman-restart.service")).unwrap();
+        assert_eq!(masked, Path::new("/dev/null"));
+        let again = install(&image.wish).unwrap();
+        assert!(!again.iter().any(|line| line.starts_with("wrote")), "{again:?}");
+    }
+
+    #[test]
+    fn a_newer_agent_leaves_the_older_one_beside_it() {
+        let image = image();
+        install(&image.wish).unwrap();
+        let agent = image.wish.agent.clone().unwrap();
+        fs::write(&agent, "#!/bin/sh\necho 0.2.0\n").unwrap();
+        install(&image.wish).unwrap();
+        let releases = fs::read_dir(image.wish.root.join("var/lib/bramble/releases")).unwrap().count();
+        assert_eq!(releases, 2);
+        let now = fs::canonicalize(image.wish.root.join("var/lib/bramble/bin/bramble-agent")).unwrap();
+        assert!(now.display().to_string().contains("0.2.0-"));
+    }
+
+    #[test]
+    fn an_enrolled_device_gets_no_token_and_used_units_stay() {
+        let image = image();
+        let root = &image.wish.root;
+        fs::create_dir_all(root.join("var/lib/bramble/keys")).unwrap();
+        fs::write(root.join("var/lib/bramble/keys/identity"), "x").unwrap();
+        let wants = root.join("etc/systemd/system/timers.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        std::os::unix::fs::symlink("/lib/x", wants.join("podman-auto-update.timer")).unwrap();
+        let said = install(&image.wish).unwrap();
+        assert!(!root.join("etc/bramble/enroll.token").exists());
+        assert!(!root.join("etc/systemd/system/podman-auto-update.timer").exists(), "{said:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_anything_is_touched() {
+        let image = image();
+        let wish = |change: &dyn Fn(&mut Install)| {
+            let mut wish = image.wish.clone();
+            change(&mut wish);
+            install(&wish).unwrap_err()
+        };
+        let broken = image.dir.path().join("broken");
+        fs::write(&broken, "bramble1.secretpart").unwrap();
+        let said = format!("{:#}", wish(&|wish| wish.token_file = broken.clone()));
+        assert!(said.contains("not an enrolment token") && !said.contains("secretpart"), "{said}");
+        assert!(wish(&|wish| wish.coordinator = "http://fleet.example".into()).to_string().contains("https"));
+        assert!(wish(&|wish| wish.agent = Some("/nonexistent".into())).to_string().contains("--agent"));
+        assert_eq!(fs::read_dir(&image.wish.root).unwrap().count(), 0, "nothing was touched");
+    }
+}

@@ -1,0 +1,65 @@
+//! `agent.toml` as this program writes it: what was set by hand stays, what is asked for changes.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use toml::{Table, Value};
+
+use crate::Install;
+
+/// Where the agent reads its settings.
+pub(crate) const PATH: &str = "etc/bramble/agent.toml";
+/// Where the token lies until it is spent.
+pub(crate) const TOKEN: &str = "/etc/bramble/enroll.token";
+/// Where Podman listens for the agent.
+pub(crate) const SOCKET: &str = "/run/bramble/podman.sock";
+
+/// The new text, from the one that is there (empty when none is).
+pub(crate) fn text(held: &str, path: &Path, wish: &Install) -> anyhow::Result<String> {
+    let mut table: Table =
+        held.parse().with_context(|| format!("{} is there and cannot be read; mend or remove it", path.display()))?;
+    let before = table.clone();
+    let mut set = |name: &str, value: String| table.insert(name.to_owned(), Value::String(value));
+    set("coordinator", wish.coordinator.clone());
+    set("token_file", TOKEN.to_owned());
+    if let Some(name) = &wish.name {
+        set("name", name.to_string());
+    }
+    let podman = table.entry("podman").or_insert_with(|| Value::Table(Table::new()));
+    let podman = podman.as_table_mut().with_context(|| format!("{}: podman is not a table", path.display()))?;
+    podman.insert("socket".to_owned(), Value::String(SOCKET.to_owned()));
+    if table == before {
+        return Ok(held.to_owned());
+    }
+    let text = toml::to_string(&table).context("cannot write the settings as TOML")?;
+    Ok(format!("# Settings of the Bramble agent. Restart bramble-agent.service after a change.\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish() -> Install {
+        Install {
+            coordinator: "https://fleet.example".into(),
+            token_file: "t".into(),
+            agent: None,
+            name: Some("pi-1".parse().unwrap()),
+            root: "/".into(),
+        }
+    }
+
+    #[test]
+    fn what_was_set_by_hand_stays() {
+        let path = Path::new("agent.toml");
+        let first = text("", path, &wish()).unwrap();
+        assert_eq!(text(&first, path, &wish()).unwrap(), first, "nothing to do the second time");
+        let mended = first.replace("[podman]", "heartbeat_secs = 30\n\n[podman]\nprogram = \"/opt/podman\"");
+        let again = text(&mended, path, &Install { coordinator: "https://moved.example".into(), ..wish() }).unwrap();
+        let table: Table = again.parse().unwrap();
+        assert_eq!(table["coordinator"].as_str(), Some("https://moved.example"));
+        assert_eq!(table["heartbeat_secs"].as_integer(), Some(30));
+        assert_eq!(table["podman"]["program"].as_str(), Some("/opt/podman"));
+        assert!(text("not = = toml", path, &wish()).is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! The systemd units, and what they must say.
+
+/// The agent's.
+pub(crate) const AGENT: (&str, &str) = ("bramble-agent.service", include_str!("../units/bramble-agent.service"));
+/// Podman's, for the agent.
+pub(crate) const PODMAN: (&str, &str) = ("bramble-podman.service", include_str!("../units/bramble-podman.service"));
+/// Others that start containers by themselves: the agent is to be the only starter.
+pub(crate) const RIVALS: [&str; 2] = ["podman-restart.service", "podman-auto-update.timer"];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Values of a directive, with its section checked.
+    fn values<'a>(unit: &'a str, section: &str, name: &str) -> Vec<&'a str> {
+        let mut now = "";
+        let mut found = vec![];
+        for line in unit.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(head) = line.strip_prefix('[') {
+                now = head.strip_suffix(']').expect("a whole section head");
+            } else {
+                let (key, value) = line.split_once('=').expect("key=value");
+                if key == name {
+                    assert_eq!(now, section, "{name} is in the wrong section");
+                    found.push(value);
+                }
+            }
+        }
+        found
+    }
+
+    fn one<'a>(unit: &'a str, section: &str, name: &str) -> &'a str {
+        let found = values(unit, section, name);
+        assert_eq!(found.len(), 1, "{name} is there once");
+        found[0]
+    }
+
+    #[test]
+    fn the_agent_is_watched_restarted_for_ever_and_shut_in() {
+        let unit = AGENT.1;
+        assert_eq!(one(unit, "Service", "Type"), "notify");
+        assert_eq!(one(unit, "Service", "Restart"), "always");
+        assert_eq!(one(unit, "Unit", "StartLimitIntervalSec"), "0");
+        let watchdog: u32 = one(unit, "Service", "WatchdogSec").parse().unwrap();
+        assert!((30..=300).contains(&watchdog));
+        assert!(!values(unit, "Unit", "After").iter().any(|after| after.contains("network-online")));
+        for (name, value) in [
+            ("NoNewPrivileges", "yes"),
+            ("ProtectSystem", "strict"),
+            ("ProtectHome", "yes"),
+            ("PrivateDevices", "yes"),
+            ("RestrictNamespaces", "yes"),
+            ("MemoryDenyWriteExecute", "yes"),
+            ("RestrictSUIDSGID", "yes"),
+            ("SystemCallFilter", "@system-service"),
+        ] {
+            assert_eq!(one(unit, "Service", name), value, "{name}");
+        }
+        let capabilities = one(unit, "Service", "CapabilityBoundingSet");
+        for dangerous in ["SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "SYS_BOOT"] {
+            assert!(!capabilities.contains(dangerous), "{dangerous}");
+        }
+        let writable = one(unit, "Service", "ReadWritePaths");
+        assert_eq!(writable, "/var/lib/bramble /var/lib/bramble-apps /etc/bramble");
+    }
+
+    #[test]
+    fn apps_outlive_podmans_service_and_inherit_no_sandbox() {
+        let unit = PODMAN.1;
+        assert_eq!(one(unit, "Service", "KillMode"), "process");
+        assert_eq!(one(unit, "Service", "Delegate"), "yes");
+        for inherited in
+            ["NoNewPrivileges", "SystemCallFilter", "ProtectSystem", "PrivateTmp", "MemoryDenyWriteExecute"]
+        {
+            assert!(values(unit, "Service", inherited).is_empty(), "{inherited} would reach into containers");
+        }
+        let socket = format!("unix://{}", crate::settings::SOCKET);
+        assert!(one(unit, "Service", "ExecStart").ends_with(&socket));
+    }
+
+    #[test]
+    fn systemd_finds_nothing_wrong_with_them_where_it_is_there() {
+        let analyze = Path::new("/usr/bin/systemd-analyze");
+        if !analyze.exists() {
+            eprintln!("systemd-analyze is not on this machine: only our own checks ran");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [AGENT, PODMAN] {
+            // The programs are not installed here; everything else is judged as it is.
+            let lines =
+                text.lines().map(|line| if line.starts_with("ExecStart=") { "ExecStart=/bin/true" } else { line });
+            std::fs::write(dir.path().join(name), lines.collect::<Vec<_>>().join("\n")).unwrap();
+        }
+        for (name, _) in [AGENT, PODMAN] {
+            let path = dir.path().join(name).display().to_string();
+            crate::process::output(analyze, &["verify", "--man=no", &path]).unwrap();
+        }
+    }
+}
