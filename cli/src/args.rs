@@ -28,19 +28,26 @@ const EXITS: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not a
 #[derive(Args)]
 pub(crate) struct Global {
     /// Address of the coordinator, http(s)://HOST:PORT
-    #[arg(long, global = true, env = "BRAMBLE_API", value_name = "URL")]
+    #[arg(long, global = true, help_heading = "Everywhere", env = "BRAMBLE_API", value_name = "URL")]
     pub api: Option<String>,
     /// API token. Others on this machine can read arguments: prefer `bramble login` or BRAMBLE_TOKEN
-    #[arg(long, global = true, env = "BRAMBLE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        env = "BRAMBLE_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
     pub token: Option<String>,
     /// Whose things [default: default]
-    #[arg(long, global = true, env = "BRAMBLE_TENANT", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = "Everywhere", env = "BRAMBLE_TENANT", value_name = "NAME")]
     pub tenant: Option<Tenant>,
     /// Certificates (PEM) to check the coordinator against, instead of the machine's
-    #[arg(long, global = true, env = "BRAMBLE_CA", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Everywhere", env = "BRAMBLE_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// How to show things
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short, long, global = true, help_heading = "Everywhere", value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
 }
 

@@ -55,7 +55,7 @@ pub(crate) enum ConfigError {
         why: String,
     },
     /// The CA file does not hold certificates.
-    #[error("{} does not hold certificates in PEM: {why}", path.display())]
+    #[error("cannot take CA certificates (PEM) from {}: {why}", path.display())]
     BadCa {
         /// Which.
         path: PathBuf,

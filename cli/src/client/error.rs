@@ -28,6 +28,16 @@ pub(crate) enum ClientError {
         /// Why.
         why: String,
     },
+    /// It answers, and may be somebody else.
+    #[error(
+        "the certificate of {api} is not trusted: {why}\n  Give the fleet's CA certificates by --ca FILE, once and for all by `bramble login --ca FILE`."
+    )]
+    Untrusted {
+        /// Where.
+        api: String,
+        /// Why.
+        why: String,
+    },
     /// Connected, and nothing came.
     #[error("the coordinator at {api} was silent for {} s: ask again, or look at its log", after.as_secs())]
     Silent {
@@ -74,7 +84,9 @@ impl ClientError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::NoToken => Exit::NotAllowed,
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Silent { .. } | Self::Broken { .. } => {
+                Exit::Unreachable
+            }
             Self::Unsendable { .. } | Self::Unreadable { .. } => Exit::Failed,
             Self::Strange { status, .. } => match status {
                 401 | 403 => Exit::NotAllowed,
@@ -103,7 +115,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Broken { .. } => true,
             Self::Strange { status, .. } => (502..=504).contains(status),
-            Self::NoToken | Self::Unsendable { .. } | Self::Unreadable { .. } => false,
+            Self::NoToken | Self::Unsendable { .. } | Self::Untrusted { .. } | Self::Unreadable { .. } => false,
             Self::Refused(problem) => matches!(problem.code, Code::Recovering | Code::Unavailable),
         }
     }
@@ -115,6 +127,7 @@ impl ClientError {
             Self::NoToken
             | Self::Unsendable { .. }
             | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::Silent { .. }
             | Self::Broken { .. }
             | Self::Strange { .. }

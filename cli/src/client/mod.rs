@@ -214,7 +214,15 @@ impl Client {
         match tokio::time::timeout(idle, request.send()).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(err)) if err.is_builder() => Err(ClientError::Unsendable { why: chain(&err) }),
-            Ok(Err(err)) => Err(ClientError::Unreachable { api: api(), why: chain(&err) }),
+            Ok(Err(err)) => {
+                let why = chain(&err);
+                let is_trust = why.contains("certificate");
+                Err(if is_trust {
+                    ClientError::Untrusted { api: api(), why }
+                } else {
+                    ClientError::Unreachable { api: api(), why }
+                })
+            }
             Err(_) => Err(ClientError::Silent { api: api(), after: idle }),
         }
     }
@@ -293,18 +301,18 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, ConfigError> {
     if found.is_empty() { Err(bad("there is none in it".to_owned())) } else { Ok(found) }
 }
 
-/// An error with all its causes, each said once.
+/// An error's causes, each said once, without the layers of libraries that only say that something failed.
 fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        let next = err.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
+    const LAYERS: [&str; 3] = ["error sending request", "client error (", "request or response body error"];
+    let causes = std::iter::successors(Some(err), |err| err.source()).map(ToString::to_string);
+    let (mut said, mut last) = (vec![], String::new());
+    for text in causes {
+        if !LAYERS.iter().any(|layer| text.starts_with(layer)) && !last.contains(&text) {
+            said.push(text.clone());
         }
-        cause = err.source();
+        last = text;
     }
-    text
+    if said.is_empty() { last } else { said.join(": ") }
 }
 
 #[cfg(test)]
