@@ -4,10 +4,11 @@
 //! `http` speaks to people and programs.
 
 pub mod background;
+pub mod broker;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod http;
 pub mod keys;
-pub mod store;
-pub mod broker;
 pub mod mesh;
+pub mod store;

@@ -21,7 +21,10 @@ use super::{
     liveness::{Heard, Listening},
     record::{self, DeploymentRecord, DeviceRecord, TokenRecord},
 };
-use crate::store::Change;
+use crate::store::{
+    Change,
+    jetstream::{FORMAT, META_KEY},
+};
 
 /// A value of the store, or why it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,7 +141,7 @@ pub struct Fleet {
     /// Enrolment tokens.
     pub tokens: Table<Uid, TokenRecord>,
     /// Facts about the store.
-    meta: Table<String, u64>,
+    meta: Table<String, u32>,
     rollouts_known: bool,
     link: Link,
     listening: Listening,
@@ -147,7 +150,7 @@ pub struct Fleet {
 
 #[derive(Deserialize)]
 struct Format {
-    format: u64,
+    format: u32,
 }
 
 impl Fleet {
@@ -253,7 +256,7 @@ impl Fleet {
                 Touched::Nothing
             }
             Bucket::Meta => {
-                if key == record::FORMAT_KEY {
+                if key == META_KEY {
                     let read = |b: &[u8]| {
                         serde_json::from_slice::<Format>(b).map(|f| f.format).map_err(|e| e.to_string())
                     };
@@ -316,20 +319,15 @@ impl Fleet {
 
     /// The layout of the store is newer than this coordinator's, or cannot be read: it may not write.
     pub fn foreign_format(&self) -> Option<String> {
-        match self.meta.get(record::FORMAT_KEY).map(|slot| &slot.value) {
+        match self.meta.get(META_KEY).map(|slot| &slot.value) {
             None => None,
-            Some(Ok(format)) if *format <= record::FORMAT => None,
+            Some(Ok(format)) if *format <= FORMAT => None,
             Some(Ok(format)) => Some(format!(
                 "the store has format {format} and this coordinator writes {}: upgrade it; until then it only reads",
-                record::FORMAT
+                FORMAT
             )),
             Some(Err(why)) => Some(format!("the store's format cannot be read ({why}): restore bucket meta")),
         }
-    }
-
-    /// Has the store no format yet?
-    pub fn is_unmarked(&self) -> bool {
-        self.meta.get(record::FORMAT_KEY).is_none()
     }
 
     /// Since when heartbeats are heard.

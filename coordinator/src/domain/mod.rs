@@ -12,6 +12,7 @@ pub mod hold;
 pub mod invariants;
 pub mod lifecycle;
 pub mod liveness;
+pub mod quarantine;
 pub mod record;
 pub mod resume;
 pub mod view;

@@ -128,11 +128,6 @@ pub fn name_key(tenant: &Tenant, name: &Name) -> String {
     format!("device-name.{tenant}.{name}")
 }
 
-/// The key in bucket `meta` that says which layout the store has.
-pub const FORMAT_KEY: &str = "format";
-/// The layout this coordinator writes.
-pub const FORMAT: u64 = 1;
-
 /// One use of a token: bound to the first key that presented it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

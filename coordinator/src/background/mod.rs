@@ -1,0 +1,147 @@
+//! What goes on without anybody asking: reading the store's feed, writing documents, holds, quarantine, renewal.
+//!
+//! Decides: when the pure decisions of `domain` are taken, and carries them out by compare-and-set, so that several
+//! coordinators race safely. Nothing is written while recovering. Deliberately does not: decide what is right.
+
+pub mod commands;
+pub mod hold;
+pub mod index;
+pub mod metrics;
+pub mod port;
+pub mod quarantine;
+pub mod reconcile;
+pub mod refusals;
+pub mod renew;
+
+use std::{sync::Arc, time::Duration};
+
+use bramble_contracts::{
+    api::{AuditEvent, Outcome},
+    id::{DeviceId, Tenant},
+    v1::Verb,
+};
+
+use crate::{
+    clock,
+    domain::{Now, when::rfc3339},
+    keys::Keys,
+    store::{Store, StoreError},
+};
+
+/// A command is refused when it reaches the device later than this.
+const COMMAND_TTL: Duration = Duration::from_secs(15);
+
+/// Both clocks, now.
+pub fn now() -> Now {
+    let mono_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX);
+    Now { wall_ms: clock::unix_ms(), mono_ms }
+}
+
+/// How long a device may be silent, and how long its JWT lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Silence for this long is offline.
+    pub heartbeat_timeout: Duration,
+    /// Life of a device's JWT.
+    pub device_jwt: Duration,
+}
+
+/// Everything the background and the API share.
+pub struct Core {
+    /// Where things are kept.
+    pub store: Arc<dyn Store>,
+    /// What is known.
+    pub index: index::Index,
+    /// What is signed with.
+    pub keys: Arc<Keys>,
+    /// The way to devices.
+    pub mesh: Arc<dyn port::Mesh>,
+    /// Numbers for people.
+    pub metrics: metrics::Metrics,
+    /// Counters of commands.
+    pub counters: commands::Counters,
+    /// Deadlines.
+    pub times: Times,
+    /// Who is cut off.
+    pub quarantine: quarantine::Keeper,
+    /// When own documents were asked for.
+    pub(crate) asked: hold::Asked,
+}
+
+impl Core {
+    /// Nothing is known yet and nothing runs; see [`run`].
+    pub fn new(store: Arc<dyn Store>, keys: Arc<Keys>, mesh: Arc<dyn port::Mesh>, times: Times) -> Arc<Self> {
+        let index = index::Index::new(keys.trust_document().clone(), times.heartbeat_timeout);
+        Arc::new(Self {
+            store,
+            index,
+            keys,
+            mesh,
+            metrics: metrics::Metrics::default(),
+            counters: commands::Counters::default(),
+            times,
+            quarantine: quarantine::Keeper::default(),
+            asked: hold::Asked::default(),
+        })
+    }
+
+    /// Signs and sends a command; the frames of its answer follow, with at most `silence` between two of them.
+    pub async fn command(
+        &self,
+        device: &DeviceId,
+        verb: Verb,
+        silence: Duration,
+    ) -> Result<port::Frames, port::MeshError> {
+        let name = verb.name();
+        let unreachable = |why: String| port::MeshError::Unreachable { why: format!("device {device}: {why}") };
+        let at = now();
+        let addressed = self.index.look(|lens| {
+            let seen = lens.fleet.device(device);
+            self.counters.address(device, seen.beat, verb, COMMAND_TTL, at)
+        });
+        let command = addressed.map_err(|err| unreachable(err.to_string()))?;
+        let signed = self.keys.sign_command(&command).map_err(|err| unreachable(err.to_string()))?;
+        self.mesh.command(device, name, signed, silence).await
+    }
+
+    /// An audit event of the coordinator's own doing.
+    pub(crate) async fn audit_own(&self, tenant: &Tenant, event: Own<'_>) -> Result<u64, StoreError> {
+        let event = AuditEvent {
+            seq: 0,
+            at: rfc3339(now().wall_ms),
+            who: event.who.to_owned(),
+            action: event.action.to_owned(),
+            object: event.object.to_owned(),
+            tenant: tenant.to_string(),
+            reason: event.reason.to_owned(),
+            outcome: event.outcome,
+            detail: event.detail.to_owned(),
+            before: None,
+            after: None,
+            request_id: String::new(),
+            correlation_id: String::new(),
+        };
+        self.store.audit(&event).await
+    }
+}
+
+/// What the coordinator or a device did by itself.
+pub(crate) struct Own<'a> {
+    pub(crate) who: &'a str,
+    pub(crate) action: &'a str,
+    pub(crate) object: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) outcome: Outcome,
+    pub(crate) detail: &'a str,
+}
+
+/// Runs everything; ends only when a part does.
+pub async fn run(core: Arc<Core>) {
+    let feed = core.store.feed();
+    tokio::select! {
+        () = core.index.follow(feed) => tracing::error!("the store's feed has ended"),
+        () = reconcile::run(&core) => tracing::error!("reconciling has ended"),
+        () = quarantine::run(&core) => tracing::error!("the quarantine keeper has ended"),
+        () = refusals::run(&core) => tracing::error!("telling refusals has ended"),
+    }
+}

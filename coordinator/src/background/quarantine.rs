@@ -1,0 +1,135 @@
+//! Keeps quarantined devices cut off. The truth is twofold: device records, and the file beside the operator's key.
+//!
+//! Decides: when to write the file, to push the accounts, and to put a record right. What only one of the two says is
+//! quarantined stays so; only a seen step out of quarantine lets a key back. Deliberately does not: sign; `keys` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bramble_contracts::{
+    api::{DeviceState, Outcome},
+    id::DeviceId,
+    subjects::Bucket,
+};
+use tokio::sync::Mutex;
+
+use super::{Core, Own, now, port::MeshError};
+use crate::{
+    domain::{
+        quarantine::{Known, settle},
+        record, view,
+    },
+    keys::Quarantined,
+    store::{Expect, StoreError},
+};
+
+/// Between two tries to tell the broker.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serializes everything that changes who is cut off.
+#[derive(Debug, Default)]
+pub struct Keeper(Mutex<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    seen: BTreeMap<DeviceId, DeviceState>,
+    pushed: Option<BTreeMap<String, u64>>,
+}
+
+/// Why a device is not cut off, or not back, yet.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The file beside the keys, or the broker.
+    #[error("it is noted, and the broker has not been told yet: {0}")]
+    Mesh(#[from] MeshError),
+}
+
+impl Keeper {
+    /// Cuts a key off now: the file first, then the broker.
+    pub async fn cut(&self, core: &Core, key: &str) -> Result<(), KeeperError> {
+        let mut memory = self.0.lock().await;
+        let mut keys = listed(core);
+        keys.entry(key.to_owned()).or_insert(now().wall_ms / 1000);
+        apply(core, &mut memory, keys).await
+    }
+
+    /// Lets a key back: the file first, then the broker.
+    pub async fn release(&self, core: &Core, key: &str) -> Result<(), KeeperError> {
+        let mut memory = self.0.lock().await;
+        let mut keys = listed(core);
+        keys.remove(key);
+        apply(core, &mut memory, keys).await
+    }
+}
+
+fn listed(core: &Core) -> BTreeMap<String, u64> {
+    match core.keys.quarantined() {
+        Quarantined::Known(keys) => keys,
+        Quarantined::Unreadable { .. } => BTreeMap::new(),
+    }
+}
+
+async fn apply(core: &Core, memory: &mut Memory, keys: BTreeMap<String, u64>) -> Result<(), KeeperError> {
+    memory.pushed = None;
+    core.mesh.set_quarantined(&keys).await?;
+    memory.pushed = Some(keys);
+    Ok(())
+}
+
+/// Runs for ever.
+pub async fn run(core: &Core) {
+    let mut ticks = core.index.ticks();
+    while ticks.changed().await.is_ok() {
+        while let Err(err) = keep(core).await {
+            tracing::error!(error = %err, "quarantine is not enforced yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// One look. While recovering, what the file says holds; the mesh sees to it.
+pub async fn keep(core: &Core) -> Result<(), KeeperError> {
+    let mut memory = core.quarantine.0.lock().await;
+    if !core.index.may_write() {
+        return Ok(());
+    }
+    let devices: Vec<Known> = core.index.look(|lens| {
+        let records = lens.fleet.devices.readable();
+        records
+            .filter_map(|(id, _, r)| Some(Known { id: id.clone(), key: r.public_key.clone()?, state: r.state }))
+            .collect()
+    });
+    let file = match core.keys.quarantined() {
+        Quarantined::Known(keys) => keys,
+        Quarantined::Unreadable { .. } if devices.is_empty() => return Ok(()),
+        Quarantined::Unreadable { .. } => BTreeMap::new(),
+    };
+    let left: BTreeSet<DeviceId> =
+        devices.iter().filter(|d| memory.seen.get(&d.id) == Some(&DeviceState::Quarantined)).map(|d| d.id.clone()).collect();
+    let settled = settle(&file, &devices, &left, now().wall_ms / 1000);
+    for id in &settled.requarantine {
+        if let Err(err) = requarantine(core, id).await {
+            tracing::warn!(device = %id, error = %err, "cannot put the record right yet");
+        }
+    }
+    memory.seen = devices.into_iter().map(|d| (d.id, d.state)).collect();
+    for id in &settled.requarantine {
+        memory.seen.insert(id.clone(), DeviceState::Active);
+    }
+    if memory.pushed.as_ref() == Some(&settled.keys) && settled.keys == file {
+        return Ok(());
+    }
+    apply(core, &mut memory, settled.keys).await
+}
+
+/// The file says quarantined and the record does not (an older backup was restored): the record is put right.
+async fn requarantine(core: &Core, id: &DeviceId) -> Result<(), StoreError> {
+    let slot = core.index.look(|lens| lens.fleet.devices.get(id).cloned());
+    let Some((seq, mut next)) = slot.and_then(|slot| Some((slot.seq, slot.value.ok()?))) else { return Ok(()) };
+    let why = "the file of quarantined keys lists its key, and the store was older";
+    next.state = DeviceState::Quarantined;
+    next.quarantine = Some(view::note(why, "coordinator", now()));
+    core.store.put(Bucket::Devices, id.as_str(), record::encode(&next), Expect::Seq(seq)).await?;
+    let object = format!("device/{}", next.name);
+    let own = Own { who: "coordinator", action: "device.quarantine", object: &object, reason: why, outcome: Outcome::Done, detail: "" };
+    core.audit_own(&next.tenant, own).await.map(drop)
+}

@@ -1,0 +1,263 @@
+//! Deployments: shown, applied, deleted and planned.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bramble_contracts::{
+    api::{Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment},
+    id::{Name, Tenant, Uid},
+    label::has_all,
+    problem::{Code, FieldError},
+    subjects::Bucket,
+    v1::{Deployment, Manifest},
+};
+use serde::Deserialize;
+
+use super::{
+    App, RACES,
+    audit::{Deed, audited},
+    error::ApiError,
+    extract::{Asked, Body, Path, Query, etag, fields, labels, limit, page},
+    watch::{self, Watch},
+};
+use crate::{
+    background::now,
+    domain::{
+        change,
+        record::{self, DeploymentRecord, DeviceRecord, deployment_key},
+        view::{Detail, Lens},
+    },
+    keys::entropy,
+    store::{Expect, StoreError},
+};
+
+/// The routes.
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/api/v1/deployments", get(list))
+        .route("/api/v1/deployments/{name}", get(describe).put(apply).delete(remove))
+        .route("/api/v1/plan", post(plan))
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    limit: Option<String>,
+    cursor: Option<String>,
+    label: Option<String>,
+    field: Option<String>,
+    watch: Option<Watch>,
+}
+
+async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> Result<Response, ApiError> {
+    app.known()?;
+    let tenant = asked.tenant()?;
+    let wanted = labels(q.label.as_deref())?;
+    let limit = limit(q.limit.as_deref())?;
+    let names: Vec<String> = fields(q.field.as_deref(), &["name"])?.into_iter().map(|(_, v)| v.to_owned()).collect();
+    let all = move |lens: &Lens<'_>| {
+        let records = lens.fleet.deployments.readable().filter(|(_, _, d)| {
+            *d.tenant() == tenant
+                && has_all(&d.deployment.metadata.labels, &wanted)
+                && names.iter().all(|n| d.name().as_str() == n)
+        });
+        records.map(|(_, seq, d)| lens.deployment(d, seq, Detail::Brief)).collect::<Vec<DeploymentView>>()
+    };
+    let key = |v: &DeploymentView| v.manifest.metadata.name.to_string();
+    if q.watch.is_some_and(Watch::is_on) {
+        return Ok(watch::stream(&app, move |lens| watch::items(all(lens), key)));
+    }
+    let views = app.core.index.look(all);
+    Ok(Json(page(views, key, q.cursor.as_deref(), limit)).into_response())
+}
+
+async fn describe(State(app): State<App>, asked: Asked, Path(name): Path<Name>) -> Result<Response, ApiError> {
+    app.known()?;
+    let tenant = asked.tenant()?;
+    let view = app.core.index.look(|lens| {
+        let slot = lens.fleet.deployment(&tenant, &name)?;
+        Some(slot.value.as_ref().map(|d| lens.deployment(d, slot.seq, Detail::Whole)).map_err(Clone::clone))
+    });
+    match view {
+        None => Err(ApiError::not_found("deployment", name)),
+        Some(Err(why)) => Err(ApiError::new(Code::Unavailable, format!("the record of deployment {name} is damaged: {why}"))),
+        Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Dry {
+    #[serde(default, rename = "dryRun")]
+    dry_run: bool,
+}
+
+/// What everybody must say about a manifest before it is looked at closer.
+fn accept(manifest: Manifest, tenant: &Tenant, name: Option<&Name>) -> Result<Deployment, ApiError> {
+    let deployment = Deployment::from(manifest);
+    let metadata = &deployment.metadata;
+    if metadata.tenant != *tenant {
+        let message = format!("is {} and x-tenant-id says {tenant}: they must agree", metadata.tenant);
+        return Err(ApiError::field("metadata.tenant", message));
+    }
+    if let Some(name) = name.filter(|n| **n != metadata.name) {
+        return Err(ApiError::field("metadata.name", format!("is {} and the path says {name}: they must agree", metadata.name)));
+    }
+    let later = deployment.unsupported();
+    if later.is_empty() {
+        return Ok(deployment);
+    }
+    Err(ApiError { code: Code::Unsupported, ..ApiError::invalid(later) })
+}
+
+fn problems(lens: &Lens<'_>, deployment: &Deployment, more: &[DeploymentRecord]) -> Vec<FieldError> {
+    let devices: Vec<&DeviceRecord> = lens.fleet.devices.readable().map(|(_, _, d)| d).collect();
+    let replaced = |d: &&DeploymentRecord| !more.iter().any(|m| m.key() == d.key());
+    let others: Vec<&DeploymentRecord> = lens.fleet.deployment_records().filter(replaced).chain(more).collect();
+    change::problems(deployment, &devices, &others)
+}
+
+async fn stored(app: &App, tenant: &Tenant, name: &Name) -> Result<Option<(u64, DeploymentRecord)>, ApiError> {
+    let Some(entry) = app.core.store.get(Bucket::Deployments, &deployment_key(tenant, name)).await? else { return Ok(None) };
+    let record = record::decode(&entry.bytes).map_err(|err| ApiError::new(Code::Unavailable, err.to_string()))?;
+    Ok(Some((entry.seq, record)))
+}
+
+async fn apply(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<Name>,
+    Query(dry): Query<Dry>,
+    Body(manifest): Body<Manifest>,
+) -> Result<Response, ApiError> {
+    let tenant = asked.tenant()?;
+    app.writable()?;
+    if dry.dry_run {
+        let deployment = accept(manifest, &tenant, Some(&name))?;
+        let (applied, _) = prepare(&app, &asked, &tenant, &name, &deployment).await?;
+        return Ok((etag(applied.deployment.version), Json(applied)).into_response());
+    }
+    let object = format!("deployment/{name}");
+    let before = app.core.index.look(|lens| lens.fleet.deployment(&tenant, &name).and_then(|s| s.ok().map(|d| d.deployment.clone())));
+    let before = before.and_then(|d| serde_json::to_value(Manifest::from(d)).ok());
+    let deed = Deed { action: "deployment.apply", object: &object, tenant: Some(tenant.clone()), reason: "", before };
+    let work = async {
+        let deployment = accept(manifest, &tenant, Some(&name))?;
+        let applied = put(&app, &asked, &tenant, &name, &deployment).await?;
+        let after = serde_json::to_value(&applied.deployment.manifest).ok();
+        Ok((applied, after))
+    };
+    let applied = audited(&app, &asked, deed, work).await?;
+    Ok((etag(applied.deployment.version), Json(applied)).into_response())
+}
+
+/// Everything about an apply but the write: the answer as it would be, and what to write against which sequence.
+async fn prepare(
+    app: &App,
+    asked: &Asked,
+    tenant: &Tenant,
+    name: &Name,
+    deployment: &Deployment,
+) -> Result<(Applied, Option<(DeploymentRecord, Expect)>), ApiError> {
+    let there = stored(app, tenant, name).await?;
+    asked.check(there.as_ref().map(|(seq, _)| *seq))?;
+    let existing = there.as_ref().map(|(_, record)| record);
+    let (change, record) = change::applied(existing, deployment.clone(), Uid::from_entropy(entropy()), now());
+    let (found, mut applied) = app.core.index.look(|lens| {
+        let version = there.as_ref().map_or(0, |(seq, _)| *seq);
+        let deployment = lens.deployment(&record, version, Detail::Whole);
+        let applied = Applied { change, deployment, warnings: change::warnings(&record, lens) };
+        (problems(lens, &record.deployment, &[]), applied)
+    });
+    // What is there already stays acceptable, also where labels made a clash since.
+    if !found.is_empty() && change != Change::Unchanged {
+        return Err(ApiError::invalid(found));
+    }
+    if change == Change::Unchanged {
+        applied.warnings.extend(found);
+        return Ok((applied, None));
+    }
+    let expect = there.map_or(Expect::Absent, |(seq, _)| Expect::Seq(seq));
+    Ok((applied, Some((record, expect))))
+}
+
+async fn put(app: &App, asked: &Asked, tenant: &Tenant, name: &Name, deployment: &Deployment) -> Result<Applied, ApiError> {
+    for _ in 0..RACES {
+        let (mut applied, write) = prepare(app, asked, tenant, name, deployment).await?;
+        let Some((record, expect)) = write else { return Ok(applied) };
+        match app.core.store.put(Bucket::Deployments, &record.key(), record::encode(&record), expect).await {
+            Ok(seq) => {
+                app.seen(Bucket::Deployments, seq).await;
+                applied.deployment = app.core.index.look(|lens| lens.deployment(&record, seq, Detail::Whole));
+                return Ok(applied);
+            }
+            Err(StoreError::Conflict { .. }) if !asked.is_conditional() => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+    Err(StoreError::Conflict { bucket: Bucket::Deployments, key: deployment_key(tenant, name) }.into())
+}
+
+async fn remove(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<Name>,
+    Query(dry): Query<Dry>,
+) -> Result<Json<PlannedDeployment>, ApiError> {
+    let tenant = asked.tenant()?;
+    app.writable()?;
+    let Some((seq, record)) = stored(&app, &tenant, &name).await? else {
+        return Err(ApiError::not_found("deployment", name));
+    };
+    asked.check(Some(seq))?;
+    let planned = app.core.index.look(|lens| PlannedDeployment {
+        tenant: tenant.clone(),
+        name: name.clone(),
+        change: Change::Removed,
+        devices: change::planned(lens, Some(&record), None, Change::Removed),
+        errors: vec![],
+        warnings: vec![],
+    });
+    if dry.dry_run {
+        return Ok(Json(planned));
+    }
+    let object = format!("deployment/{name}");
+    let before = serde_json::to_value(Manifest::from(record.deployment)).ok();
+    let deed = Deed { action: "deployment.delete", object: &object, tenant: Some(tenant.clone()), reason: "", before };
+    let work = async {
+        let gone = app.core.store.delete(Bucket::Deployments, &deployment_key(&tenant, &name), seq).await?;
+        app.seen(Bucket::Deployments, gone).await;
+        Ok((planned, None))
+    };
+    audited(&app, &asked, deed, work).await.map(Json)
+}
+
+async fn plan(State(app): State<App>, asked: Asked, Body(request): Body<PlanRequest>) -> Result<Json<PlanView>, ApiError> {
+    app.known()?;
+    let tenant = asked.tenant()?;
+    if request.manifests.len() > 256 {
+        return Err(ApiError::field("manifests", "at most 256 at once"));
+    }
+    let deployments = app.core.index.look(|lens| {
+        let mut before: Vec<DeploymentRecord> = vec![];
+        let mut planned = vec![];
+        for manifest in request.manifests {
+            let deployment = Deployment::from(manifest);
+            let mut errors = deployment.unsupported();
+            if deployment.metadata.tenant != tenant {
+                let message = format!("is {} and x-tenant-id says {tenant}: they must agree", deployment.metadata.tenant);
+                errors.push(FieldError { path: "metadata.tenant".into(), message });
+            }
+            errors.extend(problems(lens, &deployment, &before));
+            let (of, name) = (&deployment.metadata.tenant, &deployment.metadata.name);
+            let existing = lens.fleet.deployment(of, name).and_then(|slot| slot.ok());
+            let (what, next) = change::applied(existing, deployment.clone(), Uid::from_entropy(entropy()), now());
+            planned.push(change::plan_view(lens, existing, &next, what, errors));
+            before.retain(|d| d.key() != next.key());
+            before.push(next);
+        }
+        planned
+    });
+    Ok(Json(PlanView { deployments }))
+}

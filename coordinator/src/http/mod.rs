@@ -1,0 +1,112 @@
+//! The HTTP API: parse, ask `domain`, write through `store`, answer.
+//!
+//! Decides: routes, statuses and limits. Deliberately does not: decide what is right; `domain` does.
+
+mod audit;
+pub mod auth;
+mod deployments;
+mod devices;
+mod enroll;
+mod error;
+mod extract;
+mod layers;
+pub mod openapi;
+mod resume;
+pub mod routes;
+pub mod serve;
+mod streams;
+mod system;
+mod tokens;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, OriginalUri},
+    http::Method,
+    middleware,
+};
+use bramble_contracts::{problem::Code, subjects::Bucket};
+
+use self::{error::ApiError, extract::BODY_MAX};
+use crate::background::Core;
+
+/// How long an answer waits for the index to see what was just written.
+const READ_OWN_WRITE: Duration = Duration::from_secs(2);
+/// Tries to win a race against others who change the same object.
+const RACES: u32 = 8;
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    /// The coordinator.
+    pub core: Arc<Core>,
+    /// The tokens that count.
+    pub auth: Arc<auth::Auth>,
+    nonces: Arc<enroll::Nonces>,
+}
+
+impl App {
+    /// A new API over the coordinator.
+    pub fn new(core: Arc<Core>, auth: auth::Auth) -> Self {
+        Self { core, auth: Arc::new(auth), nonces: Arc::default() }
+    }
+
+    /// Refuses what reads while nothing is known yet.
+    fn known(&self) -> Result<(), ApiError> {
+        if self.core.index.look(|lens| lens.fleet.known()) {
+            return Ok(());
+        }
+        Err(ApiError::new(Code::Recovering, "the coordinator is reading its store: ask again in a moment"))
+    }
+
+    /// Refuses what writes while recovering, or into the store of a newer coordinator.
+    fn writable(&self) -> Result<(), ApiError> {
+        let (waits, foreign) = self.core.index.look(|lens| (lens.fleet.waits_for(), lens.fleet.foreign_format()));
+        if let Some(why) = foreign {
+            return Err(ApiError::new(Code::Unavailable, why));
+        }
+        match waits.first() {
+            None => Ok(()),
+            Some(what) => {
+                let detail = format!("the coordinator is recovering and waits for {what}; nothing is written now: try again in a moment");
+                Err(ApiError::new(Code::Recovering, detail))
+            }
+        }
+    }
+
+    /// Waits until what was written is seen.
+    async fn seen(&self, bucket: Bucket, seq: u64) {
+        if !self.core.index.has_seen(bucket, seq, READ_OWN_WRITE).await {
+            tracing::warn!(bucket = bucket.name(), seq, "the index has not seen a write of ours yet");
+        }
+    }
+}
+
+/// The whole API.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .merge(system::router())
+        .merge(devices::router())
+        .merge(deployments::router())
+        .merge(streams::router())
+        .merge(tokens::router())
+        .merge(audit::router())
+        .merge(resume::router())
+        .merge(enroll::router())
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(nowhere)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), layers::rights))
+        .layer(middleware::from_fn_with_state(app.clone(), layers::outer))
+        .with_state(app)
+}
+
+async fn nowhere(OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::new(Code::NotFound, format!("there is nothing at {:.200}: see /api/v1/openapi.json", uri.path()))
+}
+
+async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, format!("{method:.20} does not exist at {:.200}", uri.path()))
+}

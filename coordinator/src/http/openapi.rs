@@ -1,0 +1,239 @@
+//! The description of the API, written from the table of routes and the types of `contracts`: it cannot say something
+//! else than what is served. Tests walk it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bramble_contracts::{api, problem, v1};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    enroll::TrustView,
+    routes::{Gives, Guard, ROUTES, Route, Scope, Takes},
+    system::{TenantView, VERSION},
+};
+
+fn add<T: ToSchema>(all: &mut BTreeMap<String, Value>) {
+    let mut found = vec![];
+    T::schemas(&mut found);
+    found.push((T::name().into_owned(), T::schema()));
+    for (name, schema) in found {
+        all.insert(name, serde_json::to_value(schema).expect("invariant: schemas always fit JSON"));
+    }
+}
+
+fn schemas() -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    add::<api::Me>(&mut all);
+    add::<api::DeviceView>(&mut all);
+    add::<api::DeploymentView>(&mut all);
+    add::<api::Applied>(&mut all);
+    add::<api::PlanRequest>(&mut all);
+    add::<api::PlanView>(&mut all);
+    add::<api::PlannedDeployment>(&mut all);
+    add::<api::LabelChange>(&mut all);
+    add::<api::Because>(&mut all);
+    add::<api::TokenRequest>(&mut all);
+    add::<api::TokenView>(&mut all);
+    add::<api::TokenCreated>(&mut all);
+    add::<api::AuditEvent>(&mut all);
+    add::<api::ExecRequest>(&mut all);
+    add::<api::StreamLine>(&mut all);
+    add::<api::Explanation>(&mut all);
+    add::<api::ResumeRequest>(&mut all);
+    add::<api::ResumeView>(&mut all);
+    add::<api::ReadyView>(&mut all);
+    add::<problem::Problem>(&mut all);
+    add::<v1::Manifest>(&mut all);
+    add::<v1::EnrollRequest>(&mut all);
+    add::<v1::EnrollResponse>(&mut all);
+    add::<v1::Nonce>(&mut all);
+    add::<v1::RenewHttpRequest>(&mut all);
+    add::<TrustView>(&mut all);
+    add::<TenantView>(&mut all);
+    all
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn ids() -> Value {
+    let text = json!({ "type": "string" });
+    json!({
+        "x-request-id": { "schema": text, "description": "Of this request; kept when sent." },
+        "x-correlation-id": { "schema": text, "description": "Of the caller's larger work; kept when sent." },
+        "traceparent": { "schema": text, "description": "W3C trace context, continued when sent." },
+    })
+}
+
+fn good(route: &Route) -> Value {
+    let mut headers = ids();
+    let content = match route.gives {
+        Gives::Json(name) => json!({ "application/json": { "schema": reference(name) } }),
+        Gives::Object(name) => {
+            headers["etag"] = json!({ "schema": { "type": "string" }, "description": "For If-Match." });
+            json!({ "application/json": { "schema": reference(name) } })
+        }
+        Gives::List(name) => {
+            let page = json!({
+                "type": "object",
+                "required": ["items"],
+                "properties": {
+                    "items": { "type": "array", "items": reference(name) },
+                    "nextCursor": { "type": ["string", "null"], "description": "Absent on the last page." },
+                },
+            });
+            json!({ "application/json": { "schema": page } })
+        }
+        Gives::Text(media) => json!({ media: { "schema": { "type": "string" } } }),
+        Gives::Lines(name) => {
+            let words = format!("One {name} a line; the last one is `end` or `error`.");
+            json!({ "application/x-ndjson": { "schema": { "type": "string", "description": words } } })
+        }
+        Gives::Free => json!({ "application/json": { "schema": {} } }),
+    };
+    json!({ "description": "All is well.", "headers": headers, "content": content })
+}
+
+fn bad(route: &Route) -> BTreeSet<u16> {
+    // Every route may miss its deadline, or meet a defect of ours; 400 also comes from bytes that are not HTTP.
+    let mut statuses = BTreeSet::from([400, 500, 504]);
+    if route.guard != Guard::Open {
+        statuses.insert(401);
+    }
+    if let Guard::Right(_) = route.guard {
+        statuses.insert(403);
+    }
+    match route.takes {
+        Takes::Nothing => {}
+        Takes::Json(_) | Takes::Maybe(_) => statuses.extend([413, 415, 422]),
+    }
+    statuses.extend(route.also);
+    statuses.remove(&route.status);
+    statuses
+}
+
+fn responses(route: &Route) -> Value {
+    let mut all = Map::new();
+    all.insert(route.status.to_string(), good(route));
+    for status in bad(route) {
+        let reason = axum::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+        let schema = if route.path == "/ready" && status == 503 { "ReadyView" } else { "Problem" };
+        let media = if schema == "Problem" { "application/problem+json" } else { "application/json" };
+        let content = json!({ media: { "schema": reference(schema) } });
+        all.insert(status.to_string(), json!({ "description": reason, "headers": ids(), "content": content }));
+    }
+    Value::Object(all)
+}
+
+fn parameters(route: &Route) -> Vec<Value> {
+    let mut all = vec![];
+    for name in ["name", "id"] {
+        if route.path.contains(&format!("{{{name}}}")) {
+            all.push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
+        }
+    }
+    for (name, schema, words) in route.query {
+        let schema: Value = serde_json::from_str(schema).expect("invariant: the table holds JSON schemas");
+        all.push(json!({ "name": name, "in": "query", "schema": schema, "description": words }));
+    }
+    if route.scope == Scope::Tenant {
+        let schema = json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
+        all.push(json!({ "name": "x-tenant-id", "in": "header", "required": true, "schema": schema, "example": "default" }));
+    }
+    if route.also.contains(&412) {
+        let words = "Only if it is still this version (its ETag).";
+        all.push(json!({ "name": "If-Match", "in": "header", "schema": { "type": "string" }, "description": words }));
+    }
+    all
+}
+
+fn operation(route: &Route) -> Value {
+    let needs = match route.guard {
+        Guard::Open => "Needs no token.".to_owned(),
+        Guard::SignedIn => "Needs a token.".to_owned(),
+        Guard::Right(right) => format!("Needs the right `{}`.", right.as_str()),
+    };
+    let watched = match route.gives {
+        Gives::List("DeviceView" | "DeploymentView") => {
+            " With `?watch=1` the answer is `text/event-stream`: events `put` with an item, and `deleted`."
+        }
+        Gives::List(_) | Gives::Json(_) | Gives::Object(_) | Gives::Text(_) | Gives::Lines(_) | Gives::Free => "",
+    };
+    let mut operation = json!({
+        "operationId": operation_id(route),
+        "summary": route.summary,
+        "description": format!("{needs}{watched}"),
+        "parameters": parameters(route),
+        "responses": responses(route),
+    });
+    let body = |name: &str, required: bool| json!({ "required": required, "content": { "application/json": { "schema": reference(name) } } });
+    match route.takes {
+        Takes::Nothing => {}
+        Takes::Json(name) => operation["requestBody"] = body(name, true),
+        Takes::Maybe(name) => operation["requestBody"] = body(name, false),
+    }
+    if route.guard != Guard::Open {
+        operation["security"] = json!([{ "bearer": [] }]);
+    }
+    operation
+}
+
+fn operation_id(route: &Route) -> String {
+    let words = route.path.trim_start_matches("/api/v1").replace(['/', '{', '}', '.'], "-");
+    let words: Vec<&str> = words.split('-').filter(|w| !w.is_empty()).collect();
+    format!("{}-{}", route.method.to_ascii_lowercase(), if words.is_empty() { "front".into() } else { words.join("-") })
+}
+
+/// The whole description (OpenAPI 3.1).
+pub fn document() -> Value {
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for route in ROUTES {
+        let item = paths.entry(route.path).or_default();
+        item.insert(route.method.to_ascii_lowercase(), operation(route));
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Bramble coordinator",
+            "version": VERSION,
+            "description": "Errors are application/problem+json (RFC 9457) with a closed `code`. A method that a path does not have answers 405, an unknown path 404.",
+            "license": { "name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str));
+                map.values().for_each(|v| references(v, found));
+            }
+            Value::Array(items) => items.iter().for_each(|v| references(v, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_ids_are_unique() {
+        let document = document();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in found {
+            let name = reference.trim_start_matches("#/components/schemas/");
+            assert!(document["components"]["schemas"].get(name).is_some(), "{reference}");
+        }
+        let ids: BTreeSet<String> = ROUTES.iter().map(operation_id).collect();
+        assert_eq!(ids.len(), ROUTES.len());
+    }
+}

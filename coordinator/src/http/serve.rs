@@ -1,0 +1,128 @@
+//! Serving: bounded connections, bounded heads, TLS where it is not loopback, and an end that drains.
+//!
+//! One accept loop for both, on hyper-util, rather than `axum::serve` for one and another crate for the other: only so
+//! do plain and TLS connections share their limits (`axum::serve` has neither a limit nor a deadline for heads).
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 4096;
+/// For a handshake, and for the head of a request.
+const HEAD_MAX: Duration = Duration::from_secs(15);
+/// How long requests under way may take when we are asked to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// After an accept that failed for want of resources.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How connections are protected.
+#[derive(Clone)]
+pub enum Protection {
+    /// Not at all: loopback.
+    Plain,
+    /// TLS with our certificate.
+    Tls(TlsAcceptor),
+}
+
+/// Our certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the server certificate cannot be used")]
+pub struct TlsError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+impl Protection {
+    /// TLS with this certificate and key (PEM).
+    pub fn tls(cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+        let fail = |err: Box<dyn std::error::Error + Send + Sync>| TlsError(err);
+        let certs: Vec<_> =
+            CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| fail(e.into()))?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| fail(e.into()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|b| b.with_no_client_auth().with_single_cert(certs, key))
+            .map_err(|e| fail(e.into()))?;
+        Ok(Self::Tls(TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
+/// Serves until `stop` resolves, then drains.
+pub async fn serve(listener: TcpListener, router: Router, protection: Protection, stop: impl Future<Output = ()>) {
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    tokio::pin!(stop);
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&room).acquire_owned() => permit.expect("invariant: nobody closes it"),
+            () = &mut stop => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let watcher = graceful.watcher();
+                tokio::spawn(connection(stream, peer, router.clone(), protection.clone(), watcher, permit));
+            }
+            Err(err) => {
+                tracing::warn!(error = %err, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were still under way when the time to drain was over");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    protection: Protection,
+    watcher: hyper_util::server::graceful::Watcher,
+    _permit: OwnedSemaphorePermit,
+) {
+    if let Err(err) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, error = %err, "no TCP_NODELAY");
+    }
+    let done = match protection {
+        Protection::Plain => http(stream, router, watcher).await,
+        Protection::Tls(acceptor) => match tokio::time::timeout(HEAD_MAX, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => http(stream, router, watcher).await,
+            Ok(Err(err)) => Err(err),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        },
+    };
+    if let Err(err) = done {
+        tracing::debug!(%peer, error = %err, "connection ended");
+    }
+}
+
+async fn http<S>(stream: S, router: Router, watcher: hyper_util::server::graceful::Watcher) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router.map_request(|request: Request<Incoming>| request.map(Body::new)));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    watcher.watch(connection).await.map_err(io::Error::other)
+}

@@ -1,0 +1,216 @@
+//! What comes from devices line by line: logs and one-shot programs, as NDJSON. The last line is `end` or `error`.
+//!
+//! Decides: how frames become lines. Bounded by the device's own bounds and by the reader: nothing is queued here.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::{Body as HttpBody, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bramble_contracts::{
+    api::{ExecRequest, StreamLine},
+    id::{DeviceId, Name},
+
+    quantity::Millis,
+    v1::{ExecArgs, FrameBody, LogArgs, Verb},
+};
+use data_encoding::BASE64;
+use futures::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    App,
+    audit::{Deed, audited},
+    devices::find,
+    error::ApiError,
+    extract::{Asked, Body, Path, Query},
+};
+use crate::{
+    background::port::Frames,
+    domain::{compose, view::Lens, when::rfc3339},
+};
+
+/// Between two lines of a log that is not followed.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Between two lines of a log that is followed: an app may have nothing to say for long.
+const SILENCE_FOLLOWED: Duration = Duration::from_secs(3600);
+const TAIL: u32 = 100;
+const TAIL_MAX: u32 = 10_000;
+/// Devices whose logs are read at once.
+const DEVICES_MAX: usize = 16;
+const EXEC_MAX: Millis = Millis::secs(3600);
+
+/// The routes.
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/api/v1/deployments/{name}/logs", get(logs))
+        .route("/api/v1/devices/{name}/exec", post(exec))
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    device: Option<String>,
+    container: Option<String>,
+    tail: Option<String>,
+    since: Option<String>,
+    follow: Option<String>,
+}
+
+impl Wanted {
+    fn args(&self, tenant: bramble_contracts::Tenant, deployment: Name) -> Result<LogArgs, ApiError> {
+        let container = match self.container.as_deref() {
+            None | Some("") => None,
+            Some(text) => Some(text.parse().map_err(|_| ApiError::not_found("container", text))?),
+        };
+        let tail = match self.tail.as_deref() {
+            None => TAIL,
+            Some(text) => text.parse().ok().filter(|n| *n <= TAIL_MAX).ok_or_else(|| ApiError::bad(format!("`tail` is a number up to {TAIL_MAX}")))?,
+        };
+        let since = match self.since.as_deref() {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|err: bramble_contracts::quantity::BadQuantity| ApiError::bad(format!("`since`: {err}")))?),
+        };
+        let follow = match self.follow.as_deref() {
+            None | Some("0" | "false") => false,
+            Some("1" | "true") => true,
+            Some(_) => return Err(ApiError::bad("`follow` is true or false")),
+        };
+        Ok(LogArgs { tenant, deployment, container, tail, since, follow })
+    }
+}
+
+async fn logs(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<Name>,
+    Query(q): Query<Wanted>,
+) -> Result<Response, ApiError> {
+    app.known()?;
+    let tenant = asked.tenant()?;
+    let args = q.args(tenant.clone(), name.clone())?;
+    let named = q.device.as_deref().map(|d| find(&app, &tenant, d)).transpose()?;
+    let devices = app.core.index.look(|lens| {
+        let record = lens.fleet.deployment(&tenant, &name).and_then(|slot| slot.ok());
+        let selected: Vec<(DeviceId, Name)> =
+            record.map(|r| lens.selected(r).into_iter().map(|d| (d.id.clone(), d.name.clone())).collect()).unwrap_or_default();
+        match named {
+            // A device may still run what is no longer wanted on it.
+            Some(id) => vec![(id.clone(), name_of(lens, &id))],
+            None => selected,
+        }
+    });
+    if devices.is_empty() {
+        return Err(ApiError::not_found("deployment with devices", name));
+    }
+    let silence = if args.follow { SILENCE_FOLLOWED } else { SILENCE };
+    let mut lines = vec![];
+    for (id, device) in devices.into_iter().take(DEVICES_MAX) {
+        let frames = app.core.command(&id, Verb::Logs(args.clone()), silence).await;
+        lines.push(frames.map(|f| lines_of(f, device.clone()).boxed()).map_err(|err| (device, err)));
+    }
+    if let [Err((_, err))] = &lines[..] {
+        return Err(err.clone().into());
+    }
+    let streams = lines.into_iter().map(|line| match line {
+        Ok(lines) => lines,
+        Err((device, err)) => stream::iter([StreamLine::Error { device, detail: err.to_string() }]).boxed(),
+    });
+    // Each device's own `end` is left out; one stands for all.
+    let all = stream::select_all(streams).filter(|l| std::future::ready(!matches!(l, StreamLine::End { .. })));
+    Ok(ndjson(all.chain(stream::iter([StreamLine::End { exit_code: None }]))))
+}
+
+fn name_of(lens: &Lens<'_>, id: &DeviceId) -> Name {
+    lens.device(id, crate::domain::view::Detail::Brief).name
+}
+
+async fn exec(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<String>,
+    Body(request): Body<ExecRequest>,
+) -> Result<Response, ApiError> {
+    app.known()?;
+    let tenant = asked.tenant()?;
+    let too_long = request.argv.iter().map(String::len).sum::<usize>() > 32 * 1024;
+    if request.argv.is_empty() || request.argv.len() > 256 || too_long || request.argv.iter().any(|a| a.contains('\0')) {
+        return Err(ApiError::field("argv", "1 to 256 words of 32 KiB in all, without NUL"));
+    }
+    if request.timeout.0 == 0 || request.timeout > EXEC_MAX {
+        return Err(ApiError::field("timeout", "longer than 0 and at most 1h"));
+    }
+    let id = find(&app, &tenant, &name)?;
+    let runs = app.core.index.look(|lens| {
+        let seen = lens.fleet.device(&id);
+        let apps = seen.desired().map_or(&[][..], |d| &d.apps);
+        apps.iter().any(|a| compose::app_key(a) == (&tenant, &request.deployment))
+    });
+    if !runs {
+        return Err(ApiError::not_found("deployment on this device", &request.deployment));
+    }
+    let ExecRequest { deployment, container, argv, timeout } = request;
+    let object = format!("device/{name:.80}/{deployment}");
+    // Arguments may hold secrets: only the program is told.
+    let before = Some(json!({ "program": argv.first(), "arguments": argv.len() - 1, "container": container }));
+    let deed = Deed { action: "device.exec", object: &object, tenant: Some(tenant.clone()), reason: "", before };
+    let silence = timeout.duration() + SILENCE;
+    let args = ExecArgs { tenant, deployment, container, argv, tty: None, timeout };
+    let work = async { Ok((app.core.command(&id, Verb::Exec(args), silence).await?, None)) };
+    let frames = audited(&app, &asked, deed, work).await?;
+    let device = app.core.index.look(|lens| name_of(lens, &id));
+    Ok(ndjson(lines_of(frames, device)))
+}
+
+enum Next {
+    Go,
+    Done,
+}
+
+/// The frames of one device's answer as lines; what is not one ends them with an error.
+fn lines_of(frames: Frames, device: Name) -> impl Stream<Item = StreamLine> + Send {
+    stream::unfold((frames, Next::Go, device), |(mut frames, next, device)| async move {
+        let Next::Go = next else { return None };
+        let error = |device: &Name, detail: String| StreamLine::Error { device: device.clone(), detail };
+        let line = match frames.next().await {
+            None => error(&device, "the device's answer broke off: try again".to_owned()),
+            Some(Err(err)) => error(&device, err.to_string()),
+            Some(Ok(frame)) => line_of(frame.body, &device),
+        };
+        let next = match &line {
+            StreamLine::End { .. } | StreamLine::Error { .. } => Next::Done,
+            StreamLine::Line { .. } | StreamLine::Output { .. } | StreamLine::Skipped { .. } => Next::Go,
+        };
+        Some((line, (frames, next, device)))
+    })
+}
+
+fn line_of(body: FrameBody, device: &Name) -> StreamLine {
+    match body {
+        FrameBody::Stdout(bytes) => StreamLine::Output { stderr: false, data: BASE64.encode(&bytes) },
+        FrameBody::Stderr(bytes) => StreamLine::Output { stderr: true, data: BASE64.encode(&bytes) },
+        FrameBody::Line { container, at_ms, stderr, text } => {
+            StreamLine::Line { device: device.clone(), container, at: rfc3339(at_ms), stderr, text }
+        }
+        FrameBody::Skipped(lines) => StreamLine::Skipped { lines },
+        FrameBody::Document(_) => {
+            StreamLine::Error { device: device.clone(), detail: "the device answered something else".to_owned() }
+        }
+        FrameBody::End { exit_code } => StreamLine::End { exit_code },
+        FrameBody::Refused { why } => StreamLine::Error { device: device.clone(), detail: why },
+    }
+}
+
+fn ndjson(lines: impl Stream<Item = StreamLine> + Send + 'static) -> Response {
+    let bytes = lines.map(|line| {
+        let mut text = serde_json::to_vec(&line).expect("invariant: our lines always fit JSON");
+        text.push(b'\n');
+        Ok::<_, std::convert::Infallible>(Bytes::from(text))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(bytes)).into_response()
+}

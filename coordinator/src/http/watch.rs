@@ -1,0 +1,95 @@
+//! Watched lists: server-sent events, told by the index, at most a few times a second, each carrying a whole item.
+//!
+//! Decides: what is worth an event (an item that differs from what was sent). Bounded: a slow reader gets the newest
+//! state later, never a queue. Deliberately does not: replay; whoever reconnects gets everything again.
+
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+
+use axum::{
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::App;
+use crate::domain::view::Lens;
+
+/// Between two looks at the index.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Connections and time change what is shown without any change in the store.
+const LOOK_ANYWAY: Duration = Duration::from_secs(2);
+/// A sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Is a list watched? `?watch=1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum Watch {
+    /// Yes.
+    #[serde(rename = "1", alias = "true")]
+    On,
+    /// No.
+    #[serde(rename = "0", alias = "false")]
+    Off,
+}
+
+impl Watch {
+    /// Is it?
+    pub(super) fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Items by their key, as JSON.
+pub(super) fn items<T: Serialize>(all: Vec<T>, key: impl Fn(&T) -> String) -> BTreeMap<String, Value> {
+    let json = |item: &T| serde_json::to_value(item).expect("invariant: our views always fit JSON");
+    all.iter().map(|item| (key(item), json(item))).collect()
+}
+
+struct Following<F> {
+    app: App,
+    ticks: tokio::sync::watch::Receiver<u64>,
+    look: F,
+    sent: BTreeMap<String, Value>,
+    first: bool,
+}
+
+/// Events of a list: `put` with the whole item, `deleted` with the last that was known of it.
+pub(super) fn stream<F>(app: &App, look: F) -> Response
+where
+    F: Fn(&Lens<'_>) -> BTreeMap<String, Value> + Send + Sync + 'static,
+{
+    let following =
+        Following { app: app.clone(), ticks: app.core.index.ticks(), look, sent: BTreeMap::new(), first: true };
+    let batches = stream::unfold(following, |mut f| async move {
+        loop {
+            if !f.first {
+                tokio::time::sleep(PAUSE).await;
+                match tokio::time::timeout(LOOK_ANYWAY, f.ticks.changed()).await {
+                    Ok(Ok(())) | Err(_) => {}
+                    Ok(Err(_)) => return None,
+                }
+            }
+            f.first = false;
+            f.ticks.mark_unchanged();
+            let now = f.app.core.index.look(&f.look);
+            let events = difference(&f.sent, &now);
+            f.sent = now;
+            if !events.is_empty() {
+                return Some((stream::iter(events.into_iter().map(Ok::<_, Infallible>)), f));
+            }
+        }
+    });
+    let events = futures::StreamExt::flatten(batches);
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn difference(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<Event> {
+    let event = |kind: &str, value: &Value| Event::default().event(kind).data(value.to_string());
+    let put = now.iter().filter(|(key, value)| before.get(*key) != Some(value)).map(|(_, v)| event("put", v));
+    let gone = before.iter().filter(|(key, _)| !now.contains_key(*key)).map(|(_, v)| event("deleted", v));
+    put.chain(gone).collect()
+}
