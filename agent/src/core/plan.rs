@@ -432,7 +432,12 @@ fn running(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &m
 fn probing(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut Plan) -> Outlook {
     let Some(probe) = app.probe(&seen.name) else { return Outlook::Running };
     let state = memory.probe(&seen.name).cloned().unwrap_or_default();
-    let too_often = state.failures >= u32::from(probe.failures);
+    // A starting app is asked more often than the interval says, so there time counts, not tries.
+    let patience = probe.interval.duration() * u32::from(probe.failures);
+    let too_often = match memory.up_for(&seen.name, facts.now) {
+        Some(up) if !state.passed => state.failures > 0 && up >= patience,
+        Some(_) | None => state.failures >= u32::from(probe.failures),
+    };
     if state.failures > 0 {
         let text = format!("probe of container {} failed {} times: {}", seen.name, state.failures, state.last_error);
         if too_often {

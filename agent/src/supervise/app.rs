@@ -144,7 +144,10 @@ impl<H: Host> AppTask<H> {
         let foreground = plan.steps.into_iter().find(|step| step.background_key().is_none());
         let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
         let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
-        let Some(step) = foreground else { return Next::After(wait.min(AUDIT)) };
+        let Some(step) = foreground else {
+            self.last_step = (String::new(), 0);
+            return Next::After(wait.min(AUDIT));
+        };
         if let Some(trouble) = self.memory.trouble(&hash)
             && trouble.step == step.to_string()
             && trouble.next > now

@@ -7,6 +7,7 @@ mod coordinator;
 mod device;
 mod enrolment;
 mod messages;
+mod program;
 mod survival;
 
 use std::time::Duration;

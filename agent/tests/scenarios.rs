@@ -1,0 +1,106 @@
+//! Runs the stories in `tests/scenarios/*.txt` on a simulated device. `BLESS=1` writes what happened into the files.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod simulated;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bramble_agent::sim::{Behaviour, Link};
+use bramble_contracts::quantity::Millis;
+use simulated::{Agent, app_of, parse_app};
+
+#[tokio::test(start_paused = true)]
+async fn every_scenario_goes_as_written() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "the scenarios are there");
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let played = play(&text).await;
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&file, &played).unwrap();
+        } else if played != text {
+            wrong.push(format!("{}\n--- written\n{text}--- happened\n{played}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The commands and comments of a story, each followed by what happened.
+async fn play(text: &str) -> String {
+    let mut agent = Agent::new();
+    let mut out = String::new();
+    for line in text.lines().filter(|line| !line.starts_with("  ")) {
+        out.push_str(line);
+        out.push('\n');
+        let Some(command) = line.strip_prefix("> ") else { continue };
+        let words: Vec<&str> = command.split(' ').collect();
+        for said in obey(&mut agent, &words).await {
+            out.push_str(&format!("  {said}\n"));
+        }
+    }
+    out
+}
+
+/// Every command but `look` and `wait` lets one second pass.
+async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
+    match words {
+        ["look"] => return look(agent),
+        ["wait", time] => {
+            tokio::time::sleep(time.parse::<Millis>().unwrap().duration()).await;
+            return done(agent);
+        }
+        ["want", app @ ..] => agent.want(parse_app(app)),
+        ["unwant", name] => agent.unwant(name),
+        ["end", name, code] => agent.host.end(name, code.parse().unwrap()),
+        ["vanish", name] => agent.host.vanish(name),
+        ["reboot"] => agent.reboot().await,
+        ["restart-agent"] => agent.restart().await,
+        ["runs", image] => agent.host.set_behaviour(image, Behaviour::Runs),
+        ["stubborn", image] => agent.host.set_behaviour(image, Behaviour::Stubborn),
+        ["unstartable", image] => agent.host.set_behaviour(image, Behaviour::Unstartable),
+        ["ends", image, code, after] => {
+            let (code, after) = (code.parse().unwrap(), after.parse::<Millis>().unwrap().duration());
+            agent.host.set_behaviour(image, Behaviour::Ends { code, after });
+        }
+        ["sicken", image] => agent.host.sicken(image),
+        ["heal", image] => agent.host.heal(image),
+        ["podman", "down"] => agent.host.set_podman(Link::Down),
+        ["podman", "up"] => agent.host.set_podman(Link::Up),
+        ["registry", "down"] => agent.host.set_registry(Link::Down, Duration::ZERO),
+        ["registry", "up", time] => agent.host.set_registry(Link::Up, time.parse::<Millis>().unwrap().duration()),
+        ["images", images @ ..] => {
+            let at = images.iter().position(|word| *word == "registry").unwrap_or(images.len());
+            agent.host.set_images(&images[..at], images.get(at + 1..).unwrap_or_default());
+        }
+        ["stranger", container, app @ ..] => agent.host.plant_stranger(&app_of(&parse_app(app)), container),
+        ["no-strangers"] => agent.host.remove_strangers(),
+        other => panic!("unknown command {other:?}"),
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    done(agent)
+}
+
+/// What was done, without the bookkeeping.
+fn done(agent: &Agent) -> Vec<String> {
+    let effects = agent.host.take_effects();
+    effects.into_iter().filter(|text| !text.starts_with("save ") && !text.starts_with("erase ")).collect()
+}
+
+fn look(agent: &Agent) -> Vec<String> {
+    let reports = agent.reports();
+    let apps = reports.iter().map(|r| {
+        let runs = r.running_revision.map_or("nothing runs".to_owned(), |v| format!("runs {v}"));
+        let reason = if r.reason.is_empty() { String::new() } else { format!(": {}", r.reason) };
+        format!("{} {}: {:?} {:?}, {runs}{reason}", r.deployment, r.revision, r.status, r.phase)
+    });
+    let alarms = agent.alarms();
+    let mut said: Vec<String> = apps.chain(alarms.iter().map(|alarm| format!("alarm: {alarm}"))).collect();
+    if said.is_empty() {
+        said.push("no apps".to_owned());
+    }
+    said
+}
