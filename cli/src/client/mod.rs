@@ -303,7 +303,8 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, ConfigError> {
 
 /// An error's causes, each said once, without the layers of libraries that only say that something failed.
 fn chain(err: &dyn std::error::Error) -> String {
-    const LAYERS: [&str; 3] = ["error sending request", "client error (", "request or response body error"];
+    const LAYERS: [&str; 4] =
+        ["error sending request", "client error (", "request or response body error", "error decoding response body"];
     let causes = std::iter::successors(Some(err), |err| err.source()).map(ToString::to_string);
     let (mut said, mut last) = (vec![], String::new());
     for text in causes {

@@ -19,26 +19,8 @@ use crate::{
 };
 
 /// Reads, judges and fills in the tenant; nothing is sent unless all is well.
-pub(super) fn documents(s: &Session, files: &[String]) -> Result<Vec<Document>, Failure> {
-    let mut documents = manifest::load(files).map_err(Failure::Manifest)?;
-    let mut wrong = vec![];
-    for document in &mut documents {
-        let Some(tenant) = &s.tenant else { continue };
-        let meta = &mut document.manifest.metadata;
-        if meta.tenant == *tenant {
-            continue;
-        }
-        if document.names_tenant() {
-            let message = format!(
-                "is {}, but --tenant (or BRAMBLE_TENANT, or your configuration) says {tenant}",
-                document.manifest.metadata.tenant
-            );
-            wrong.push(document.finding(&FieldError { path: "metadata.tenant".into(), message }));
-        } else {
-            document.manifest.metadata.tenant = tenant.clone();
-        }
-    }
-    if wrong.is_empty() { Ok(documents) } else { Err(Failure::Manifest(wrong)) }
+pub(crate) fn documents(s: &Session, files: &[String]) -> Result<Vec<Document>, Failure> {
+    manifest::load(files, s.tenant.as_ref()).map_err(Failure::Manifest)
 }
 
 /// Tells of warnings and errors that the coordinator found in a document, with their lines.

@@ -1,6 +1,9 @@
 //! `-w`: a list followed as it changes, through broken connections and restarts of the coordinator.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -34,6 +37,7 @@ pub(super) async fn watch<T: Listed>(
         let broke: ClientError = match s.client.watch(&[resource], query).await {
             Ok(mut lines) => {
                 wait = WAIT_FIRST;
+                seen.forget_gone::<T>(resource, query).await?;
                 match follow::<T>(&mut lines, &mut seen).await {
                     Err(Failure::Client(err)) => err,
                     Err(other) => return Err(other),
@@ -45,7 +49,9 @@ pub(super) async fn watch<T: Listed>(
         if !broke.may_pass() {
             return Err(broke.into());
         }
-        note(&format!("{broke}; trying again in {:.1} s", wait.as_secs_f32()));
+        let why = broke.to_string();
+        let why = why.lines().next().unwrap_or_default();
+        note(&format!("{why} (trying again in {:.1} s)", wait.as_secs_f32()));
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(WAIT_MAX);
     }
@@ -59,6 +65,28 @@ async fn follow<T: Listed>(lines: &mut Lines, seen: &mut Seen<'_>) -> Result<(),
 }
 
 impl Seen<'_> {
+    /// What went away while nobody told us is told now: a new stream begins with what is there.
+    async fn forget_gone<T: Listed>(&mut self, resource: &str, query: &Query<'_>) -> Result<(), Failure> {
+        if self.known.is_empty() {
+            return Ok(());
+        }
+        let there: Vec<T> = match self.session.client.list(&[resource], query, usize::MAX).await {
+            Ok(there) => there,
+            // The stream that follows will say it, too.
+            Err(Failure::Client(err)) if err.may_pass() => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let there: BTreeSet<String> = there.iter().map(Listed::key).collect();
+        self.known.retain(|key, _| {
+            let stays = there.contains(key);
+            if !stays {
+                note(&format!("{key} is gone"));
+            }
+            stays
+        });
+        Ok(())
+    }
+
     fn take<T: Listed>(&mut self, kind: &str, data: &str) -> Result<(), Failure> {
         let gone = kind == "deleted";
         let value: Value = match serde_json::from_str(data) {

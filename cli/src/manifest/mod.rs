@@ -16,6 +16,7 @@ use std::{
 };
 
 use bramble_contracts::{
+    Tenant,
     problem::FieldError,
     v1::{Deployment, Manifest},
 };
@@ -92,9 +93,19 @@ impl Document {
         finding(&self.file, &self.node, &error.path, error.message.clone())
     }
 
-    /// Does the file itself say which tenant it is for?
-    pub(crate) fn names_tenant(&self) -> bool {
-        self.node.get("metadata").is_some_and(|m| m.node.get("tenant").is_some())
+    /// Fills in the tenant that was asked for, unless the file itself says another.
+    fn for_tenant(&mut self, tenant: &Tenant) -> Option<Finding> {
+        let meta = &mut self.manifest.metadata;
+        if meta.tenant == *tenant {
+            return None;
+        }
+        if self.node.get("metadata").is_some_and(|m| m.node.get("tenant").is_some()) {
+            let said = "--tenant (or BRAMBLE_TENANT, or your configuration)";
+            let message = format!("is {}, but {said} says {tenant}", meta.tenant);
+            return Some(finding(&self.file, &self.node, "metadata.tenant", message));
+        }
+        meta.tenant = tenant.clone();
+        None
     }
 }
 
@@ -102,8 +113,9 @@ fn finding(file: &str, node: &Node, path: &str, message: String) -> Finding {
     Finding { file: file.to_owned(), line: Some(node.locate(path)), path: path.to_owned(), message }
 }
 
-/// Every deployment of these files, in order; or everything that is wrong with them. `-` is standard input.
-pub(crate) fn load(files: &[String]) -> Result<Vec<Document>, Vec<Finding>> {
+/// Every deployment of these files, in order; or everything that is wrong with them. `-` is standard input. Those
+/// that do not say their tenant are for this one, where one is given.
+pub(crate) fn load(files: &[String], tenant: Option<&Tenant>) -> Result<Vec<Document>, Vec<Finding>> {
     let (mut documents, mut findings) = (vec![], vec![]);
     for file in files {
         match read(file) {
@@ -115,6 +127,9 @@ pub(crate) fn load(files: &[String]) -> Result<Vec<Document>, Vec<Finding>> {
             }
             Err(message) => findings.push(Finding { file: file.clone(), line: None, path: String::new(), message }),
         }
+    }
+    if let Some(tenant) = tenant {
+        findings.extend(documents.iter_mut().filter_map(|d: &mut Document| d.for_tenant(tenant)));
     }
     findings.extend(twice(&documents));
     if findings.is_empty() { Ok(documents) } else { Err(findings) }

@@ -26,7 +26,6 @@ fn a_good_one_is_read() {
     let (documents, findings) = parse("web.yaml", GOOD);
     assert_eq!(findings, vec![]);
     assert_eq!(documents[0].manifest.spec.containers[0].ports[1].host, 8081);
-    assert!(!documents[0].names_tenant());
 }
 
 #[test]
@@ -144,12 +143,12 @@ fn files_that_hold_something_else() {
         told("a.yaml", "just words\n"),
         ["a.yaml:1: invalid type: string \"just words\", expected a map of fields"]
     );
-    let missing = load(&["no/such/file.yaml".into()]).unwrap_err();
+    let missing = load(&["no/such/file.yaml".into()], None).unwrap_err();
     assert_eq!(missing[0].to_string(), "no/such/file.yaml: cannot be read: No such file or directory (os error 2)");
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap().to_owned();
     assert_eq!(
-        load(std::slice::from_ref(&dir)).unwrap_err()[0].to_string(),
+        load(std::slice::from_ref(&dir), None).unwrap_err()[0].to_string(),
         format!("{dir}: is a directory: name the files in it")
     );
 }
@@ -160,9 +159,16 @@ fn the_same_name_twice_and_a_file_that_is_too_large() {
     let file = dir.path().join("web.yaml");
     std::fs::write(&file, format!("{GOOD}---\n{GOOD}")).unwrap();
     let name = file.to_str().unwrap().to_owned();
-    let found = load(std::slice::from_ref(&name)).unwrap_err();
+    let found = load(std::slice::from_ref(&name), None).unwrap_err();
     assert_eq!(found[0].to_string(), format!("{name}:16: metadata.name: deployment web is given already, at {name}:1"));
+    let acme = "acme".parse().unwrap();
+    std::fs::write(&file, format!("{GOOD}---\n{}", GOOD.replace("name: web }", "name: web, tenant: acme }"))).unwrap();
+    assert_eq!(load(std::slice::from_ref(&name), None).unwrap().len(), 2, "of two tenants");
+    let found = load(std::slice::from_ref(&name), Some(&acme)).unwrap_err();
+    assert!(found[0].to_string().contains(":16: metadata.name: deployment web is given already"), "{found:?}");
+    let found = load(std::slice::from_ref(&name), Some(&"other".parse().unwrap())).unwrap_err();
+    assert!(found[0].to_string().contains(":16: metadata.tenant: is acme, but --tenant"), "{found:?}");
     std::fs::write(&file, "#".repeat(2 << 20)).unwrap();
-    let found = load(std::slice::from_ref(&name)).unwrap_err();
+    let found = load(std::slice::from_ref(&name), None).unwrap_err();
     assert_eq!(found[0].to_string(), format!("{name}: is larger than 1048576 bytes: split it"));
 }
