@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::connect::Connection;
+use crate::keys::jwt;
 
 const CAPACITY: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,11 +51,16 @@ fn parse(message: &Message) -> Option<DeviceLink> {
         LinkChange::Disconnected { reason: event["reason"].as_str().unwrap_or_default().to_owned() }
     };
     Some(DeviceLink {
-        device: client["name_tag"].as_str()?.parse().ok()?,
+        device: device_of(client)?,
         public_key: client["user"].as_str()?.to_owned(),
         connection: client["id"].as_u64()?,
         change,
     })
+}
+
+/// The broker repeats the JWT it has accepted; its name is the device.
+fn device_of(client: &Value) -> Option<DeviceId> {
+    jwt::decode(client["jwt"].as_str()?).ok()?["name"].as_str()?.parse().ok()
 }
 
 pub(super) fn start(sys: Connection, account: String) -> mpsc::Receiver<DeviceLink> {

@@ -38,11 +38,12 @@ const AUDIT_AGE: u64 = 400 * 24 * 3600 * 1_000_000_000;
 /// and the shortest window keeps even that small. (100 ms, the least the broker takes.)
 const DUPLICATES: u64 = 100_000_000;
 
-/// Subjects of a bucket: devices write one token (`reported`) or two (`liveness`); we write up to two.
+/// Subjects of a bucket. A device may publish on `liveness.<id>.*`; only the two agents' keys are kept, so that one
+/// device cannot fill what all share.
 fn tokens(bucket: Bucket) -> &'static [&'static str] {
     match bucket {
         Bucket::Desired | Bucket::Reported => &["*"],
-        Bucket::Liveness => &["*.*"],
+        Bucket::Liveness => &["*.a", "*.b"],
         Bucket::Devices
         | Bucket::Deployments
         | Bucket::Tokens
@@ -210,7 +211,7 @@ mod tests {
     fn limits_are_those_of_the_contract() {
         assert_eq!(bucket(Bucket::Reported, Replicas::One)["max_msg_size"], 65536);
         assert_eq!(bucket(Bucket::Liveness, Replicas::One)["max_msg_size"], 128);
-        assert_eq!(bucket(Bucket::Liveness, Replicas::One)["subjects"], json!(["$KV.liveness.*.*"]));
+        assert_eq!(bucket(Bucket::Liveness, Replicas::One)["subjects"], json!(["$KV.liveness.*.a", "$KV.liveness.*.b"]));
         for (name, config) in all(Replicas::One) {
             assert_eq!(config["allow_rollup_hdrs"], false, "{name}");
             assert!(config["max_bytes"].as_u64().is_some_and(|n| n > 0), "{name}");
