@@ -29,6 +29,9 @@ const RENEW_RETRY_FIRST: Duration = Duration::from_secs(2);
 const RENEW_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long both connections live at a hand-over, so that nothing under way is lost.
 const OVERLAP: Duration = Duration::from_secs(2);
+/// Spread, because a restarted broker brings everybody back at once.
+const TRUST_FIRST: Duration = Duration::from_secs(120);
+const TRUST_PERIOD: Duration = Duration::from_secs(6 * 3600);
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// The connection as the other parts see it.
@@ -81,6 +84,8 @@ pub(crate) struct Connector {
     /// When to ask for a new JWT over the mesh.
     renew_at: Instant,
     renew_failures: u32,
+    /// When to ask whether the trust document has a successor.
+    trust_at: Instant,
     /// When to ask for a new JWT over HTTP, while the broker refuses us.
     mend_at: Option<Instant>,
     mend_failures: u32,
@@ -96,6 +101,7 @@ impl Connector {
             refused,
             renew_at: later(NEVER),
             renew_failures: 0,
+            trust_at: later(NEVER),
             mend_at: None,
             mend_failures: 0,
         };
@@ -120,6 +126,7 @@ impl Connector {
                 },
                 () = tokio::time::sleep_until(self.renew_at) => self.renew(&mut session).await,
                 () = until(self.mend_at) => self.mend().await,
+                () = tokio::time::sleep_until(self.trust_at) => self.ask_trust(&session.client).await,
                 Ok(()) = trusted.changed() => self.replace(&mut session, "the trust document changed").await,
             }
         }
@@ -268,6 +275,7 @@ impl Connector {
             tracing::info!("the broker accepts this device again");
         }
         (self.mend_at, self.mend_failures) = (None, 0);
+        self.trust_at = later(random::jittered(TRUST_FIRST));
         self.link.send_modify(|link| {
             link.connected = true;
             link.epoch += 1;
@@ -326,6 +334,16 @@ impl Connector {
                 tracing::info!(%why, "the JWT could not be renewed yet");
                 self.renew_at = later(random::backoff(RENEW_RETRY_FIRST, RENEW_RETRY_MAX, self.renew_failures));
             }
+        }
+    }
+
+    /// Keys, addresses and CA may have changed while nobody needed them.
+    async fn ask_trust(&mut self, client: &Client) {
+        self.trust_at = later(random::jittered(TRUST_PERIOD));
+        if self.link.borrow().connected
+            && let Err(why) = renew::trust_over_mesh(&self.context, client).await
+        {
+            tracing::info!(%why, "the coordinator was not asked for a newer trust document");
         }
     }
 

@@ -16,6 +16,30 @@ struct Program {
     dir: tempfile::TempDir,
 }
 
+/// A running agent that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.start_kill().ok();
+    }
+}
+
+impl Running {
+    fn pid(&self) -> u32 {
+        self.0.id().unwrap()
+    }
+
+    async fn ends(&mut self) -> ExitStatus {
+        tokio::time::timeout(PATIENCE, self.0.wait()).await.unwrap().unwrap()
+    }
+
+    async fn is_told_to_end(mut self) -> ExitStatus {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), Signal::SIGTERM).unwrap();
+        self.ends().await
+    }
+}
+
 impl Program {
     fn new(coordinator: &Coordinator) -> Self {
         let new = Self { dir: tempfile::tempdir().unwrap() };
@@ -35,9 +59,9 @@ impl Program {
         new
     }
 
-    fn start(&self) -> Child {
+    fn start(&self) -> Running {
         let args = ["run".to_owned(), "--config".to_owned(), self.config()];
-        cmd::start_service(Path::new(env!("CARGO_BIN_EXE_bramble-agent")), &args, &[]).unwrap()
+        Running(cmd::start_service(Path::new(env!("CARGO_BIN_EXE_bramble-agent")), &args, &[]).unwrap())
     }
 
     fn config(&self) -> String {
@@ -46,19 +70,25 @@ impl Program {
 
     async fn say(&self, command: &str) -> Finished {
         let program = Path::new(env!("CARGO_BIN_EXE_bramble-agent"));
-        cmd::run(program, &[command, "--config", &self.config()], Bounds::default()).await.unwrap()
+        Box::pin(cmd::run(program, &[command, "--config", &self.config()], Bounds::default())).await.unwrap()
+    }
+
+    /// Starts it and waits until it says that it is connected.
+    async fn connected(&self) -> Running {
+        let running = self.start();
+        let pid = format!("pid {}", running.pid());
+        eventually("the program to be connected", || async {
+            let said = self.say("status").await.stdout;
+            said.contains(&pid) && said.contains(" connected")
+        })
+        .await;
+        running
     }
 
     async fn says(&self, command: &str, wanted: &str) {
         eventually(&format!("{command} to say {wanted}"), || async { self.say(command).await.stdout.contains(wanted) })
             .await;
     }
-}
-
-async fn end(mut child: Child) -> ExitStatus {
-    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-    kill(pid, Signal::SIGTERM).unwrap();
-    tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap()
 }
 
 fn write_token(program: &Program, text: &str) {
@@ -75,23 +105,18 @@ async fn the_program_enrols_tells_how_it_is_and_stops_in_good_order() {
     assert!(program.say("check").await.stdout.contains("not enrolled"));
     let text = coordinator.state().token.reveal();
     write_token(&program, &text);
-    let first = program.start();
-    program.says("status", "connected").await;
-    let mut second = program.start();
-    let status = tokio::time::timeout(PATIENCE, second.wait()).await.unwrap().unwrap();
-    assert!(!status.success(), "two agents never act on one state");
+    let first = program.connected().await;
+    assert!(!program.start().ends().await.success(), "two agents never act on one state");
     program.says("check", "answers").await;
     let begun = tokio::time::Instant::now();
-    assert!(end(first).await.success());
+    assert!(first.is_told_to_end().await.success());
     assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
     let after = program.say("status").await;
     assert!(!after.status.success() && after.stdout.contains("not running"), "{}", after.stdout);
-    let mut third = program.start();
-    program.says("status", "connected").await;
-    third.kill().await.unwrap();
-    let fourth = program.start();
-    program.says("status", "connected").await;
-    assert!(end(fourth).await.success(), "a killed agent leaves no lock behind");
+    let mut third = program.connected().await;
+    third.0.kill().await.unwrap();
+    let fourth = program.connected().await;
+    assert!(fourth.is_told_to_end().await.success(), "a killed agent leaves no lock behind");
     assert_eq!(coordinator.state().devices.len(), 1);
 }
 
