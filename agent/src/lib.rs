@@ -6,5 +6,6 @@ pub mod core;
 pub mod host;
 pub mod mesh;
 pub mod run;
+pub mod sim;
 pub mod status;
 pub mod supervise;

@@ -110,7 +110,7 @@ async fn failing_and_hanging_init_containers_are_named() {
     let report = device.until("bad", |r| r.status == Status::Failed).await;
     assert!(report.reason.contains("seed ended with exit code 3: no disk"), "{}", report.reason);
     assert_eq!(report.containers[0].exit_code, Some(3));
-    assert_eq!(report.containers[1].state, ContainerState::Missing);
+    assert_eq!(report.containers[1].state, ContainerState::Created, "made, never started");
     let report = device.until("hang", |r| r.status == Status::Failed).await;
     assert!(report.reason.contains("slow did not end within 1 s and was killed: waiting"), "{}", report.reason);
 }

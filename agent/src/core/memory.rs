@@ -234,6 +234,12 @@ impl Memory {
         self.busy.insert(key);
     }
 
+    /// A pull was given up, because nobody wants the image any more.
+    pub fn cancelled(&mut self, image: &str) {
+        self.busy.remove(&format!("pull {image}"));
+        self.pulls.remove(image);
+    }
+
     /// A background step ended.
     pub fn ended(&mut self, step: &Step, result: Result<(), String>, now: Duration) {
         if let Some(key) = step.background_key() {

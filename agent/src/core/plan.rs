@@ -162,40 +162,81 @@ fn prepare(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Pl
 }
 
 /// Brings the spec in charge to life, or keeps it alive.
+///
+/// New containers are made while the old ones still run, so that an app is down only between stop and start.
 fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
     let hash = app.hash().to_string();
     let mut plan = Plan::new(Status::Trial, Phase::Starting);
     let leave = outdated(app, have, facts);
-    let forget = have.lost.iter().map(|(nonce, i)| Step::Forget { name: i.name.clone(), nonce: nonce.clone() });
-    if !leave.is_empty() {
+    let remake = was_lost(have, &hash) || leave.iter().any(|seen| seen.hash == hash);
+    if remake {
         clear(&leave, &stop_rule(app), &mut plan);
-        plan.steps.extend(forget);
-    } else {
-        plan.steps.extend(forget);
-        let missing = app.mains().iter().any(|c| have.find(Role::Main, &hash, &c.name).is_none());
-        if !missing || (prepared(app, have, memory, facts, &mut plan) && inits(app, have, memory, facts, &mut plan)) {
-            mains(app, have, memory, facts, &mut plan);
+    } else if create_missing(app, have, memory, facts, &mut plan) {
+        if leave.is_empty() {
+            bring_up(app, have, memory, facts, &mut plan);
+        } else {
+            clear(&leave, &stop_rule(app), &mut plan);
         }
+    } else if leave.iter().any(|seen| is_up(seen)) {
+        plan.phase = Phase::Preparing;
     }
+    plan.steps.extend(forget(have));
     if let Some(trouble) = memory.trouble(&hash) {
         plan.fail(trouble.message.clone());
     }
     plan
 }
 
-/// Images can vanish between adoption and creation (storage repaired, or a new boot with `Always`).
-fn prepared(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) -> bool {
-    let ready = prepare(app, have, memory, facts, plan);
-    if !ready {
-        plan.phase = Phase::Preparing;
+/// A part that was made and is not there any more: somebody removed it.
+fn was_lost(have: &Have, hash: &str) -> bool {
+    have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some())
+}
+
+/// Taking out of the record what is gone; never urgent.
+fn forget(have: &Have) -> Option<Step> {
+    let (names, nonces): (Vec<Name>, Vec<String>) =
+        have.lost.iter().map(|(nonce, i)| (i.name.clone(), nonce.clone())).unzip();
+    (!nonces.is_empty()).then_some(Step::Forget { names, nonces })
+}
+
+/// Makes the pod and the mains that are missing. True when they are all there.
+fn create_missing(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) -> bool {
+    let hash = app.hash().to_string();
+    let mains = app.mains().iter().map(|c| &c.name);
+    let missing: Vec<&Name> = mains.filter(|name| have.find(Role::Main, &hash, name).is_none()).collect();
+    if missing.is_empty() {
+        return true;
     }
-    ready
+    // Images can vanish between adoption and creation: a repaired store, an image removed by hand.
+    if !prepare(app, have, memory, facts, plan) {
+        plan.phase = Phase::Preparing;
+        return false;
+    }
+    let mut pod = None;
+    if app.needs_pod() {
+        let Some(seen) = have.of(Role::Pod, &hash).next() else {
+            plan.steps.push(Step::CreatePod { app: Arc::clone(app), nonce: facts.nonce.clone() });
+            return false;
+        };
+        pod = Some(seen.id.clone());
+    }
+    plan.steps.extend(missing.iter().map(|name| create(app, name, Role::Main, pod.clone(), facts)));
+    false
+}
+
+/// Runs the init containers, unless a main was started since, and then the mains.
+fn bring_up(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) {
+    let hash = app.hash().to_string();
+    let fresh = have.of(Role::Main, &hash).all(|seen| seen.state == SeenState::Created);
+    if !fresh || inits(app, have, memory, facts, plan) {
+        mains(app, have, memory, facts, plan);
+    }
 }
 
 /// What has to go before the spec can be started: other specs, an earlier boot, and all of it when a part was lost.
 fn outdated<'a>(app: &App, have: &'a Have, facts: &Facts) -> Vec<&'a Seen> {
     let hash = app.hash().to_string();
-    let lost = have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some());
+    let lost = was_lost(have, &hash);
     let alive = have.of(Role::Main, &hash).any(|seen| matches!(seen.state, SeenState::Running | SeenState::Paused));
     have.ours
         .iter()
@@ -304,22 +345,6 @@ fn create(app: &Arc<App>, name: &Name, role: Role, pod: Option<String>, facts: &
 /// Plans the main containers, whose init containers have completed.
 fn mains(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) {
     let hash = app.hash().to_string();
-    let mut pod = None;
-    let missing: Vec<&Name> =
-        app.mains().iter().map(|c| &c.name).filter(|name| have.find(Role::Main, &hash, name).is_none()).collect();
-    if app.needs_pod() && !missing.is_empty() {
-        match have.of(Role::Pod, &hash).next() {
-            Some(seen) => pod = Some(seen.id.clone()),
-            None => {
-                plan.steps.push(Step::CreatePod { app: Arc::clone(app), nonce: facts.nonce.clone() });
-                return;
-            }
-        }
-    }
-    if !missing.is_empty() {
-        plan.steps.extend(missing.iter().map(|name| create(app, name, Role::Main, pod.clone(), facts)));
-        return;
-    }
     let outlooks: Vec<Outlook> = app
         .mains()
         .iter()
@@ -472,8 +497,7 @@ fn remove(current: Option<&Arc<App>>, have: &Have) -> Plan {
     let all: Vec<&Seen> = have.ours.iter().collect();
     clear(&all, &rule, &mut plan);
     plan.phase = Phase::Removing;
-    let forget = have.lost.iter().map(|(nonce, i)| Step::Forget { name: i.name.clone(), nonce: nonce.clone() });
-    plan.steps.extend(forget);
+    plan.steps.extend(forget(have));
     plan.gone = plan.steps.is_empty();
     plan
 }

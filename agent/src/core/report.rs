@@ -68,6 +68,20 @@ pub fn blocked(app: &App, phase: Phase, reason: &str) -> AppReport {
     }
 }
 
+/// A report for an app that cannot be looked at: what was known of it stays, marked as unknown.
+pub fn unknown(app: &App, last: Option<AppReport>, reason: &str) -> AppReport {
+    let phase = last.as_ref().map_or(Phase::Preparing, |last| last.phase);
+    let mut report = blocked(app, phase, reason);
+    if let Some(last) = last {
+        report.running_revision = last.running_revision;
+        report.running_hash = last.running_hash;
+        report.last_downtime_ms = last.last_downtime_ms;
+        report.containers = last.containers;
+        report.containers.iter_mut().for_each(|container| container.state = ContainerState::Unknown);
+    }
+    report
+}
+
 fn container(name: &Name, role: Role, seen: Option<&Seen>, app: &App, memory: &Memory) -> ContainerReport {
     let crash = memory.crash(name);
     let exited = seen.filter(|seen| seen.state == SeenState::Exited);

@@ -98,10 +98,10 @@ pub enum Step {
     },
     /// Take something that is not there any more out of the record.
     Forget {
-        /// What it was.
-        name: Name,
-        /// Its nonce.
-        nonce: String,
+        /// What they were.
+        names: Vec<Name>,
+        /// Their nonces.
+        nonces: Vec<String>,
     },
     /// Make the pod.
     CreatePod {
@@ -217,7 +217,10 @@ impl fmt::Display for Step {
             Self::Expire { target, after } => write!(f, "expire {} after {}s", target.name, after.as_secs()),
             Self::Remove { target } => write!(f, "remove {}", target.name),
             Self::RemovePod { target } => write!(f, "remove-pod {}", target.name),
-            Self::Forget { name, .. } => write!(f, "forget {name}"),
+            Self::Forget { names, .. } => {
+                f.write_str("forget")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
             Self::CreatePod { app, .. } => write!(f, "create-pod {}", app.key().name),
             Self::Create { name, role: Role::Init, .. } => write!(f, "create-init {name}"),
             Self::Create { name, .. } => write!(f, "create {name}"),

@@ -292,7 +292,8 @@ fn podman_name(app: &App, part: &str) -> String {
 
 fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
     let one = |port: &bramble_contracts::v1::Port| Port {
-        host_ip: Some(port.host_ip.to_string()),
+        // Netavark of Debian 12 takes 0.0.0.0 for one address, which no packet is for: all of them are said by none.
+        host_ip: (!port.host_ip.is_unspecified()).then(|| port.host_ip.to_string()),
         host: port.host,
         container: port.container,
         protocol: match port.protocol {

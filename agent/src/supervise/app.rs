@@ -2,12 +2,13 @@
 //!
 //! Apps never wait for each other: each has its own loop, and pulls and probes run beside it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_contracts::v1::{AppReport, Phase};
+use bramble_contracts::v1::AppReport;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::host::Host;
 use super::streams::Known;
@@ -17,7 +18,7 @@ use crate::core::have::Have;
 use crate::core::memory::Memory;
 use crate::core::plan::{Facts, Plan, plan};
 use crate::core::record::{Instance, Record};
-use crate::core::report::{blocked, compose};
+use crate::core::report::{compose, unknown};
 use crate::core::step::{Device, Outcome, Step, StepError};
 
 /// What is wanted of one app.
@@ -45,6 +46,8 @@ pub(super) struct News {
 const AUDIT: Duration = Duration::from_secs(300);
 /// When the device cannot be looked at.
 const BLIND: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+/// So many failed looks in a row are told.
+const BLIND_TOLD: u32 = 3;
 /// A step that succeeds so often in a row changes nothing.
 const SAME_STEP_MAX: u32 = 5;
 
@@ -57,6 +60,7 @@ pub(super) struct AppTask<H: Host> {
     pub(super) record: Record,
     memory: Memory,
     background: JoinSet<(Step, Result<(), String>)>,
+    pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
     last_step: (String, u32),
     last: Option<AppReport>,
@@ -87,6 +91,7 @@ impl<H: Host> AppTask<H> {
             record,
             memory: Memory::default(),
             background: JoinSet::new(),
+            pulls: BTreeMap::new(),
             blind: 0,
             last_step: (String::new(), 0),
             last: None,
@@ -119,6 +124,7 @@ impl<H: Host> AppTask<H> {
     async fn pass(&mut self, want: &Want) -> Next {
         let current = self.record.current_app().map(Arc::new);
         let images = images(want.app.as_deref(), current.as_deref());
+        self.cancel_pulls(&images);
         let observed = match self.host.observe(&self.key, &images).await {
             Ok(observed) => observed,
             Err(err) => return self.cannot_look(want, &err.to_string()).await,
@@ -158,17 +164,14 @@ impl<H: Host> AppTask<H> {
         Next::Now
     }
 
-    /// Podman does not answer: what runs, runs on, and nothing is concluded.
+    /// Podman does not answer: what runs, runs on, and nothing is concluded. A short silence is not worth a word.
     async fn cannot_look(&mut self, want: &Want, why: &str) -> Next {
         self.blind += 1;
         tracing::warn!(app = %self.key, why, "cannot look at the app");
-        let reason = format!("what runs is unknown: {why}");
-        let report = match (self.last.take(), want.app.as_deref()) {
-            (Some(last), _) => Some(AppReport { reason, ..last }),
-            (None, Some(app)) => Some(blocked(app, Phase::Preparing, &reason)),
-            (None, None) => None,
-        };
-        if let Some(report) = report {
+        if self.blind >= BLIND_TOLD
+            && let Some(app) = want.app.as_deref()
+        {
+            let report = unknown(app, self.last.take(), &format!("what runs is unknown: {why}"));
             self.last = Some(report.clone());
             self.tell(News { key: self.key.clone(), report: Some(report), containers: Vec::new(), alarms: Vec::new() })
                 .await;
@@ -220,23 +223,44 @@ impl<H: Host> AppTask<H> {
         let Some(key) = step.background_key() else { return };
         self.memory.begin(key);
         let host = Arc::clone(&self.host);
-        self.background.spawn(async move {
+        let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
+        let handle = self.background.spawn(async move {
             let result = host.perform(&step).await.map(|_| ()).map_err(|err| err.to_string());
             (step, result)
+        });
+        if let Some(image) = image {
+            self.pulls.insert(image, handle);
+        }
+    }
+
+    /// A newer edit may want another image: the pull of the old one is given up.
+    fn cancel_pulls(&mut self, images: &[String]) {
+        let memory = &mut self.memory;
+        self.pulls.retain(|image, handle| {
+            let wanted = images.contains(image);
+            if !wanted {
+                handle.abort();
+                memory.cancelled(image);
+            }
+            wanted
         });
     }
 
     fn background_ended(&mut self, ended: Result<(Step, Result<(), String>), tokio::task::JoinError>) {
         match ended {
             Ok((step, result)) => {
-                if let (Step::Pull { image, .. }, Some(app)) = (&step, &self.want.borrow().app) {
-                    self.memory.refreshed(&app.hash().to_string(), image);
+                if let Step::Pull { image, .. } = &step {
+                    self.pulls.remove(image);
+                    if let Some(app) = &self.want.borrow().app {
+                        self.memory.refreshed(&app.hash().to_string(), image);
+                    }
                 }
                 if let Err(why) = &result {
                     tracing::debug!(app = %self.key, %step, why, "step failed");
                 }
                 self.memory.ended(&step, result, self.host.now());
             }
+            Err(err) if err.is_cancelled() => {}
             Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
         }
     }
@@ -271,18 +295,18 @@ impl<H: Host> AppTask<H> {
                 record.current = Some(app.desired().clone());
                 self.keep(record).await
             }
-            Step::Forget { nonce, .. } => self.forget(nonce).await,
+            Step::Forget { nonces, .. } => {
+                let mut record = self.record.clone();
+                record.instances.retain(|nonce, _| !nonces.contains(nonce));
+                self.keep(record).await
+            }
             Step::CreatePod { app, nonce } => {
                 self.make(step, app.key().name.clone(), Role::Pod, app, nonce, facts).await
             }
             Step::Create { app, name, role, nonce, .. } => {
                 self.make(step, name.clone(), *role, app, nonce, facts).await
             }
-            Step::Remove { target } | Step::RemovePod { target } => {
-                self.host.perform(step).await?;
-                self.forget(&target.nonce).await
-            }
-            Step::Pull { .. } | Step::Stop { .. } | Step::Expire { .. } | Step::Start { .. } | Step::Probe { .. } => {
+            Step::Remove { .. } | Step::RemovePod { .. } | Step::Pull { .. } | Step::Stop { .. } | Step::Expire { .. } | Step::Start { .. } | Step::Probe { .. } => {
                 self.host.perform(step).await.map(|_| ())
             }
         }
@@ -313,12 +337,6 @@ impl<H: Host> AppTask<H> {
             }
             Outcome::Done => Ok(()),
         }
-    }
-
-    async fn forget(&mut self, nonce: &str) -> Result<(), StepError> {
-        let mut record = self.record.clone();
-        record.instances.remove(nonce);
-        self.keep(record).await
     }
 
     /// Durable first, then true for us.
