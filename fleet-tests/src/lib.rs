@@ -41,6 +41,7 @@ pub mod net;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+pub mod simulated;
 
 pub use app::Running;
 pub use clock::{Watch, soon, wait_until};
