@@ -192,6 +192,11 @@ impl Cmd {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
+        // What cargo says of the package it runs is not for others: a cargo below us would take its build scripts for
+        // stale, and build ring and all above it again.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_package(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
         for (name, value) in &self.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -203,6 +208,11 @@ impl Cmd {
         }
         command
     }
+}
+
+fn is_of_package(variable: &str) -> bool {
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    prefixes.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// Whom a time-out hits.
@@ -286,6 +296,14 @@ mod tests {
         let output = Cmd::new("sh").args(["-c", "head -c 9000000 /dev/zero | tr '\\0' x"]).output().unwrap();
         assert_eq!(output.stdout.len(), OUTPUT_BYTES_MAX);
         assert!(output.status.success());
+    }
+
+    #[test]
+    fn what_cargo_says_of_this_package_is_not_handed_on() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo test sets it");
+        let output = Cmd::new("env").env("CARGO_PKG_NAME_OF_OURS", "1").check().unwrap();
+        let handed: Vec<&str> = output.lines().filter(|line| line.starts_with("CARGO_PKG_")).collect();
+        assert_eq!(handed, ["CARGO_PKG_NAME_OF_OURS=1"]);
     }
 
     #[test]

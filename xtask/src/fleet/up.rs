@@ -61,9 +61,10 @@ fn bring_up(fleet: &Fleet, stay: Stay) -> anyhow::Result<()> {
     let nats = prepare::nats_server()?;
     private_dir(&fleet.dir)?;
     start_coordinator(fleet, &nats)?;
+    write_env(fleet)?;
     start_device(fleet)?;
     let answer = deploy(fleet)?;
-    tell(fleet, &answer, stay)?;
+    tell(fleet, &answer, stay);
     match signals {
         Some(signals) => watch(fleet, &signals),
         None => Ok(()),
@@ -189,8 +190,13 @@ fn agent_toml(fleet: &Fleet, token: &Path) -> String {
     )
 }
 
-fn tell(fleet: &Fleet, answer: &str, stay: Stay) -> anyhow::Result<()> {
-    let env = fleet.dir.join("env");
+fn env_file(fleet: &Fleet) -> PathBuf {
+    fleet.dir.join("env")
+}
+
+/// What a person's shell needs to talk to this fleet; there as soon as the coordinator is.
+fn write_env(fleet: &Fleet) -> anyhow::Result<()> {
+    let env = env_file(fleet);
     let text = format!(
         "# For your shell: . {}\nexport BRAMBLE_API=http://{}\nexport BRAMBLE_TOKEN=\"$(cat '{}')\"\n\
          export PATH=\"{}:$PATH\"\n",
@@ -199,7 +205,11 @@ fn tell(fleet: &Fleet, answer: &str, stay: Stay) -> anyhow::Result<()> {
         fleet.admin_token().display(),
         paths::built("").display(),
     );
-    private_file(&env, &text)?;
+    private_file(&env, &text)
+}
+
+fn tell(fleet: &Fleet, answer: &str, stay: Stay) {
+    let env = env_file(fleet);
     println!(
         "\nThe fleet is up.\n\
          \x20 API          http://{api}       (its description: /api/v1/openapi.json)\n\
@@ -221,7 +231,6 @@ fn tell(fleet: &Fleet, answer: &str, stay: Stay) -> anyhow::Result<()> {
         Stay::Detached => println!("It stays until `cargo xtask down`."),
         Stay::Foreground => println!("Ctrl-C takes it down (or let it stay with `cargo xtask up --detach`)."),
     }
-    Ok(())
 }
 
 /// Stays until a signal has taken everything down, or a program has ended by itself.

@@ -101,14 +101,14 @@ pub fn podman_env(dir: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&networks).with_context(|| format!("cannot make {}", networks.display()))?;
     let subnet = subnet(dir, Path::new("/run/bramble-subnets"))?;
     let bridge = format!("brm-{}", &sha256(dir.as_os_str().as_encoded_bytes())[..8]);
-    replace(&networks.join("podman.json"), &network(&bridge, subnet))?;
+    replace(&networks.join(format!("{bridge}.json")), &network(&bridge, subnet))?;
     let conf = dir.join("containers.conf");
     let systemd = Path::new("/run/systemd/system").is_dir();
-    replace(&conf, &containers_conf(&networks, systemd, may_raise_files()))?;
+    replace(&conf, &containers_conf(&networks, &bridge, systemd, may_raise_files()))?;
     Ok(conf)
 }
 
-fn containers_conf(networks: &Path, systemd: bool, may_raise: bool) -> String {
+fn containers_conf(networks: &Path, network: &str, systemd: bool, may_raise: bool) -> String {
     let mut text = String::from("# Made by `cargo xtask`; made anew at every start.\n[containers]\n");
     text.push_str("log_driver = \"k8s-file\"\n");
     if !may_raise {
@@ -118,7 +118,8 @@ fn containers_conf(networks: &Path, systemd: bool, may_raise: bool) -> String {
     if !systemd {
         text.push_str("cgroup_manager = \"cgroupfs\"\n");
     }
-    text.push_str("[network]\nnetwork_backend = \"netavark\"\n");
+    // A name of its own: netavark's chains are named after it, and one device's end would take another's ports away.
+    text.push_str(&format!("[network]\nnetwork_backend = \"netavark\"\ndefault_network = \"{network}\"\n"));
     text.push_str(&format!("network_config_dir = {:?}\n", networks.display().to_string()));
     text
 }
@@ -127,7 +128,7 @@ fn containers_conf(networks: &Path, systemd: bool, may_raise: bool) -> String {
 fn network(bridge: &str, (high, low): (u8, u8)) -> String {
     let id = sha256(bridge.as_bytes());
     let network = serde_json::json!({
-        "name": "podman",
+        "name": bridge,
         "id": id,
         "driver": "bridge",
         "network_interface": bridge,
@@ -221,10 +222,10 @@ mod tests {
 
     #[test]
     fn the_configuration_says_only_what_the_machine_needs() {
-        let here = containers_conf(Path::new("/x/networks"), false, false);
+        let here = containers_conf(Path::new("/x/networks"), "brm-1", false, false);
         assert!(here.contains("cgroup_manager = \"cgroupfs\"\n") && here.contains("nofile=20000:20000"), "{here}");
         assert!(here.contains("network_config_dir = \"/x/networks\"\n"), "{here}");
-        let normal = containers_conf(Path::new("/x/networks"), true, true);
+        let normal = containers_conf(Path::new("/x/networks"), "brm-1", true, true);
         assert!(!normal.contains("cgroup_manager") && !normal.contains("ulimits"), "{normal}");
     }
 
