@@ -97,11 +97,10 @@ fn remove_device(device: &Path, case: &Path) -> Option<String> {
             Cmd::new("nsenter").args(enter).check().err().map(|err| err.to_string())
         }
     };
-    let network = fs::read_to_string(device.join("podman/networks/podman.json")).unwrap_or_default();
-    let network: serde_json::Value = serde_json::from_str(&network).unwrap_or_default();
-    if let Some(bridge) = network["network_interface"].as_str() {
-        // Gone already, most times: netavark takes it with the last container.
-        drop(Cmd::new("ip").args(["link", "del", bridge]).output());
+    // One network, named as its bridge. Gone already, most times: netavark takes it with the last container.
+    let networks = fs::read_dir(device.join("podman/networks")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    for bridge in networks.filter(|file| file.extension().is_some_and(|e| e == "json")) {
+        drop(Cmd::new("ip").args(["link", "del"]).arg(bridge.file_stem().unwrap_or_default()).output());
     }
     give_back_subnets(case);
     problem

@@ -36,11 +36,11 @@ fn a_wrong_manifest_is_refused_by_name_line_and_field() {
     let bramble = fleet.bramble();
 
     let unknown = write(&fleet, "unknown.yaml", &format!("{good}      imagePullPolice: Always\n"));
-    let said = bramble.fails(2, &["apply", "-f", &unknown]);
+    let said = bramble.fails(1, &["apply", "-f", &unknown]);
     assert!(said.contains("unknown.yaml:10") && said.contains("imagePullPolice"), "{said}");
 
     let wrong = write(&fleet, "wrong.yaml", &good.replace(&format!("host: {port}"), "host: many"));
-    let said = bramble.fails(2, &["apply", "-f", &wrong]);
+    let said = bramble.fails(1, &["apply", "-f", &wrong]);
     assert!(said.contains("wrong.yaml:9") && said.contains("host"), "{said}");
 
     let wrong = write(
@@ -48,7 +48,7 @@ fn a_wrong_manifest_is_refused_by_name_line_and_field() {
         "wrong.json",
         r#"{ "apiVersion": "bramble/v1", "kind": "Deployment", "metadata": { "name": 3 } }"#,
     );
-    let said = bramble.fails(2, &["apply", "-f", &wrong]);
+    let said = bramble.fails(1, &["apply", "-f", &wrong]);
     assert!(said.contains("wrong.json:1") && said.contains("name"), "{said}");
 
     let file = write(&fleet, "good.yaml", &good);
