@@ -27,6 +27,12 @@ impl Bramble {
         Self { cmd }
     }
 
+    /// The command line so far, to be run otherwise.
+    #[must_use]
+    pub fn cmd(&self) -> &Cmd {
+        &self.cmd
+    }
+
     /// Runs it; any exit code will do.
     ///
     /// # Panics

@@ -125,6 +125,12 @@ impl Device {
         self.dir.join("apps")
     }
 
+    /// Where the Podman service that its agent starts listens.
+    #[must_use]
+    pub fn podman_socket(&self) -> PathBuf {
+        self.run.join("podman.sock")
+    }
+
     /// The agent's process.
     #[must_use]
     pub fn agent(&self) -> &Proc {

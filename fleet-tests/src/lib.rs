@@ -26,6 +26,7 @@
 
 pub mod api;
 mod app;
+pub mod bench;
 pub mod case;
 mod cleanup;
 pub mod cli;
