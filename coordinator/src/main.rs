@@ -96,7 +96,7 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
         Times { heartbeat_timeout: serve.heartbeat_timeout.duration(), device_jwt: serve.device_jwt_ttl.duration() };
     let core = Core::new(Arc::new(store), Arc::clone(&keys), Arc::new(mesh.clone()), times);
     let answering = mesh.answer_devices(renew::answerer(&core));
-    let background = tokio::spawn(background::run(Arc::clone(&core)));
+    let background = tokio::spawn(background::run(Arc::clone(&core), mesh.device_links()));
     announce(place);
     let router = http::router(App::new(core, auth));
     let mut stopped = stop.clone();

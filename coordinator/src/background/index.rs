@@ -98,6 +98,12 @@ impl Index {
         }
     }
 
+    /// The broker says that the last connection of a device is gone.
+    pub fn disconnected(&self, device: &DeviceId) {
+        self.fleet.write().unwrap_or_else(PoisonError::into_inner).disconnected(device);
+        self.ticks.send_modify(|tick| *tick = tick.wrapping_add(1));
+    }
+
     /// Asks for a look at these devices.
     pub fn mark(&self, more: Dirty) {
         {

@@ -6,6 +6,7 @@
 pub mod commands;
 pub mod hold;
 pub mod index;
+pub mod links;
 pub mod metrics;
 pub mod port;
 pub mod quarantine;
@@ -21,10 +22,13 @@ use bramble_contracts::{
     v1::Verb,
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     clock,
     domain::{Now, when::rfc3339},
     keys::Keys,
+    mesh::DeviceLink,
     store::{Store, StoreError},
 };
 
@@ -136,12 +140,13 @@ pub(crate) struct Own<'a> {
 }
 
 /// Runs everything; ends only when a part does.
-pub async fn run(core: Arc<Core>) {
+pub async fn run(core: Arc<Core>, device_links: mpsc::Receiver<DeviceLink>) {
     let feed = core.store.feed();
     tokio::select! {
         () = core.index.follow(feed) => tracing::error!("the store's feed has ended"),
         () = reconcile::run(&core) => tracing::error!("reconciling has ended"),
         () = quarantine::run(&core) => tracing::error!("the quarantine keeper has ended"),
+        () = links::run(&core, device_links) => tracing::error!("the broker tells no more of connections"),
         () = refusals::run(&core) => tracing::error!("telling refusals has ended"),
     }
 }

@@ -136,6 +136,14 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
     let report = lens.fleet.device(&record.id).report()?;
     let mut mine: Vec<&AppReport> =
         report.apps.iter().filter(|a| only.is_none_or(|n| a.deployment == *n) && a.status != Status::Confirmed).collect();
+    let wanted = |app: &AppReport| {
+        let doc = lens.fleet.device(&record.id).desired();
+        doc.is_some_and(|d| d.apps.iter().any(|a| compose::app_key(a) == (&app.tenant, &app.deployment)))
+    };
+    if let Some(leaving) = mine.iter().find(|a| !wanted(a)) {
+        let sentence = format!("{} is no longer wanted on {} and is being removed.", leaving.deployment, record.name);
+        return Some(answer(sentence, vec![format!("phase {:?}", leaving.phase)], "Wait for the grace period."));
+    }
     let rank = |status: Status| match status {
         Status::Failed | Status::RolledBack => 0,
         Status::Trial => 1,

@@ -293,6 +293,18 @@ impl Fleet {
         if generation(&self.beats) == before { Touched::Nothing } else { Touched::Device(key.0) }
     }
 
+    /// The broker says that the last connection of a device is gone: it is offline until it is heard again.
+    pub fn disconnected(&mut self, device: &DeviceId) {
+        for instance in [Instance::A, Instance::B] {
+            let beat = self.beats.live.get_mut(&(device.clone(), instance)).and_then(|slot| slot.value.as_mut().ok());
+            if let Some(Beat { heard, .. }) = beat
+                && let Heard::At(at) = *heard
+            {
+                *heard = Heard::Left(at);
+            }
+        }
+    }
+
     /// What is still waited for before anything is written, in words; empty when the whole is known.
     pub fn waits_for(&self) -> Vec<String> {
         if self.link == Link::Lost {
@@ -366,7 +378,7 @@ impl Fleet {
     pub fn device(&self, id: &DeviceId) -> Seen<'_> {
         let beats = [Instance::A, Instance::B].into_iter().filter_map(|i| self.beats.get(&(id.clone(), i)));
         let rank = |beat: &&Beat| match beat.heard {
-            Heard::At(at) => at.mono_ms + 1,
+            Heard::At(at) | Heard::Left(at) => at.mono_ms + 1,
             Heard::Once | Heard::Never => 0,
         };
         Seen {

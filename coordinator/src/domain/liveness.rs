@@ -9,6 +9,8 @@ use super::Now;
 pub enum Heard {
     /// A heartbeat arrived while this coordinator was listening.
     At(Now),
+    /// The broker said that its connection is gone, and no heartbeat came since.
+    Left(Now),
     /// The store holds one, or a report: it was there once, nobody knows when.
     Once,
     /// Never.
@@ -29,7 +31,8 @@ pub fn judge(heard: Heard, listening: Listening, now_mono_ms: u64, timeout_ms: u
     let within = |then: u64| now_mono_ms.saturating_sub(then) <= timeout_ms;
     match (heard, listening) {
         (Heard::Never, Listening::Since(_) | Listening::Not) => Connection::Never,
-        (Heard::At(_) | Heard::Once, Listening::Not) => Connection::Recovering,
+        (Heard::Left(_), Listening::Since(_)) => Connection::Offline,
+        (Heard::At(_) | Heard::Left(_) | Heard::Once, Listening::Not) => Connection::Recovering,
         (Heard::At(at), Listening::Since(_)) if within(at.mono_ms) => Connection::Online,
         (Heard::At(_) | Heard::Once, Listening::Since(since)) if within(since) => Connection::Recovering,
         (Heard::At(_) | Heard::Once, Listening::Since(_)) => Connection::Offline,

@@ -78,7 +78,7 @@ impl Lens<'_> {
             state: record.state,
             connection,
             last_seen: match seen.heard() {
-                Heard::At(at) => Some(rfc3339(at.wall_ms)),
+                Heard::At(at) | Heard::Left(at) => Some(rfc3339(at.wall_ms)),
                 Heard::Once | Heard::Never => None,
             },
             created: rfc3339(record.created_ms),

@@ -51,7 +51,32 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<v1::RenewHttpRequest>(&mut all);
     add::<TrustView>(&mut all);
     add::<TenantView>(&mut all);
+    describe_texts(&mut all);
     all
+}
+
+/// What the checked texts of `contracts` look like; their rules live there, and this only describes them.
+const PATTERNS: [(&str, &str); 12] = [
+    ("Name", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+    ("Tenant", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+    ("DeviceId", "^d-[a-z2-7]{20}$"),
+    ("Uid", "^[a-z2-7]{20}$"),
+    ("LabelKey", "^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$"),
+    ("ImageRef", "^[A-Za-z0-9][A-Za-z0-9_.:@-]*(/[A-Za-z0-9_.:@-]+)*$"),
+    ("EnvName", "^[A-Za-z_][A-Za-z0-9_]{0,255}$"),
+    ("MountPath", "^(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$"),
+    ("Signal", "^SIG(TERM|INT|QUIT|HUP|USR1|USR2|KILL|WINCH)$"),
+    ("Millis", "^[0-9]{1,6}(ms|s|m|h|d)$"),
+    ("ByteSize", "^[0-9]{1,6}(k|Ki|M|Mi|G|Gi)?$"),
+    ("MilliCpus", "^[1-9][0-9]{0,3}([.][0-9]{1,3})?$"),
+];
+
+fn describe_texts(all: &mut BTreeMap<String, Value>) {
+    for (name, pattern) in PATTERNS {
+        if let Some(schema) = all.get_mut(name).filter(|s| s["type"] == "string") {
+            schema["pattern"] = pattern.into();
+        }
+    }
 }
 
 fn reference(name: &str) -> Value {
@@ -144,7 +169,8 @@ fn parameters(route: &Route) -> Vec<Value> {
     }
     if route.also.contains(&412) {
         let words = "Only if it is still this version (its ETag).";
-        all.push(json!({ "name": "If-Match", "in": "header", "schema": { "type": "string" }, "description": words }));
+        let schema = json!({ "type": "string", "pattern": "^(\\*|\"[0-9]{1,19}\")$" });
+        all.push(json!({ "name": "If-Match", "in": "header", "schema": schema, "description": words }));
     }
     all
 }

@@ -13,7 +13,7 @@ use bramble_contracts::{
 use serde_json::json;
 
 use super::{
-    App,
+    App, RACES,
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body},
@@ -22,7 +22,6 @@ use crate::{
     background::{index::Dirty, now, reconcile},
     domain::{
         compose,
-        fleet::Slot,
         record::{self, DeviceRecord},
         resume::{self, ResumePlan},
     },
@@ -144,14 +143,25 @@ async fn overwrite(app: &App, ids: &[DeviceId]) -> Result<(), ApiError> {
 
 /// Lets a device go.
 async fn release(app: &App, id: &DeviceId, also: impl Fn(&mut DeviceRecord)) -> Result<(), ApiError> {
-    let slot: Option<Slot<DeviceRecord>> = app.core.index.look(|lens| lens.fleet.devices.get(id).cloned());
-    let Some((seq, mut record)) = slot.and_then(|s| Some((s.seq, s.value.ok()?))) else { return Ok(()) };
-    record.hold = None;
-    also(&mut record);
-    let put = app.core.store.put(Bucket::Devices, id.as_str(), record::encode(&record), Expect::Seq(seq)).await;
-    match put {
-        Ok(seq) => app.seen(Bucket::Devices, seq).await,
-        Err(err @ (StoreError::Conflict { .. } | StoreError::Unavailable { .. })) => return Err(err.into()),
+    for _ in 0..RACES {
+        let Some(entry) = app.core.store.get(Bucket::Devices, id.as_str()).await? else { return Ok(()) };
+        let old: DeviceRecord =
+            record::decode(&entry.bytes).map_err(|err| ApiError::new(Code::Unavailable, err.to_string()))?;
+        let mut next = old.clone();
+        next.hold = None;
+        also(&mut next);
+        if next == old {
+            return Ok(());
+        }
+        match app.core.store.put(Bucket::Devices, id.as_str(), record::encode(&next), Expect::Seq(entry.seq)).await {
+            Ok(seq) => {
+                app.seen(Bucket::Devices, seq).await;
+                return Ok(());
+            }
+            // The reconciler lets a device go by itself once the store wants what it has.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(err @ StoreError::Unavailable { .. }) => return Err(err.into()),
+        }
     }
-    Ok(())
+    Err(StoreError::Conflict { bucket: Bucket::Devices, key: id.to_string() }.into())
 }

@@ -82,9 +82,16 @@ pub struct Route {
 
 const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
 const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
-const LABEL: Param = ("label", r#"{"type":"string"}"#, "Only those with all of these labels: name=value,…");
-const FIELD: Param = ("field", r#"{"type":"string"}"#, "Only those whose fields are so: field=value,…");
-const LISTED: &[Param] = &[LIMIT, CURSOR, LABEL, FIELD];
+const LABEL: Param = ("label", r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*)(,[A-Za-z0-9]+=[A-Za-z0-9]*)*$"}"#, "Only those with all of these labels: name=value,…");
+const DEVICE_FIELD: Param = (
+    "field",
+    r#"{"type":"string","pattern":"^(name|id|state|connection)=[a-z0-9-]*$"}"#,
+    "Only those whose fields are so: field=value,… of name, id, state and connection.",
+);
+const DEPLOYMENT_FIELD: Param =
+    ("field", r#"{"type":"string","pattern":"^name=[a-z0-9-]*$"}"#, "Only those whose fields are so: name=….");
+const DEVICES: &[Param] = &[LIMIT, CURSOR, LABEL, DEVICE_FIELD];
+const DEPLOYMENTS: &[Param] = &[LIMIT, CURSOR, LABEL, DEPLOYMENT_FIELD];
 const PAGED: &[Param] = &[LIMIT, CURSOR];
 const AUDIT: &[Param] = &[
     LIMIT,
@@ -97,7 +104,7 @@ const LOGS: &[Param] = &[
     ("device", r#"{"type":"string"}"#, "Only on this device; all that are selected when absent."),
     ("container", r#"{"type":"string"}"#, "Only this container."),
     ("tail", r#"{"type":"integer","minimum":0,"maximum":10000}"#, "The last so many lines of each; 100 by default."),
-    ("since", r#"{"type":"string"}"#, "Only what is younger than this, such as 10m."),
+    ("since", r#"{"type":"string","pattern":"^[0-9]{1,6}(s|m|h|d)$"}"#, "Only what is younger than this, such as 10m."),
     ("follow", r#"{"type":"boolean"}"#, "Go on with what comes."),
 ];
 
@@ -149,7 +156,7 @@ pub const ROUTES: &[Route] = &[
     open("/api/v1/openapi.json", "This description.", Gives::Free, &[]),
     Route { path: "/api/v1/me", guard: Guard::SignedIn, summary: "Who am I, and what may I do?", gives: Gives::Json("Me"), ..PLAIN },
     Route { path: "/api/v1/tenants", guard: Guard::SignedIn, summary: "Every tenant that has anything.", gives: Gives::List("TenantView"), query: PAGED, also: &[503], ..PLAIN },
-    Route { query: LISTED, ..read("/api/v1/devices", Right::DevicesRead, "Devices.", Gives::List("DeviceView")) },
+    Route { query: DEVICES, ..read("/api/v1/devices", Right::DevicesRead, "Devices.", Gives::List("DeviceView")) },
     read("/api/v1/devices/{name}", Right::DevicesRead, "One device, by name or id, with its report.", Gives::Object("DeviceView")),
     Route { query: EXPLAIN, ..read("/api/v1/devices/{name}/explain", Right::DevicesRead, "Why is it not up to date?", Gives::Json("Explanation")) },
     Route { method: "PATCH", ..act("/api/v1/devices/{name}/labels", Right::DevicesWrite, "Change its labels.", Takes::Json("LabelChange")) },
@@ -157,9 +164,9 @@ pub const ROUTES: &[Route] = &[
     act("/api/v1/devices/{name}/quarantine", Right::DevicesQuarantine, "Cut it off at once. Its apps keep running.", Takes::Json("Because")),
     act("/api/v1/devices/{name}/unquarantine", Right::DevicesQuarantine, "Let it back.", Takes::Maybe("Because")),
     Route { gives: Gives::Lines("StreamLine"), also: &[404, 422, 503, 504], ..act("/api/v1/devices/{name}/exec", Right::DevicesExec, "Run a program inside an app.", Takes::Json("ExecRequest")) },
-    Route { query: LISTED, ..read("/api/v1/deployments", Right::DeploymentsRead, "Deployments.", Gives::List("DeploymentView")) },
+    Route { query: DEPLOYMENTS, ..read("/api/v1/deployments", Right::DeploymentsRead, "Deployments.", Gives::List("DeploymentView")) },
     read("/api/v1/deployments/{name}", Right::DeploymentsRead, "One deployment, with its devices.", Gives::Object("DeploymentView")),
-    Route { method: "PUT", query: DRY, gives: Gives::Object("Applied"), also: &[409, 412, 422, 503], ..act("/api/v1/deployments/{name}", Right::DeploymentsWrite, "Apply it. The same again changes nothing.", Takes::Json("Manifest")) },
+    Route { method: "PUT", query: DRY, gives: Gives::Object("Applied"), also: &[404, 409, 412, 422, 503], ..act("/api/v1/deployments/{name}", Right::DeploymentsWrite, "Apply it. The same again changes nothing.", Takes::Json("Manifest")) },
     Route { method: "DELETE", query: DRY, gives: Gives::Json("PlannedDeployment"), also: &[404, 409, 412, 503], ..act("/api/v1/deployments/{name}", Right::DeploymentsWrite, "Delete it: its devices get newer documents without it.", Takes::Nothing) },
     Route { query: LOGS, also: &[404, 503, 504], ..read("/api/v1/deployments/{name}/logs", Right::DevicesLogs, "What its containers print.", Gives::Lines("StreamLine")) },
     Route { gives: Gives::Json("PlanView"), also: &[422, 503], ..act("/api/v1/plan", Right::DeploymentsRead, "What applying these would change, on which devices, in what order.", Takes::Json("PlanRequest")) },

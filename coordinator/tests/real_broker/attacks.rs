@@ -227,7 +227,9 @@ async fn publishing_elsewhere_is_denied_and_said() {
     let (me, victim) = (s.attacker.id.clone(), s.victim.id.clone());
     let mut all = targets(&me, &victim);
     all.extend(visible_only(&victim));
-    all.extend(["dev.x", ">", "*", "$KV.reported.*", "JSF.GET.*", "JSF.GET.>", "cmd.>", "up.>", "a"].map(str::to_owned));
+    all.extend(
+        ["dev.x", ">", "*", "$KV.reported.*", "JSF.GET.*", "JSF.GET.>", "cmd.>", "up.>", "a"].map(str::to_owned),
+    );
     all.push(format!("$KV.reported.{me}.x"));
     all.push(format!("$KV.liveness.{me}"));
     all.push(format!("$KV.liveness.{me}.a.b"));
@@ -257,8 +259,25 @@ async fn listening_elsewhere_hears_nothing() {
     let victim = s.victim.id.clone();
     let heard = Arc::new(Mutex::new(vec![]));
     let mut all: Vec<String> = [
-        ">", "*", "*.>", "dev.>", "dev.*.desired", "cmd.>", "cmd.*.*", "up.>", "_INBOX.>", "_R_.>", "$KV.>", "$JS.>",
-        "$JS.EVENT.>", "$JS.ACK.>", "$SYS.>", "$SYS.ACCOUNT.>", "JSF.>", "audit.>", "$O.>",
+        ">",
+        "*",
+        "*.>",
+        "dev.>",
+        "dev.*.desired",
+        "cmd.>",
+        "cmd.*.*",
+        "up.>",
+        "_INBOX.>",
+        "_R_.>",
+        "$KV.>",
+        "$JS.>",
+        "$JS.EVENT.>",
+        "$JS.ACK.>",
+        "$SYS.>",
+        "$SYS.ACCOUNT.>",
+        "JSF.>",
+        "audit.>",
+        "$O.>",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -313,7 +332,11 @@ async fn headers_reach_nobody_elses_key() {
         vec![("Nats-Batch-Id", "b"), ("Nats-Batch-Sequence", "2"), ("Nats-Batch-Commit", "1")],
         vec![("Nats-Incr", "1")],
         vec![("Nats-Schedule", "@every 1s"), ("Nats-Schedule-Target", &theirs)],
-        vec![("Nats-Schedule", "@at 2020-01-01T00:00:00Z"), ("Nats-Schedule-Target", &theirs), ("Nats-Schedule-TTL", "1s")],
+        vec![
+            ("Nats-Schedule", "@at 2020-01-01T00:00:00Z"),
+            ("Nats-Schedule-Target", &theirs),
+            ("Nats-Schedule-TTL", "1s"),
+        ],
         vec![("Nats-Marker-Reason", "Purge")],
         vec![("Nats-Stream-Source", "KV_desired 1 > > $KV.desired.x")],
         vec![("Nats-Subject", &theirs), ("Nats-Sequence", "1")],
@@ -326,7 +349,11 @@ async fn headers_reach_nobody_elses_key() {
         for subject in allowed(&s.attacker.id) {
             let mut map = HeaderMap::new();
             headers.iter().for_each(|(name, value)| map.insert(*name, *value));
-            s.attacker.client.publish_with_headers(subject.clone(), map.clone(), Bytes::from_static(b"x")).await.unwrap();
+            s.attacker
+                .client
+                .publish_with_headers(subject.clone(), map.clone(), Bytes::from_static(b"x"))
+                .await
+                .unwrap();
             let asked = s.attacker.client.request_with_headers(subject, map, Bytes::new());
             let _ = tokio::time::timeout(Duration::from_millis(30), asked).await;
         }
@@ -382,7 +409,8 @@ async fn only_ones_own_document_can_be_read() {
         json!({ "start_time": "2000-01-01T00:00:00Z", "batch": 10 }),
     ];
     for body in bodies {
-        let mut inbox = s.attacker.client.subscribe(format!("{}.r", subjects::inbox_prefix(&s.attacker.id))).await.unwrap();
+        let mut inbox =
+            s.attacker.client.subscribe(format!("{}.r", subjects::inbox_prefix(&s.attacker.id))).await.unwrap();
         let reply = format!("{}.r", subjects::inbox_prefix(&s.attacker.id));
         s.attacker.client.publish_with_reply(own.clone(), reply, body.to_string().into()).await.unwrap();
         while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), inbox.next()).await {
@@ -470,7 +498,8 @@ async fn credentials_that_were_not_issued_do_not_connect() {
     let now = bramble_coordinator::clock::unix_secs();
     let good = s.up.keys.device_jwt(&id, &key.public_key(), hour).unwrap();
     assert!(Device::connect_with(at, id.clone(), key.clone(), good.clone()).await.is_ok());
-    let try_with = async |jwt: String, key: &Arc<KeyPair>| Device::connect_with(at, victim.clone(), key.clone(), jwt).await;
+    let try_with =
+        async |jwt: String, key: &Arc<KeyPair>| Device::connect_with(at, victim.clone(), key.clone(), jwt).await;
     let theirs = s.up.keys.device_jwt(&victim, &other.public_key(), hour).unwrap();
     assert!(try_with(theirs, &key).await.is_err(), "another's JWT without its key");
     let past = s.up.keys.device_jwt_at(&id, &key.public_key(), now - 7200, hour).unwrap();

@@ -71,6 +71,56 @@ async fn a_left_broker_with_another_setup_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_left_broker_without_a_record_is_found_and_stopped() {
+    let mut up = Fleet::new().up().await;
+    let pid = broker_pid(&up.fleet).unwrap();
+    up.broker.take().unwrap().abandon().await;
+    std::fs::remove_file(up.fleet.dir.path().join("broker/process.json")).unwrap();
+    let again = up.fleet.broker(&up.keys).await;
+    assert!(!alive(pid));
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_root_the_broker_runs_as_somebody_who_cannot_read_the_keys() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    if !nix::unistd::geteuid().is_root() {
+        return; // Only root can give processes to others.
+    }
+    let fleet = Fleet::new();
+    let state = fleet.dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(fleet.dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    // The program must be reachable for that user, too.
+    let program = fleet.dir.path().join("nats-server");
+    std::fs::copy(crate::common::nats_server(), &program).unwrap();
+    let addresses = Addresses { coordinators: vec![], brokers: vec![] };
+    let keys = std::sync::Arc::new(Keys::load_or_create(&state.join("keys"), &addresses).unwrap());
+    let options = || bramble_coordinator::broker::Options {
+        program: program.clone(),
+        dir: state.join("broker"),
+        ..fleet.options()
+    };
+    let broker = Broker::start(keys.clone(), options()).await.unwrap();
+    let record = std::fs::read_to_string(state.join("broker/process.json")).unwrap();
+    let pid = serde_json::from_str::<serde_json::Value>(&record).unwrap()["pid"].as_i64().unwrap();
+    let uid = std::fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+    assert_ne!(uid, 0, "the broker does not run as root");
+    let meta = |p: &str| std::fs::metadata(state.join(p)).unwrap();
+    assert_eq!((meta("keys").uid(), meta("keys").permissions().mode() & 0o777), (0, 0o700));
+    assert_eq!((meta("broker").uid(), meta("broker/process.json").uid(), meta("broker/nats.conf").uid()), (0, 0, 0));
+    assert_eq!(meta("broker/jetstream").uid(), uid);
+    assert_eq!(meta("").permissions().mode() & 0o777, 0o711, "passing through, not looking in");
+    let mesh = Mesh::connect(keys.clone(), broker.endpoint(), Some(broker.config_file())).await.unwrap();
+    bramble_coordinator::store::JetStream::open(mesh.fleet(), bramble_coordinator::store::Replicas::One).await.unwrap();
+    broker.abandon().await;
+    let again = Broker::start(keys, options()).await.unwrap();
+    assert!(matches!(*again.status().borrow(), Status::Running { origin: Origin::Adopted, .. }));
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_said_in_words() {
     let fleet = Fleet::new();
     let keys = fleet.keys();
@@ -86,7 +136,8 @@ async fn off_loopback_the_broker_speaks_tls_with_the_fleets_own_ca() {
     let mut fleet = Fleet::new();
     fleet.listen.set_ip("0.0.0.0".parse().unwrap());
     fleet.names = vec!["broker.test".into()];
-    let addresses = Addresses { coordinators: vec![], brokers: vec![format!("tls://broker.test:{}", fleet.listen.port())] };
+    let addresses =
+        Addresses { coordinators: vec![], brokers: vec![format!("tls://broker.test:{}", fleet.listen.port())] };
     let keys = std::sync::Arc::new(Keys::load_or_create(&fleet.dir.path().join("keys"), &addresses).unwrap());
     let broker = fleet.broker(&keys).await;
     let mesh = Mesh::connect(keys.clone(), broker.endpoint(), Some(broker.config_file())).await.unwrap();
@@ -105,7 +156,7 @@ async fn the_brokers_files_are_private_and_credentials_of_another_fleet_are_refu
     use std::os::unix::fs::PermissionsExt as _;
     let up = Fleet::new().up().await;
     let mode = |p: &str| std::fs::metadata(up.fleet.dir.path().join(p)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("broker"), mode("broker/nats.conf"), mode("broker/jetstream")), (0o700, 0o600, 0o700));
+    assert_eq!((mode("broker") & 0o066, mode("broker/nats.conf") & 0o137, mode("broker/jetstream")), (0, 0, 0o700));
     let conf = std::fs::read_to_string(up.fleet.dir.path().join("broker/nats.conf")).unwrap();
     assert!(!conf.contains("SO") || !conf.lines().any(|l| l.trim().starts_with("SO")), "no seeds in the file");
     let stranger = Fleet::new().keys();

@@ -3,7 +3,10 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,8 +42,14 @@ pub(crate) fn nats_server() -> PathBuf {
     found.expect("no nats-server: set BRAMBLE_NATS_SERVER, or run `cargo xtask test`, which fetches it")
 }
 
+/// A free port below the range from which the system takes ports for connections, so that nobody takes it meanwhile.
 pub(crate) fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = u16::try_from(std::process::id() % 10_000).unwrap();
+    let ports = std::iter::repeat_with(|| 20_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000);
+    let free = |port: &u16| TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    let port = ports.take(2000).find(free).expect("one of 2000 ports is free");
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// One fleet in a folder of its own.
@@ -147,7 +156,12 @@ impl Device {
         Self::connect_with(at, id, key, jwt).await
     }
 
-    pub(crate) async fn connect_with(at: SocketAddr, id: DeviceId, key: Arc<KeyPair>, jwt: String) -> Result<Self, String> {
+    pub(crate) async fn connect_with(
+        at: SocketAddr,
+        id: DeviceId,
+        key: Arc<KeyPair>,
+        jwt: String,
+    ) -> Result<Self, String> {
         let (tell, errors) = mpsc::unbounded_channel();
         let signer = key.clone();
         let options = ConnectOptions::with_auth_callback(move |nonce| {
@@ -195,7 +209,10 @@ impl Device {
 }
 
 /// Reads the feed until `done` says so.
-pub(crate) async fn read_until(feed: &mut mpsc::Receiver<Change>, mut done: impl FnMut(&Change) -> bool) -> Vec<Change> {
+pub(crate) async fn read_until(
+    feed: &mut mpsc::Receiver<Change>,
+    mut done: impl FnMut(&Change) -> bool,
+) -> Vec<Change> {
     let mut seen = vec![];
     let read = async {
         while let Some(change) = feed.recv().await {

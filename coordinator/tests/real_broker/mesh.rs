@@ -26,9 +26,13 @@ async fn a_device_gets_its_document_once_and_then_pushed() {
     let got = device.client.request(subjects::device_get(&device.id), Bytes::new()).await.unwrap();
     assert_eq!(got.payload, "one");
     assert_eq!(got.headers.unwrap().get("Nats-Sequence").unwrap().as_str(), one.to_string());
-    let two = store.put(Bucket::Desired, device.id.as_str(), Bytes::from_static(b"two"), Expect::Seq(one)).await.unwrap();
+    let two =
+        store.put(Bucket::Desired, device.id.as_str(), Bytes::from_static(b"two"), Expect::Seq(one)).await.unwrap();
     let push = tokio::time::timeout(PATIENCE, pushed.next()).await.unwrap().unwrap();
-    assert_eq!((push.subject.as_str(), push.payload.as_ref()), (subjects::device_push_desired(&device.id).as_str(), &b"two"[..]));
+    assert_eq!(
+        (push.subject.as_str(), push.payload.as_ref()),
+        (subjects::device_push_desired(&device.id).as_str(), &b"two"[..])
+    );
     let headers = push.headers.unwrap();
     assert_eq!(headers.get("Nats-Sequence").unwrap().as_str(), two.to_string());
     assert_eq!(headers.get("Nats-Last-Sequence").unwrap().as_str(), one.to_string());
@@ -106,7 +110,10 @@ async fn a_command_is_answered_by_many_frames_in_order() {
 
     let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
     let command = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap();
-    assert_eq!((command.subject.as_str(), command.payload.as_ref()), (subjects::command(&device.id, "logs").as_str(), &b"signed"[..]));
+    assert_eq!(
+        (command.subject.as_str(), command.payload.as_ref()),
+        (subjects::command(&device.id, "logs").as_str(), &b"signed"[..])
+    );
     let reply = command.reply.unwrap();
     for n in 0..500 {
         device.client.publish(reply.clone(), frame(n, FrameBody::Stdout(vec![1; 100]))).await.unwrap();

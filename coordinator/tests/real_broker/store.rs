@@ -21,7 +21,7 @@ async fn api(up: &Running, name: &str, body: Value) -> Value {
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
-fn conflict<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
+fn conflict<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Conflict { .. }))
 }
 
@@ -30,19 +30,21 @@ async fn writes_are_compared_and_deleted_keys_are_absent() {
     let up = Fleet::new().up().await;
     let store = up.store().await;
     let b = Bucket::Devices;
-    let put = async |key: &str, text: &'static str, expect| store.put(b, key, Bytes::from_static(text.as_bytes()), expect).await;
+    let put = async |key: &str, text: &'static str, expect| {
+        store.put(b, key, Bytes::from_static(text.as_bytes()), expect).await
+    };
     assert_eq!(store.get(b, "a").await.unwrap(), None);
     let one = put("a", "1", Expect::Absent).await.unwrap();
-    assert!(conflict(put("a", "2", Expect::Absent).await));
+    assert!(conflict(&put("a", "2", Expect::Absent).await));
     let two = put("a", "2", Expect::Seq(one)).await.unwrap();
     assert!(two > one);
-    assert!(conflict(put("a", "3", Expect::Seq(one)).await));
+    assert!(conflict(&put("a", "3", Expect::Seq(one)).await));
     assert_eq!(store.get(b, "a").await.unwrap().map(|e| (e.seq, e.bytes)), Some((two, Bytes::from_static(b"2"))));
-    assert!(conflict(store.delete(b, "a", one).await));
+    assert!(conflict(&store.delete(b, "a", one).await));
     let gone = store.delete(b, "a", two).await.unwrap();
     assert!(gone > two);
     assert_eq!(store.get(b, "a").await.unwrap(), None);
-    assert!(conflict(store.delete(b, "a", two).await), "deleted already");
+    assert!(conflict(&store.delete(b, "a", two).await), "deleted already");
     let back = put("a", "4", Expect::Absent).await.unwrap();
     assert!(back > gone);
     assert!(matches!(put("b", "", Expect::Absent).await, Err(StoreError::Unavailable { .. })), "empty means deleted");
@@ -59,7 +61,7 @@ async fn of_many_writers_one_wins_each_round() {
         let write = |n: u8| store.put(Bucket::Deployments, "default.web", Bytes::from(vec![n]), expect);
         let results = futures::future::join_all((1..=8).map(write)).await;
         assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
-        assert!(results.into_iter().filter(Result::is_err).all(conflict));
+        assert!(results.iter().filter(|r| r.is_err()).all(conflict));
     }
     up.down().await;
 }
@@ -89,7 +91,10 @@ async fn the_feed_tells_everything_then_what_changes() {
     assert_eq!(values(&told, Bucket::Meta).len(), 1);
     let seq = store.put(Bucket::Devices, "d", Bytes::from_static(b"x"), Expect::Absent).await.unwrap();
     let next = read_until(&mut feed, |c| matches!(c, Change::Value { .. })).await;
-    assert_eq!(next, [Change::Value { bucket: Bucket::Devices, key: "d".into(), seq, bytes: Some(Bytes::from_static(b"x")) }]);
+    assert_eq!(
+        next,
+        [Change::Value { bucket: Bucket::Devices, key: "d".into(), seq, bytes: Some(Bytes::from_static(b"x")) }]
+    );
     up.down().await;
 }
 
@@ -130,6 +135,60 @@ async fn the_feed_goes_on_after_the_broker_was_killed() {
     assert_eq!(values(&told, Bucket::Devices)["a"], Some(Bytes::from_static(b"1")), "another server: told again");
     store.put(Bucket::Devices, "b", Bytes::from_static(b"2"), Expect::Absent).await.unwrap();
     read_until(&mut feed, |c| matches!(c, Change::Value { key, .. } if key == "b")).await;
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_broker_killed_under_writes() {
+    let up = Fleet::new().up().await;
+    let store = std::sync::Arc::new(up.store().await);
+    let mut feed = feed(&store);
+    caught_up(&mut feed).await;
+    let (tell, mut acknowledged) = tokio::sync::mpsc::unbounded_channel();
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 0u64.. {
+                let bytes = Bytes::from(n.to_string());
+                if let Ok(seq) = store.put(Bucket::Devices, &format!("d{n}"), bytes, Expect::Absent).await {
+                    let _ = tell.send((n, seq));
+                }
+            }
+        }
+    });
+    let mut done = vec![];
+    for round in 1..=3 {
+        while done.len() < round * 50 {
+            done.push(acknowledged.recv().await.unwrap());
+        }
+        kill(&up.fleet);
+    }
+    while done.len() < 200 {
+        done.push(acknowledged.recv().await.unwrap());
+    }
+    writer.abort();
+    for (n, seq) in &done {
+        let kept = store.get(Bucket::Devices, &format!("d{n}")).await.unwrap().expect("acknowledged");
+        assert_eq!((kept.seq, kept.bytes), (*seq, Bytes::from(n.to_string())));
+    }
+    // The feed has told all of it, in order after each (re)start.
+    let (mut told, mut last) = (BTreeMap::new(), 0);
+    read_until(&mut feed, |change| {
+        match change {
+            Change::Reset(Bucket::Devices) => {
+                told.clear();
+                last = 0;
+            }
+            Change::Value { bucket: Bucket::Devices, key, seq, .. } => {
+                assert!(*seq > last, "{seq} after {last}");
+                last = *seq;
+                told.insert(key.clone(), *seq);
+            }
+            Change::Value { .. } | Change::Reset(_) | Change::CaughtUp(_) | Change::Lost => {}
+        }
+        done.iter().all(|(n, seq)| told.get(&format!("d{n}")) == Some(seq))
+    })
+    .await;
     up.down().await;
 }
 
@@ -261,7 +320,10 @@ async fn the_audit_trail_is_read_newest_first_by_tenant_in_pages() {
         store.audit(&event(if n == 5 { "" } else { "default" }, n)).await.unwrap();
     }
     let newest = store.audit_trail(None, None, 3).await.unwrap();
-    assert_eq!(newest.iter().map(|e| e.object.as_str()).collect::<Vec<_>>(), ["device/900", "device/899", "device/898"]);
+    assert_eq!(
+        newest.iter().map(|e| e.object.as_str()).collect::<Vec<_>>(),
+        ["device/900", "device/899", "device/898"]
+    );
     let next = store.audit_trail(None, Some(newest[2].seq), 2).await.unwrap();
     assert_eq!(next.iter().map(|e| e.object.as_str()).collect::<Vec<_>>(), ["device/897", "device/896"]);
     let rare = store.audit_trail(Some("rare"), None, 10).await.unwrap();
