@@ -3,7 +3,10 @@
 //! Decides: every setting, for our own child and, as text, for operators who run their own NATS.
 //! Deliberately does not: start anything.
 
-use std::{net::SocketAddr, path::{Path, PathBuf}};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use crate::keys::{FileError, Keys, files};
 
@@ -26,9 +29,13 @@ impl Layout {
     pub fn config(&self) -> PathBuf {
         self.dir.join("nats.conf")
     }
+    /// The folder of what the broker prints.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
     /// What the broker prints.
     pub fn log(&self) -> PathBuf {
-        self.dir.join("nats.log")
+        self.log_dir().join("nats.log")
     }
     /// Which process runs.
     pub fn record(&self) -> PathBuf {
@@ -99,8 +106,8 @@ pub fn trust_text(keys: &Keys, accounts_dir: &Path, issued_at: u64) -> String {
     )
 }
 
-/// The whole file of the embedded broker. `issued_at` dates the account JWTs.
-pub fn text(keys: &Keys, settings: &Settings<'_>, issued_at: u64) -> String {
+/// The part that is about this server only.
+pub fn server_text(keys: &Keys, settings: &Settings<'_>) -> String {
     let Settings { layout, listen, transport } = settings;
     let tls = match transport {
         Transport::Plain => String::new(),
@@ -111,22 +118,25 @@ pub fn text(keys: &Keys, settings: &Settings<'_>, issued_at: u64) -> String {
         ),
     };
     format!(
-        "# Written by bramble-coordinator; edits are lost.\n\
-         listen: \"{listen}\"\n\
+        "listen: \"{listen}\"\n\
          server_name: \"bramble-{name}\"\n\
-         {trust}{tls}\
+         {tls}\
          jetstream {{ store_dir: {store:?}, sync_interval: always, max_memory_store: {MEMORY_STORE}, max_file_store: {FILE_STORE} }}\n\
-         {limits}\
+         {LIMITS}\
          log_file: {log:?}\n\
          logtime: true\n\
          log_size_limit: 16MB\n\
          log_max_num: 3\n",
         name = &keys.operator_id()[..8],
-        trust = trust_text(keys, &layout.accounts(), issued_at),
         store = layout.jetstream().display().to_string(),
-        limits = LIMITS,
         log = layout.log().display().to_string(),
     )
+}
+
+/// The whole file of the embedded broker. `issued_at` dates the account JWTs.
+pub fn text(keys: &Keys, settings: &Settings<'_>, issued_at: u64) -> String {
+    let trust = trust_text(keys, &settings.layout.accounts(), issued_at);
+    format!("# Written by bramble-coordinator; edits are lost.\n{}{trust}", server_text(keys, settings))
 }
 
 const LIMITS: &str = "max_payload: 1MB\n\

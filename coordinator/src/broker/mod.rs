@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     process::Child,
     sync::{oneshot, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 pub use config::{Layout, Transport, external_text};
@@ -121,7 +121,7 @@ pub struct ConfigFile {
     layout: Layout,
     listen: SocketAddr,
     transport: Transport,
-    run_as: Option<(u32, u32)>,
+    run_as: Option<RunAs>,
 }
 
 impl ConfigFile {
@@ -129,10 +129,12 @@ impl ConfigFile {
     pub fn rewrite(&self, issued_at: u64) -> Result<(), FileError> {
         let settings = Settings { layout: &self.layout, listen: self.listen, transport: self.transport };
         config::write(&self.keys, &settings, issued_at)?;
-        match self.run_as {
-            Some((uid, gid)) => process::give(&self.layout.config(), RunAs { uid: uid.into(), gid: gid.into() }),
-            None => Ok(()),
-        }
+        self.run_as.map_or(Ok(()), |user| process::lend(&self.layout.config(), user))
+    }
+
+    fn server_text(&self) -> String {
+        let settings = Settings { layout: &self.layout, listen: self.listen, transport: self.transport };
+        config::server_text(&self.keys, &settings)
     }
 }
 
@@ -151,7 +153,6 @@ struct Supervisor {
     names: Vec<String>,
     config: ConfigFile,
     setup: Setup,
-    run_as: Option<RunAs>,
     endpoint: Endpoint,
     status: watch::Sender<Status>,
     cert_renew_at: u64,
@@ -196,14 +197,8 @@ impl Broker {
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| BrokerError::Locked { dir })?;
         let run_as = process::other_user(&program, &layout);
         let transport = transport(options.listen);
-        let setup = Setup::new(&program, options.listen, transport, keys.operator_id(), run_as)?;
-        let config = ConfigFile {
-            keys: keys.clone(),
-            layout,
-            listen: options.listen,
-            transport,
-            run_as: run_as.map(|r| (r.uid.as_raw(), r.gid.as_raw())),
-        };
+        let config = ConfigFile { keys: keys.clone(), layout, listen: options.listen, transport, run_as };
+        let setup = Setup::new(&program, keys.operator_id(), &config.server_text(), run_as)?;
         let first = Status::Down { why: "not started yet".to_owned() };
         let (status, seen) = watch::channel(first);
         let endpoint = endpoint(&keys, options.listen);
@@ -212,7 +207,6 @@ impl Broker {
             names: options.names,
             config: config.clone(),
             setup,
-            run_as,
             endpoint: endpoint.clone(),
             status,
             cert_renew_at: 0,
@@ -261,8 +255,8 @@ impl Supervisor {
     /// Folders, certificate, configuration, owners.
     fn prepare(&mut self) -> Result<(), BrokerError> {
         let layout = self.config.layout.clone();
-        files::private_dir(&layout.jetstream())?;
-        files::private_dir(&layout.accounts())?;
+        let theirs = [layout.jetstream(), layout.accounts(), layout.log_dir()];
+        theirs.iter().try_for_each(|dir| files::private_dir(dir))?;
         if self.config.transport == Transport::Tls {
             let cert = self.keys.ca().server(&self.names, clock::now())?;
             files::replace(&layout.cert_key(), cert.key.as_bytes())?;
@@ -270,7 +264,11 @@ impl Supervisor {
             self.cert_renew_at = cert.renew_at;
         }
         self.config.rewrite(clock::unix_secs())?;
-        self.run_as.map_or(Ok(()), |user| process::give(layout.dir(), user))?;
+        if let Some(user) = self.config.run_as {
+            theirs.iter().try_for_each(|dir| process::give(dir, user))?;
+            let lent = [layout.cert(), layout.cert_key()];
+            lent.iter().filter(|path| path.exists()).try_for_each(|path| process::lend(path, user))?;
+        }
         Ok(())
     }
 
@@ -282,19 +280,29 @@ impl Supervisor {
                 if self.config.transport == Transport::Tls {
                     running.record.reload(self.layout());
                 }
-                tracing::info!(pid = running.record.pid, "adopted the broker that an earlier run left: devices stay connected");
+                tracing::info!(
+                    pid = running.record.pid,
+                    "adopted the broker that an earlier run left: devices stay connected"
+                );
                 self.status.send_replace(Status::Running { pid: running.record.pid, origin: Origin::Adopted });
                 return Ok(running);
             }
-            tracing::info!(pid = running.record.pid, "replacing the broker that an earlier run left: its setup differs or it does not answer");
+            tracing::info!(
+                pid = running.record.pid,
+                "replacing the broker that an earlier run left: its setup differs or it does not answer"
+            );
             running.record.stop(self.layout()).await;
+        }
+        while let Some(lost) = Record::find_unrecorded(self.layout(), &self.setup) {
+            tracing::info!(pid = lost.pid, "stopping a broker on our files that no record tells of");
+            lost.stop(self.layout()).await;
         }
         self.start().await
     }
 
     async fn start(&self) -> Result<Running, BrokerError> {
         let layout = self.layout();
-        let child = process::spawn(&self.setup, layout, self.run_as)?;
+        let child = process::spawn(&self.setup, layout, self.config.run_as)?;
         let died = || BrokerError::Died { words: process::last_words(layout) };
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(died)?;
         let mut running = loop_record(pid, &self.setup, layout, child).await.ok_or_else(died)?;
@@ -304,7 +312,7 @@ impl Supervisor {
             running.reap().await;
             return Err(err);
         }
-        tracing::info!(pid, listen = %self.setup.listen, "the broker runs");
+        tracing::info!(pid, listen = %self.config.listen, "the broker runs");
         self.status.send_replace(Status::Running { pid, origin: Origin::Started });
         Ok(running)
     }
@@ -323,39 +331,41 @@ impl Supervisor {
             // An adopted process that refuses our credentials is not going to change its mind.
             let refused = why.contains("authorization");
             if refused || clock::monotonic() - began > READY_WITHIN {
-                return Err(BrokerError::NotReady { listen: self.setup.listen, why });
+                return Err(BrokerError::NotReady { listen: self.config.listen, why });
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
     }
 
     async fn run(mut self, mut running: Running, mut stop: oneshot::Receiver<()>) {
-        let tail = tokio::spawn(log::follow(self.layout().log()));
+        let mut tail = JoinSet::new(); // ends with us
+        tail.spawn(log::follow(self.layout().log()));
         loop {
             tokio::select! {
                 _ = &mut stop => break,
-                () = running.ended(self.layout()) => {
-                    let back = tokio::select! { _ = &mut stop => break, back = self.restart(running.since) => back };
-                    running = back;
-                }
+                () = running.ended(self.layout()) => match self.restart(running.since, &mut stop).await {
+                    Some(back) => running = back,
+                    None => break,
+                },
                 () = tokio::time::sleep(CERT_CHECK) => self.renew_certificate(&running),
             }
         }
         running.record.stop(self.layout()).await;
         running.reap().await;
-        tail.abort();
         self.status.send_replace(Status::Stopped);
         tracing::info!("the broker has stopped");
     }
 
-    async fn restart(&mut self, since: Duration) -> Running {
+    /// Tries until it runs again; `None` when we are told to stop meanwhile. A start that has begun is not left half done.
+    async fn restart(&mut self, since: Duration, stop: &mut oneshot::Receiver<()>) -> Option<Running> {
         let mut pause = BACKOFF_FIRST;
         let steady = clock::monotonic().saturating_sub(since) >= STEADY;
         let mut why = process::last_words(self.layout());
         loop {
             tracing::error!(why, "the broker died; starting it again");
             self.status.send_replace(Status::Down { why: why.clone() });
-            tokio::time::sleep(if steady { BACKOFF_FIRST } else { pause }).await;
+            let wait = if steady { BACKOFF_FIRST } else { pause };
+            tokio::select! { _ = &mut *stop => return None, () = tokio::time::sleep(wait) => {} }
             pause = (pause * 2).min(BACKOFF_MAX);
             let prepared = self.prepare();
             let started = match prepared {
@@ -363,7 +373,7 @@ impl Supervisor {
                 Err(err) => Err(err),
             };
             match started {
-                Ok(running) => return running,
+                Ok(running) => return Some(running),
                 Err(err) => why = err.to_string(),
             }
         }

@@ -5,13 +5,13 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use bramble_contracts::bytes::Sha256;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid, User, chown, geteuid},
@@ -19,7 +19,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use super::config::{Layout, Transport};
+use super::config::Layout;
 use crate::keys::{FileError, files};
 
 /// Users the broker may run as when we are root, best first.
@@ -33,16 +33,11 @@ pub(super) struct Setup {
     pub(super) program: PathBuf,
     pub(super) program_size: u64,
     pub(super) program_mtime: i64,
-    pub(super) listen: SocketAddr,
-    pub(super) tls: bool,
     pub(super) operator: String,
     pub(super) uid: u32,
-    /// Changed by us when the fixed part of the configuration changes.
-    pub(super) settings: u32,
+    /// Digest of its settings; accounts are pushed, so they are not part of it.
+    pub(super) settings: Sha256,
 }
-
-/// The number of [`Setup::settings`] of this build.
-const SETTINGS: u32 = 1;
 
 /// The broker that runs, as written beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +75,24 @@ fn start_time(pid: i32) -> Option<u64> {
     (!matches!(state, 'Z' | 'X')).then_some(started)
 }
 
+/// Does this process have our configuration file in its command line?
+fn runs_our_config(pid: i32, layout: &Layout) -> bool {
+    let config = layout.config();
+    let is_config = |word: &[u8]| Path::new(&*String::from_utf8_lossy(word)) == config;
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(is_config))
+}
+
 impl Record {
+    /// A broker on our files that no record tells of: its coordinator was killed before it could write one.
+    pub(super) fn find_unrecorded(layout: &Layout, setup: &Setup) -> Option<Self> {
+        let is_broker = |pid: &i32| {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+            program.is_some_and(|p| p.file_name() == setup.program.file_name()) && runs_our_config(*pid, layout)
+        };
+        let pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(is_broker).find_map(|pid| Self::of(pid, setup.clone()))
+    }
+
     pub(super) fn of(pid: i32, setup: Setup) -> Option<Self> {
         Some(Self { pid, started: start_time(pid)?, boot: boot_id(), setup })
     }
@@ -96,10 +108,7 @@ impl Record {
 
     /// Is this very process alive, and is it our broker?
     pub(super) fn alive(&self, layout: &Layout) -> bool {
-        let config = layout.config();
-        let ours = fs::read(format!("/proc/{}/cmdline", self.pid))
-            .is_ok_and(|line| line.split(|b| *b == 0).any(|word| Path::new(&*String::from_utf8_lossy(word)) == config));
-        self.boot == boot_id() && start_time(self.pid) == Some(self.started) && ours
+        self.boot == boot_id() && start_time(self.pid) == Some(self.started) && runs_our_config(self.pid, layout)
     }
 
     pub(super) async fn gone(&self, layout: &Layout) {
@@ -131,30 +140,49 @@ impl Record {
 }
 
 impl Setup {
-    pub(super) fn new(program: &Path, listen: SocketAddr, transport: Transport, operator: String, run_as: Option<RunAs>) -> Result<Self, FileError> {
+    pub(super) fn new(
+        program: &Path,
+        operator: String,
+        settings: &str,
+        run_as: Option<RunAs>,
+    ) -> Result<Self, FileError> {
         let meta = files::at("find the program", program, fs::metadata(program))?;
         Ok(Self {
             program: program.to_owned(),
             program_size: meta.len(),
             program_mtime: meta.mtime(),
-            listen,
-            tls: transport == Transport::Tls,
             operator,
             uid: run_as.map_or(geteuid().as_raw(), |r| r.uid.as_raw()),
-            settings: SETTINGS,
+            settings: Sha256::of(settings.as_bytes()),
         })
     }
+}
+
+/// Lets others pass through the state folder, not look into it: what is private in it is so by itself.
+fn open_way(dir: &Path) -> Result<(), FileError> {
+    let meta = files::at("look at", dir, fs::metadata(dir))?;
+    let mode = meta.permissions().mode() & 0o7777;
+    if meta.uid() != geteuid().as_raw() || mode & 0o011 == 0o011 {
+        return Ok(());
+    }
+    files::at("open the way through", dir, fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o011)))
 }
 
 /// May `user` pass through every folder above `path`?
 fn reachable(path: &Path, user: RunAs) -> bool {
     let may = |dir: &Path| {
         fs::metadata(dir).is_ok_and(|m| {
-            let bit = if m.uid() == user.uid.as_raw() { 0o100 } else if m.gid() == user.gid.as_raw() { 0o010 } else { 0o001 };
+            let bit = if m.uid() == user.uid.as_raw() {
+                0o100
+            } else if m.gid() == user.gid.as_raw() {
+                0o010
+            } else {
+                0o001
+            };
             m.permissions().mode() & bit != 0
         })
     };
-    path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).all(may)
+    path.ancestors().filter(|p| !p.as_os_str().is_empty()).all(may)
 }
 
 /// The user to run the broker as; `None`: as ourselves, because we are not root or because no other user could reach
@@ -165,8 +193,10 @@ pub(super) fn other_user(program: &Path, layout: &Layout) -> Option<RunAs> {
     }
     let user = USERS.iter().find_map(|name| User::from_name(name).ok().flatten())?;
     let run_as = RunAs { uid: user.uid, gid: user.gid };
-    let fits = reachable(program, run_as) && reachable(layout.dir(), run_as);
-    if fits {
+    // Of the folders above our files only the state folder is ours to open.
+    let above = layout.dir().parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let ways = [layout.dir().parent(), Some(layout.dir())].into_iter().flatten();
+    if reachable(program, run_as) && reachable(above, run_as) && ways.map(open_way).all(|done| done.is_ok()) {
         tracing::info!(user = user.name, "the broker runs as another user");
         return Some(run_as);
     }
@@ -192,8 +222,18 @@ pub(super) fn give(dir: &Path, run_as: RunAs) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Lets the broker's user read a file that stays ours.
+pub(super) fn lend(path: &Path, run_as: RunAs) -> Result<(), FileError> {
+    let lent = chown(path, None, Some(run_as.gid)).map_err(std::io::Error::from);
+    files::at("lend", path, lent)?;
+    files::at("lend", path, fs::set_permissions(path, fs::Permissions::from_mode(0o640)))
+}
+
 /// Starts a broker that outlives us when we are killed: own process group, no pipe to us (a broken pipe would kill it).
-#[expect(clippy::disallowed_methods, reason = "the one place that starts the broker; it is supervised and its output goes to a bounded file")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts the broker; it is supervised and its output goes to a bounded file"
+)]
 pub(super) fn spawn(setup: &Setup, layout: &Layout, run_as: Option<RunAs>) -> Result<Child, FileError> {
     let stderr = fs::OpenOptions::new().create(true).write(true).truncate(true).open(layout.dir().join("stderr.log"));
     let stderr = files::at("open", &layout.dir().join("stderr.log"), stderr)?;
@@ -230,7 +270,7 @@ mod tests {
     fn a_reused_pid_is_not_our_broker() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().to_owned());
-        let setup = Setup::new(Path::new("/proc/self/exe"), "127.0.0.1:1".parse().unwrap(), Transport::Plain, String::new(), None);
+        let setup = Setup::new(Path::new("/proc/self/exe"), String::new(), "", None);
         let pid = i32::try_from(std::process::id()).unwrap();
         let me = Record::of(pid, setup.unwrap()).unwrap();
         assert!(!me.alive(&layout), "this test is a process with the right pid, and not a broker");

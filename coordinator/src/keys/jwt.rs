@@ -53,7 +53,8 @@ pub fn encode(issuer: &KeyPair, head: &Head<'_>, nats: &Value) -> String {
         claims["exp"] = at.into();
     }
     claims["jti"] = BASE32_NOPAD.encode(&Sha256::digest(claims.to_string().as_bytes())).into();
-    let signed = format!("{}.{}", BASE64URL_NOPAD.encode(HEADER), BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
+    let signed =
+        format!("{}.{}", BASE64URL_NOPAD.encode(HEADER), BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
     let signature = issuer.sign(signed.as_bytes()).expect("invariant: an issuer has its private half");
     format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
 }
@@ -117,7 +118,10 @@ mod tests {
         assert_eq!(decode(&token).unwrap()["sub"], "UA");
         let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
         parts[1] = BASE64URL_NOPAD.encode(
-            String::from_utf8(BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap()).unwrap().replace("UA", "UB").as_bytes(),
+            String::from_utf8(BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap())
+                .unwrap()
+                .replace("UA", "UB")
+                .as_bytes(),
         );
         assert!(matches!(decode(&parts.join(".")), Err(JwtError::Signature { .. })));
         for bad in ["", "a.b", "a.b.c", "e30.e30.e30"] {

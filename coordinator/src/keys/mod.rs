@@ -464,7 +464,13 @@ mod tests {
         let claims = jwt::decode(&token).unwrap();
         assert_eq!((&claims["sub"], &claims["exp"], &claims["iat"]), (&user.into(), &150.into(), &100.into()));
         assert_eq!(claims["nats"]["issuer_account"], keys.dev_id());
-        assert!(claims["nats"]["pub"]["allow"].as_array().unwrap().iter().all(|s| s.as_str().unwrap().contains(device.as_str())));
+        assert!(
+            claims["nats"]["pub"]["allow"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|s| s.as_str().unwrap().contains(device.as_str()))
+        );
         assert!(keys.device_jwt(&device, "not a key", Duration::from_secs(1)).is_err());
         assert!(!format!("{keys:?}").contains("SO"));
     }

@@ -35,7 +35,10 @@ pub(super) fn load(dir: &Path, now: u64) -> Quarantined {
     match parsed {
         Ok(OnDisk::V1 { keys }) => Quarantined::Known(keys),
         Err(why) => {
-            tracing::error!(why, "the list of quarantined devices is lost: every device must renew before it may connect");
+            tracing::error!(
+                why,
+                "the list of quarantined devices is lost: every device must renew before it may connect"
+            );
             Quarantined::Unreadable { since: now }
         }
     }

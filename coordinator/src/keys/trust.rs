@@ -30,7 +30,8 @@ pub struct Addresses {
 impl Addresses {
     /// Does any of them need our certificate authority?
     pub fn uses_tls(&self) -> bool {
-        let secure = |url: &String| url.starts_with("https://") || url.starts_with("tls://") || url.starts_with("wss://");
+        let secure =
+            |url: &String| url.starts_with("https://") || url.starts_with("tls://") || url.starts_with("wss://");
         self.coordinators.iter().chain(&self.brokers).any(secure)
     }
 }
@@ -51,7 +52,9 @@ pub enum ChainError {
         err: TrustError,
     },
     /// Something has to be written and the root key is not here.
-    #[error("addresses or CA changed, but there is no root key in {dir} to sign trust document {version}: sign it where the root keys are, then put it there")]
+    #[error(
+        "addresses or CA changed, but there is no root key in {dir} to sign trust document {version}: sign it where the root keys are, then put it there"
+    )]
     NoRoot {
         /// The keys folder.
         dir: String,

@@ -14,7 +14,7 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::connect::Connection;
+use super::connect::{Connection, Link};
 use crate::{
     broker::ConfigFile,
     clock,
@@ -37,6 +37,9 @@ pub enum PushError {
     /// The list or the configuration could not be written: nothing was pushed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// There is no connection.
+    #[error("the broker cannot be reached: the list of quarantined devices is stored and will be pushed when it can")]
+    Away,
     /// The broker does not answer. The list is safe; it is pushed as soon as the broker is back.
     #[error("the broker does not answer: the list of quarantined devices is stored and will be pushed when it does")]
     NoAnswer(#[source] async_nats::RequestError),
@@ -85,9 +88,17 @@ impl Accounts {
         Self { inner }
     }
 
+    /// Pushes what differs now.
+    pub(super) async fn settle(&self) -> Result<(), PushError> {
+        self.inner.settle(&[]).await
+    }
+
     pub(super) async fn set_quarantined(&self, list: &BTreeMap<String, u64>) -> Result<(), PushError> {
         let mut turn = self.inner.turn.lock().await;
         self.inner.keys.set_quarantined(list)?;
+        if matches!(*self.inner.sys.link.borrow(), Link::Down(_)) {
+            return Err(PushError::Away);
+        }
         let mut tries = 1;
         loop {
             match self.inner.push_what_differs(&mut turn, &[]).await {
@@ -127,7 +138,9 @@ async fn keep(inner: std::sync::Weak<Inner>, sys: Connection) {
 async fn heard_foreign(inner: &std::sync::Weak<Inner>, pushes: &mut async_nats::Subscriber) {
     while let Some(message) = pushes.next().await {
         let Some(this) = inner.upgrade() else { return };
-        let Some(claims) = std::str::from_utf8(&message.payload).ok().and_then(|text| jwt::decode(text).ok()) else { continue };
+        let Some(claims) = std::str::from_utf8(&message.payload).ok().and_then(|text| jwt::decode(text).ok()) else {
+            continue;
+        };
         if claims["sub"] != this.keys.dev_id() {
             continue;
         }

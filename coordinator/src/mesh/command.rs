@@ -86,7 +86,12 @@ fn not_sent(device: &DeviceId, err: impl std::error::Error + Send + Sync + 'stat
     CommandError::NotSent { device: device.clone(), err: Box::new(err) }
 }
 
-pub(super) async fn send(client: &Client, device: &DeviceId, verb: &str, signed: Vec<u8>) -> Result<Answer, CommandError> {
+pub(super) async fn send(
+    client: &Client,
+    device: &DeviceId,
+    verb: &str,
+    signed: Vec<u8>,
+) -> Result<Answer, CommandError> {
     let inbox = client.new_inbox();
     let frames = client.subscribe(inbox.clone()).await.map_err(|err| not_sent(device, err))?;
     let sent = client.publish_with_reply(subjects::command(device, verb), inbox, signed.into()).await;
@@ -118,7 +123,8 @@ impl Answer {
         let device = || self.device.clone();
         let within = if self.due == 0 { within.min(FIRST_WITHIN) } else { within };
         let silent = || CommandError::Silent { device: device(), within };
-        let message = tokio::time::timeout(within, self.frames.next()).await.map_err(|_| silent())?.ok_or_else(silent)?;
+        let message =
+            tokio::time::timeout(within, self.frames.next()).await.map_err(|_| silent())?.ok_or_else(silent)?;
         if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
             return Err(CommandError::NotConnected { device: device() });
         }

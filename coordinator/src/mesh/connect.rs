@@ -156,7 +156,9 @@ fn note(tell: &watch::Sender<Link>, who: &str, event: &Event) {
             tell.send_modify(down);
             tracing::warn!(connection = who, "the broker is not reachable");
         }
-        Event::SlowConsumer(sid) => tracing::warn!(connection = who, sid, "a subscription is too slow: messages were dropped"),
+        Event::SlowConsumer(sid) => {
+            tracing::warn!(connection = who, sid, "a subscription is too slow: messages were dropped");
+        }
         Event::LameDuckMode | Event::Draining => tracing::info!(connection = who, %event, "broker event"),
         Event::ServerError(_) | Event::ClientError(_) => tracing::warn!(connection = who, %event, "broker event"),
     }

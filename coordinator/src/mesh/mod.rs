@@ -34,9 +34,16 @@ pub struct Mesh {
 impl Mesh {
     /// Connects as coordinator (FLEET) and as system (SYS), and from then on keeps the broker's accounts as the keys
     /// say. `config` is there for an embedded broker: it is rewritten before every push.
-    pub async fn connect(keys: Arc<Keys>, endpoint: &Endpoint, config: Option<ConfigFile>) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        keys: Arc<Keys>,
+        endpoint: &Endpoint,
+        config: Option<ConfigFile>,
+    ) -> Result<Self, ConnectError> {
         let sys = connect::connect(endpoint, &keys.sys_creds(), "bramble-coordinator sys").await?;
         let accounts = Accounts::start(keys.clone(), sys.clone(), config);
+        if let Err(err) = accounts.settle().await {
+            tracing::warn!(%err, "the broker does not have our accounts yet; trying on");
+        }
         let fleet = connect::connect(endpoint, &keys.coordinator_creds(), "bramble-coordinator").await?;
         Ok(Self { fleet, accounts, sys, keys })
     }

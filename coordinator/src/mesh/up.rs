@@ -31,7 +31,9 @@ const QUEUE: &str = "coordinators";
 /// Device and verb of a subject.
 fn parse(subject: &str) -> Option<(DeviceId, Up)> {
     let mut tokens = subject.split('.');
-    let ("up", device, verb, None) = (tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()) else { return None };
+    let ("up", device, verb, None) = (tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()) else {
+        return None;
+    };
     let verb = [Up::Renew, Up::Trust].into_iter().find(|v| v.name() == verb)?;
     Some((device.parse().ok()?, verb))
 }

@@ -335,7 +335,8 @@ impl Session {
             "batch": BATCH, "max_bytes": BATCH_BYTES, "expires": nanos(EXPIRES), "idle_heartbeat": nanos(HEARTBEAT),
         });
         self.left = BATCH;
-        let asked = self.client.publish_with_reply(self.pull.clone(), self.inbox.clone(), body.to_string().into()).await;
+        let asked =
+            self.client.publish_with_reply(self.pull.clone(), self.inbox.clone(), body.to_string().into()).await;
         asked.map_err(|err| End::Odd(err.to_string()))
     }
 
@@ -351,7 +352,9 @@ impl Session {
             None => {}
             Some(100) => return Ok(None),
             // All that was asked for has come; the next request is under way already.
-            Some(409) if message.description.as_deref().is_some_and(|d| d.contains("Batch Completed")) => return Ok(None),
+            Some(409) if message.description.as_deref().is_some_and(|d| d.contains("Batch Completed")) => {
+                return Ok(None);
+            }
             // The request has expired, or the next message did not fit into its bytes any more: ask again.
             Some(408) => return self.ask().await.map(|()| None),
             Some(409) if message.description.as_deref().is_some_and(|d| d.contains("MaxBytes")) => {

@@ -12,7 +12,10 @@
 use std::sync::{Arc, RwLock};
 
 use async_nats::HeaderMap;
-use bramble_contracts::{api::AuditEvent, subjects::{self, Bucket}};
+use bramble_contracts::{
+    api::AuditEvent,
+    subjects::{self, Bucket},
+};
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use serde::{Deserialize, Serialize};
@@ -32,9 +35,9 @@ pub const FORMAT: u32 = 1;
 pub const META_KEY: &str = "store";
 /// Tries of a write whose expectation "absent" meets a tombstone.
 const TOMBSTONE_TRIES: u32 = 3;
-/// Whole audit windows that one request for the trail may read.
-const AUDIT_WINDOWS: u32 = 24;
+/// The trail is read backwards in windows of so many numbers, growing while too little is found.
 const AUDIT_WINDOW: u64 = 256;
+const AUDIT_WINDOW_MAX: u64 = 8192;
 
 /// What the store says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +196,9 @@ impl JetStream {
         for _ in 0..TOMBSTONE_TRIES {
             match self.write(bucket, key, bytes.clone(), seq).await {
                 Ok(seq) => return Ok(seq),
-                Err(err) if !is_conflict(&err) => return Err(unavailable(&format!("write {}/{key}", bucket.name()), err)),
+                Err(err) if !is_conflict(&err) => {
+                    return Err(unavailable(&format!("write {}/{key}", bucket.name()), err));
+                }
                 Err(_) if expect != Expect::Absent => break,
                 Err(_) => {}
             }
@@ -207,25 +212,26 @@ impl JetStream {
         Err(StoreError::Conflict { bucket, key: key.to_owned() })
     }
 
-    async fn trail(&self, tenant: Option<&str>, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>, StoreError> {
+    async fn trail(
+        &self,
+        tenant: Option<&str>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<AuditEvent>, StoreError> {
         self.fit()?;
         let client = &self.connection.client;
         let failed = |err| unavailable("read the audit trail", err);
         let info = raw::api(client, "STREAM.INFO.AUDIT", &Value::Null).await.map_err(failed)?;
-        let (first, last) = (info["state"]["first_seq"].as_u64().unwrap_or(0), info["state"]["last_seq"].as_u64().unwrap_or(0));
+        let (first, last) =
+            (info["state"]["first_seq"].as_u64().unwrap_or(0), info["state"]["last_seq"].as_u64().unwrap_or(0));
         let subject = tenant.map_or_else(|| subjects::AUDIT_SUBJECTS.to_owned(), audit_subject);
         let mut end = before.unwrap_or(u64::MAX).min(last.saturating_add(1)); // exclusive
         let (mut found, mut window) = (vec![], AUDIT_WINDOW.max(limit as u64));
-        for _ in 0..AUDIT_WINDOWS {
-            if found.len() >= limit || end <= first.max(1) {
-                break;
-            }
+        while found.len() < limit && end > first.max(1) {
             let start = end.saturating_sub(window).max(first.max(1));
-            let messages = raw::batch(client, subjects::AUDIT_STREAM, &subject, start, end - start).await.map_err(failed)?;
-            let mut events: Vec<AuditEvent> = messages.iter().filter_map(audit_event).filter(|e| e.seq < end).collect();
-            events.reverse();
-            found.extend(events);
-            (end, window) = (start, window * 2);
+            let messages = raw::range(client, subjects::AUDIT_STREAM, &subject, start, end).await.map_err(failed)?;
+            found.extend(messages.iter().rev().filter_map(|(seq, message)| audit_event(*seq, &message.payload)));
+            (end, window) = (start, (window * 2).min(AUDIT_WINDOW_MAX));
         }
         found.truncate(limit);
         Ok(found)
@@ -237,9 +243,8 @@ fn audit_subject(tenant: &str) -> String {
 }
 
 /// A stored event with its number, which is the stream's sequence number.
-fn audit_event(message: &async_nats::Message) -> Option<AuditEvent> {
-    let seq = message.headers.as_ref()?.get("Nats-Sequence")?.as_str().parse().ok()?;
-    match serde_json::from_slice::<AuditEvent>(&message.payload) {
+fn audit_event(seq: u64, bytes: &[u8]) -> Option<AuditEvent> {
+    match serde_json::from_slice::<AuditEvent>(bytes) {
         Ok(event) => Some(AuditEvent { seq, ..event }),
         Err(err) => {
             tracing::error!(seq, %err, "an audit event cannot be read");
@@ -305,7 +310,8 @@ impl Store for JetStream {
         async move {
             self.fit()?;
             let bytes = serde_json::to_vec(event).expect("invariant: an event is JSON");
-            let sent = raw::publish(&self.connection.client, audit_subject(&event.tenant), bytes.into(), HeaderMap::new());
+            let sent =
+                raw::publish(&self.connection.client, audit_subject(&event.tenant), bytes.into(), HeaderMap::new());
             sent.await.map_err(|err| unavailable("write an audit event", err))
         }
         .boxed()

@@ -230,20 +230,21 @@ impl Store for Memory {
 
     fn feed(&self) -> mpsc::Receiver<Change> {
         let (to, changes) = mpsc::channel(CAPACITY);
-        let (store, mut at) = {
-            let mut kept = self.kept();
+        // Several coordinators on one store: each feed is told everything from its own start.
+        let (store, mut next, mut at) = {
+            let kept = self.kept();
             let told: Vec<Change> = FED.into_iter().flat_map(|b| kept.retell(b)).collect();
-            kept.log = told;
-            (self.clone(), 0)
+            (self.clone(), told, kept.log.len())
         };
         tokio::spawn(async move {
             loop {
                 let changed = store.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                let next: Vec<Change> = store.kept().log[at..].to_vec();
-                at += next.len();
-                for change in next {
+                let more: Vec<Change> = store.kept().log[at..].to_vec();
+                at += more.len();
+                next.extend(more);
+                for change in std::mem::take(&mut next) {
                     if to.send(change).await.is_err() {
                         return;
                     }

@@ -18,6 +18,8 @@ pub(super) mod code {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages of one direct get.
+const BATCH: u32 = 512;
 
 /// Why a call was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,12 @@ pub(super) async fn api(client: &Client, name: &str, body: &Value) -> Result<Val
 }
 
 /// Publishes into a stream and waits for its acknowledgement; returns the sequence number.
-pub(super) async fn publish(client: &Client, subject: String, body: Bytes, headers: HeaderMap) -> Result<u64, CallError> {
+pub(super) async fn publish(
+    client: &Client,
+    subject: String,
+    body: Bytes,
+    headers: HeaderMap,
+) -> Result<u64, CallError> {
     let answer = checked(&ask(client, subject, body, Some(headers)).await?)?;
     answer["seq"].as_u64().ok_or(CallError::Strange)
 }
@@ -112,21 +119,43 @@ pub(super) async fn last(client: &Client, stream: &str, subject: &str) -> Result
     Ok(Some(Stored { seq, deleted: bytes.is_empty(), bytes }))
 }
 
-/// Many messages at once, by direct get: those of `subject` from `seq` on, at most `batch`.
-pub(super) async fn batch(client: &Client, stream: &str, subject: &str, seq: u64, batch: u64) -> Result<Vec<Message>, CallError> {
+/// Messages of `subject` from number `from` up to, not with, `end`: by direct gets of [`BATCH`] messages.
+pub(super) async fn range(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    mut from: u64,
+    end: u64,
+) -> Result<Vec<(u64, Message)>, CallError> {
+    let mut found = vec![];
+    while from < end {
+        let batch = batch(client, stream, subject, from).await?;
+        let Some((last, _)) = batch.last() else { break };
+        from = last + 1;
+        found.extend(batch.into_iter().filter(|(seq, _)| *seq < end));
+    }
+    Ok(found)
+}
+
+async fn batch(client: &Client, stream: &str, subject: &str, seq: u64) -> Result<Vec<(u64, Message)>, CallError> {
     use futures::StreamExt as _;
 
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| CallError::Strange)?;
-    let body = json!({ "seq": seq, "next_by_subj": subject, "batch": batch });
+    let body = json!({ "seq": seq, "next_by_subj": subject, "batch": BATCH });
     let to = format!("$JS.API.DIRECT.GET.{stream}");
-    client.publish_with_reply(to.clone(), inbox, body.to_string().into()).await.map_err(|_| CallError::Strange)?;
+    let asked = client.publish_with_reply(to.clone(), inbox, body.to_string().into()).await;
+    asked.map_err(|_| CallError::Strange)?;
     let mut found = vec![];
     loop {
         let next = tokio::time::timeout(TIMEOUT, answers.next()).await.map_err(|_| CallError::Strange)?;
         let message = next.ok_or(CallError::Strange)?;
         match message.status.map(|s| s.as_u16()) {
-            None => found.push(message),
+            None => {
+                let number = message.headers.as_ref().and_then(|h| h.get("Nats-Sequence"));
+                let seq = number.and_then(|n| n.as_str().parse().ok()).ok_or(CallError::Strange)?;
+                found.push((seq, message));
+            }
             Some(204 | 404) => return Ok(found),
             Some(503) => return Err(CallError::NobodyThere { subject: to }),
             Some(_) => return Err(CallError::Strange),

@@ -211,7 +211,10 @@ mod tests {
     fn limits_are_those_of_the_contract() {
         assert_eq!(bucket(Bucket::Reported, Replicas::One)["max_msg_size"], 65536);
         assert_eq!(bucket(Bucket::Liveness, Replicas::One)["max_msg_size"], 128);
-        assert_eq!(bucket(Bucket::Liveness, Replicas::One)["subjects"], json!(["$KV.liveness.*.a", "$KV.liveness.*.b"]));
+        assert_eq!(
+            bucket(Bucket::Liveness, Replicas::One)["subjects"],
+            json!(["$KV.liveness.*.a", "$KV.liveness.*.b"])
+        );
         for (name, config) in all(Replicas::One) {
             assert_eq!(config["allow_rollup_hdrs"], false, "{name}");
             assert!(config["max_bytes"].as_u64().is_some_and(|n| n > 0), "{name}");

@@ -225,7 +225,7 @@ impl Sim {
         let answer = self.enroll(&token, &key, name).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
         let enrolled: EnrollResponse = serde_json::from_value(answer.body).unwrap();
-        let device = SimDevice { id: enrolled.device, key, generation: Mutex::default() };
+        let device = SimDevice { id: enrolled.device, key, generation: Mutex::default(), refused: Mutex::default() };
         device.speak(self, Generation(0), vec![]);
         device
     }
@@ -254,6 +254,7 @@ pub(crate) struct SimDevice {
     pub(crate) id: DeviceId,
     pub(crate) key: KeyPair,
     generation: Mutex<Generation>,
+    refused: Mutex<Vec<Refusal>>,
 }
 
 impl SimDevice {
@@ -279,8 +280,10 @@ impl SimDevice {
         self.speak(sim, *self.generation.lock().unwrap(), vec![]);
     }
 
-    /// Heartbeat and report.
+    /// Heartbeat and report; what it refused stays in the report.
     pub(crate) fn speak(&self, sim: &Sim, generation: Generation, refused: Vec<Refusal>) {
+        self.refused.lock().unwrap().extend(refused);
+        let refused = self.refused.lock().unwrap().clone();
         let session: SessionId = Fixed([7; 8]);
         let heartbeat = Heartbeat {
             session,

@@ -114,7 +114,8 @@ impl Running {
 /// Lets no broker outlive a failed test.
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.broker.is_some() {
+        if let Some(broker) = self.broker.take() {
+            drop(broker); // ends supervision, or it would start another
             kill(&self.fleet);
         }
     }
