@@ -117,7 +117,8 @@ fn fail(why: &str) -> ! {
     exit(1)
 }
 
-/// A line on stderr. That nobody reads it is no reason to fail, as `eprintln!` would.
+/// A line on stderr, in one write so that a log has it in one piece. That nobody reads it is no reason to fail, as
+/// `eprintln!` would.
 fn say(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
+    drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }
