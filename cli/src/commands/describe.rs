@@ -53,7 +53,7 @@ impl Page {
 
     fn field(&mut self, name: &str, (tone, text): Cell) {
         if !text.is_empty() {
-            self.0.push_str(&format!("  {name:<13}{}\n", paint(tone, &clean(&text))));
+            self.0.push_str(&format!("  {name:<13}{}\n", paint(tone, &clean(text.trim_end()))));
         }
     }
 

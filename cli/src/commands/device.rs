@@ -68,9 +68,10 @@ async fn label(s: &Session, name: &str, edits: Vec<LabelEdit>) -> Result<Exit, F
 
 /// Exactly what happens, and when.
 fn dialogue(d: &DeviceView, reason: &str) -> String {
-    let now = match d.connection {
-        Connection::Online => "its connection to the fleet is cut at once, within a second",
-        Connection::Offline | Connection::Recovering | Connection::Never => {
+    let now = match (&d.quarantine, d.connection) {
+        (Some(_), _) => "nothing: it is quarantined already",
+        (None, Connection::Online) => "its connection to the fleet is cut at once, within a second",
+        (None, Connection::Offline | Connection::Recovering | Connection::Never) => {
             "it is not connected; from this moment it cannot connect any more"
         }
     };

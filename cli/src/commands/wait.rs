@@ -164,7 +164,8 @@ struct Phases(BTreeMap<(Name, Name), String>);
 impl Phases {
     fn show(&mut self, view: &DeploymentView) {
         for t in &view.devices {
-            let Some(of) = t.status else { continue };
+            // Nothing is sent to a blocked device: what it said last is old.
+            let (Some(of), None) = (t.status, &t.blocked) else { continue };
             let mut line = format!("{}  {}", t.name, status(of).1);
             if let Some(p) = t.phase {
                 let _ = write!(line, ", {}", phase(p).1);
