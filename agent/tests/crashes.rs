@@ -36,10 +36,7 @@ fn stories() -> Vec<Story> {
             old: app("web 1 init:a=a:1 init:b=b:1 main:web=web:1"),
             new: app("web 2 init:a=a:2 main:web=web:2 probe"),
         },
-        Story {
-            old: app("web 1 init:a=a:1 main:x=x:1 main:y=y:1"),
-            new: app("web 2 main:x=x:2 main:y=y:1"),
-        },
+        Story { old: app("web 1 init:a=a:1 main:x=x:1 main:y=y:1"), new: app("web 2 main:x=x:2 main:y=y:1") },
         Story { old: app("web 1 main:x=x:1 main:y=y:1"), new: app("web 2 main:x=x:2") },
     ]
 }
@@ -80,7 +77,10 @@ fn check_order(effects: &[String], app: &DesiredApp, context: &str) {
 
 /// Runs `change` with one mishap. False when the mishap did not come to pass: then all effects have had their turn.
 async fn suffer(story: &Story, change: Change, effect: u32, mishap: Mishap, after: After) -> bool {
-    let context = format!("{change:?} of {} with {mishap:?} at effect {effect}, then {after:?}", story.old.deployment.metadata.name);
+    let context = format!(
+        "{change:?} of {} with {mishap:?} at effect {effect}, then {after:?}",
+        story.old.deployment.metadata.name
+    );
     let mut agent = Agent::new();
     if change != Change::Install {
         agent.want(story.old.clone());

@@ -79,7 +79,9 @@ async fn init_containers_run_in_order_and_not_after_a_crash() {
     let mut device = Device::start().await;
     let inits = [init("one", "echo one >> /data/log"), init("two", "echo two >> /data/log")];
     let main = container("main", "echo main >> /data/log; trap 'exit 0' TERM; while :; do sleep 0.1; done");
-    let app = || deployment("app", &inits.clone().map(|c| c.volume("data", "/data")), &[main.clone().volume("data", "/data")]);
+    let app = || {
+        deployment("app", &inits.clone().map(|c| c.volume("data", "/data")), &[main.clone().volume("data", "/data")])
+    };
     device.want(&[(1, app())]);
     let report = device.until("app", running).await;
     assert_eq!(device.volume_file("app", "data", "log"), "one\ntwo\nmain\n");
@@ -121,8 +123,10 @@ async fn several_mains_share_a_pod() {
     let serve = container("web", "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -p 8080 -h /www");
     let mut pair = deployment("pair", &[], &[serve, container("side", "while :; do sleep 0.1; done")]);
     let port = common::free_port();
-    pair["spec"]["containers"][0]["ports"] = serde_json::json!([{ "host": port, "hostIP": "127.0.0.1", "container": 8080 }]);
-    pair["spec"]["containers"][0]["probe"] = serde_json::json!({ "http": { "port": 8080, "path": "/" }, "interval": "200ms" });
+    pair["spec"]["containers"][0]["ports"] =
+        serde_json::json!([{ "host": port, "hostIP": "127.0.0.1", "container": 8080 }]);
+    pair["spec"]["containers"][0]["probe"] =
+        serde_json::json!({ "http": { "port": 8080, "path": "/" }, "interval": "200ms" });
     pair["spec"]["lifecycle"] = serde_json::json!({ "gracePeriod": "1s" });
     device.want(&[(1, pair)]);
     let report = device.until("pair", running).await;
@@ -192,10 +196,16 @@ async fn logs_follow_and_commands_give_their_exit_code() {
     let device = Device::start().await;
     device.want(&[(1, web(1))]);
     let report = device.until("web", running).await;
-    let (code, output) = device.exec("web", "web", &["sh", "-c", "echo $BRAMBLE_DEVICE $BRAMBLE_DEPLOYMENT; exit 4"]).await;
+    let (code, output) =
+        device.exec("web", "web", &["sh", "-c", "echo $BRAMBLE_DEVICE $BRAMBLE_DEPLOYMENT; exit 4"]).await;
     assert_eq!((code, output.as_str()), (Some(4), "pi-1 web\n"));
     let app = AppKey::parse("default.web").unwrap();
-    let missing = ExecWish { app: app.clone(), container: Some("nope".into()), argv: vec!["true".into()], timeout: Duration::from_secs(9) };
+    let missing = ExecWish {
+        app: app.clone(),
+        container: Some("nope".into()),
+        argv: vec!["true".into()],
+        timeout: Duration::from_secs(9),
+    };
     let err = device.agent().exec(missing).await.unwrap_err();
     assert!(err.to_string().contains("has no container nope here; it has web"), "{err}");
     let lines = LogWish { tail: 10, then: AfterTail::Follow };
@@ -211,5 +221,8 @@ async fn logs_follow_and_commands_give_their_exit_code() {
         all
     };
     let rest = tokio::time::timeout(Duration::from_secs(60), rest).await.unwrap();
-    assert!(rest.iter().any(|c| matches!(c, Chunk::Output { piece, .. } if piece.bytes.ends_with(b"bye\n"))), "{rest:?}");
+    assert!(
+        rest.iter().any(|c| matches!(c, Chunk::Output { piece, .. } if piece.bytes.ends_with(b"bye\n"))),
+        "{rest:?}"
+    );
 }

@@ -18,7 +18,9 @@ pub enum Accepted {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stale {
     /// Older than what we hold.
-    #[error("desired document of generation {got} is older than generation {have}, which this device holds; if the coordinator was restored from a backup, use `bramble resume`")]
+    #[error(
+        "desired document of generation {got} is older than generation {have}, which this device holds; if the coordinator was restored from a backup, use `bramble resume`"
+    )]
     Older {
         /// Its generation.
         got: Generation,
@@ -26,7 +28,9 @@ pub enum Stale {
         have: Generation,
     },
     /// Our generation with other content: two writers, or a forged history.
-    #[error("two different desired documents carry generation {0}; two coordinators write for this device, or its history was forged")]
+    #[error(
+        "two different desired documents carry generation {0}; two coordinators write for this device, or its history was forged"
+    )]
     Forked(Generation),
     /// For somebody else.
     #[error("desired document is for device {0}, not for this one")]

@@ -256,9 +256,8 @@ impl App {
         let pull = pull.filter(|(_, secret)| secret.is_some()).map(|(name, _)| {
             format!("container {name}: pullSecret is not supported by this agent yet; use an image that needs no credentials")
         });
-        let handover = (spec.lifecycle.handover == Handover::StartFirst).then(|| {
-            "lifecycle.handover startFirst is not supported by this agent yet; use stopFirst".to_owned()
-        });
+        let handover = (spec.lifecycle.handover == Handover::StartFirst)
+            .then(|| "lifecycle.handover startFirst is not supported by this agent yet; use stopFirst".to_owned());
         let depends = spec.depends_on.is_empty() && spec.containers.iter().all(|c| c.depends_on.is_empty());
         let depends = (!depends).then(|| "dependsOn is not supported by this agent yet; leave it out".to_owned());
         let empty = spec.containers.is_empty().then(|| "it has no containers; give it at least one".to_owned());

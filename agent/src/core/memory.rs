@@ -252,8 +252,13 @@ impl Memory {
                 }
                 Err(message) => {
                     let count = self.pulls.get(image).map_or(0, |t| t.count).saturating_add(1);
-                    let trouble =
-                        Trouble { step: step.to_string(), hash: String::new(), count, next: now + RETRY.delay(count), message };
+                    let trouble = Trouble {
+                        step: step.to_string(),
+                        hash: String::new(),
+                        count,
+                        next: now + RETRY.delay(count),
+                        message,
+                    };
                     self.pulls.insert(image.clone(), trouble);
                 }
             },

@@ -19,7 +19,13 @@ const REASON_BYTES_MAX: usize = 800;
 const REPORT_BYTES_MAX: usize = 48 * 1024;
 
 /// Folds it.
-pub fn compose(want: Option<&App>, current: Option<&App>, have: &Have, memory: &Memory, plan: &Plan) -> Option<AppReport> {
+pub fn compose(
+    want: Option<&App>,
+    current: Option<&App>,
+    have: &Have,
+    memory: &Memory,
+    plan: &Plan,
+) -> Option<AppReport> {
     let app = want.or(current)?;
     // Containers are shown of the spec in charge; before there is one, of the wanted one.
     let shown = current.unwrap_or(app);

@@ -154,13 +154,17 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// A name we need belongs to a container or pod that we did not make.
-    #[error("{name} exists in Podman and was not made by this agent, so it is not touched; remove or rename it (`podman rm {name}`), then this goes on by itself")]
+    #[error(
+        "{name} exists in Podman and was not made by this agent, so it is not touched; remove or rename it (`podman rm {name}`), then this goes on by itself"
+    )]
     NameTaken {
         /// The name.
         name: String,
     },
     /// It did not stop in time, and may not be killed.
-    #[error("{names} did not stop within {grace_s} s and sigkillFallback is off, so it runs on; stop it by hand or allow the fallback")]
+    #[error(
+        "{names} did not stop within {grace_s} s and sigkillFallback is off, so it runs on; stop it by hand or allow the fallback"
+    )]
     StillRunning {
         /// Which.
         names: String,

@@ -91,7 +91,7 @@ pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finish
 
 async fn keep(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> String {
     let Some(mut stream) = stream else { return String::new() };
-    let (mut kept, mut chunk) = (Vec::new(), [0u8; 8192]);
+    let (mut kept, mut chunk) = (Vec::new(), vec![0u8; 8192]);
     while let Ok(n) = stream.read(&mut chunk).await {
         if n == 0 {
             break;
@@ -133,7 +133,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_status_come_back() {
-        let done = run(Path::new("/bin/sh"), &["-c", "echo out; echo err >&2; exit 3"], Bounds::default()).await.unwrap();
+        let done =
+            run(Path::new("/bin/sh"), &["-c", "echo out; echo err >&2; exit 3"], Bounds::default()).await.unwrap();
         assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status.code()), ("out\n", "err\n", Some(3)));
     }
 

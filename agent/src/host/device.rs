@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_contracts::v1::Protocol as WireProtocol;
 use data_encoding::HEXLOWER;
 use tokio::sync::mpsc;
 
+use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
-    ContainerLine, ContainerSpec, ExecSpec, Follow, LogLines, Mount, MountMode, Output, Podman, PodmanError, PodSpec, Port,
-    Protocol, PullLimits, Stamps, State, Stream,
+    ContainerSpec, ExecSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits,
+    Stamps, State, Stream,
 };
-use super::state::{Loaded, StateError, StateFile};
-use super::{clock, facts, probe};
+use super::state::StateError;
+use super::{clock, facts, probe, records};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
 use crate::core::record::Record;
@@ -25,27 +25,11 @@ use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
 use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
 use crate::supervise::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
 
-/// Labels on everything we make.
-mod label {
-    pub(super) const APP: &str = "bramble.app";
-    pub(super) const UID: &str = "bramble.deployment";
-    pub(super) const REVISION: &str = "bramble.revision";
-    pub(super) const SPEC: &str = "bramble.spec";
-    pub(super) const CONTAINER: &str = "bramble.container";
-    pub(super) const ROLE: &str = "bramble.role";
-    pub(super) const BOOT: &str = "bramble.boot";
-    pub(super) const INSTANCE: &str = "bramble.instance";
-}
-
-/// Format of an app's record on disk.
-const RECORD_FORMAT: u32 = 1;
-const RECORD_SUFFIX: &str = ".record";
 const EVENTS_MAX: usize = 256;
 /// After SIGKILL a container is gone within this, or something is badly wrong.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 /// A refresh of an image that is there already is given up sooner than a pull that is needed.
-const REFRESH_LIMITS: PullLimits =
-    PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
+const REFRESH_LIMITS: PullLimits = PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
 
 /// Where things lie.
 #[derive(Clone, Debug)]
@@ -80,10 +64,6 @@ impl PodmanHost {
     /// The same, in a boot of that id: how tests reboot.
     pub fn in_boot(podman: Podman, places: Places, boot: String) -> Self {
         Self { podman, places, boot }
-    }
-
-    fn record_file(&self, key: &AppKey) -> StateFile {
-        StateFile::new(self.places.records.join(format!("{key}{RECORD_SUFFIX}")), RECORD_FORMAT)
     }
 
     async fn seen(&self, key: &AppKey) -> Result<Vec<Seen>, PodmanError> {
@@ -167,7 +147,9 @@ impl PodmanHost {
         self.signal(id, "SIGKILL").await?;
         match self.podman.wait_stopped(id, KILL_TIME_MAX).await {
             Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into())),
+            Ok(None) => {
+                Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into()))
+            }
             Err(err) if err.is_not_found() => Ok(()),
             Err(err) => Err(refused(&err)),
         }
@@ -183,10 +165,11 @@ impl PodmanHost {
     }
 
     async fn create_pod(&self, app: &App, nonce: &str) -> Result<Outcome, StepError> {
-        let ports = if app.host_network() { Vec::new() } else { app.mains().iter().flat_map(|c| ports(&c.ports)).collect() };
+        let ports =
+            if app.host_network() { Vec::new() } else { app.mains().iter().flat_map(|c| ports(&c.ports)).collect() };
         let spec = PodSpec {
             name: podman_name(app, "pod"),
-            labels: self.labels(app, app.key().name.as_str(), Role::Pod, nonce),
+            labels: labels(app, app.key().name.as_str(), Role::Pod, &self.boot, nonce),
             ports,
             local_names: app.mains().iter().map(|c| c.name.to_string()).collect(),
             host_network: app.host_network(),
@@ -233,7 +216,7 @@ impl PodmanHost {
             entrypoint: view.command.to_vec(),
             command: view.args.to_vec(),
             env,
-            labels: self.labels(app, name.as_str(), role, nonce),
+            labels: labels(app, name.as_str(), role, &self.boot, nonce),
             mounts,
             ports: own_ports.map(|c| ports(&c.ports)).unwrap_or_default(),
             pod: pod.map(str::to_owned),
@@ -250,20 +233,6 @@ impl PodmanHost {
             .await
             .map_err(|err| StepError::Refused(format!("cannot make the volume directory {}: {err}", dir.display())))?;
         Ok(dir.display().to_string())
-    }
-
-    fn labels(&self, app: &App, name: &str, role: Role, nonce: &str) -> BTreeMap<String, String> {
-        let pairs = [
-            (label::APP, app.key().to_string()),
-            (label::UID, app.uid().to_string()),
-            (label::REVISION, app.revision().to_string()),
-            (label::SPEC, app.hash().to_string()),
-            (label::CONTAINER, name.to_owned()),
-            (label::ROLE, role.word().to_owned()),
-            (label::BOOT, self.boot.clone()),
-            (label::INSTANCE, nonce.to_owned()),
-        ];
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     async fn pull(&self, image: &str, need: PullNeed) -> Result<(), PodmanError> {
@@ -285,68 +254,12 @@ struct Order<'a> {
     device: &'a Device,
 }
 
-/// Readable, unique per spec, and never that of another app: names cannot hold dots.
-fn podman_name(app: &App, part: &str) -> String {
-    format!("bramble.{}.{part}.{}", app.key(), app.short_hash())
-}
-
-fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
-    let one = |port: &bramble_contracts::v1::Port| Port {
-        // Netavark of Debian 12 takes 0.0.0.0 for one address, which no packet is for: all of them are said by none.
-        host_ip: (!port.host_ip.is_unspecified()).then(|| port.host_ip.to_string()),
-        host: port.host,
-        container: port.container,
-        protocol: match port.protocol {
-            WireProtocol::Tcp => Protocol::Tcp,
-            WireProtocol::Udp => Protocol::Udp,
-        },
-    };
-    ports.iter().map(one).collect()
-}
-
-fn read_line(line: &ContainerLine) -> Option<Seen> {
-    let state = match line.state {
-        State::Created => SeenState::Created,
-        State::Running => SeenState::Running,
-        State::Exited => SeenState::Exited,
-        State::Paused => SeenState::Paused,
-        State::Unsettled => SeenState::Unsettled,
-    };
-    let name = line.names.first().map(String::as_str).unwrap_or_default();
-    let mut seen = read_labels(&line.id, name, &line.labels, state)?;
-    seen.exit_code = line.exit_code;
-    seen.started_at_ms = u64::try_from(line.started_at).unwrap_or_default().saturating_mul(1000);
-    seen.image_id = line.image_id.clone();
-    Some(seen)
-}
-
-/// `None` when the labels are not whole: then it is not ours, whatever it is.
-fn read_labels(id: &str, podman_name: &str, labels: &BTreeMap<String, String>, state: SeenState) -> Option<Seen> {
-    let get = |key: &str| labels.get(key).cloned();
-    Some(Seen {
-        id: id.to_owned(),
-        podman_name: podman_name.to_owned(),
-        name: get(label::CONTAINER)?.parse().ok()?,
-        role: Role::parse(&get(label::ROLE)?)?,
-        hash: get(label::SPEC)?,
-        boot: get(label::BOOT)?,
-        revision: get(label::REVISION)?.parse().ok()?,
-        nonce: get(label::INSTANCE)?,
-        state,
-        exit_code: 0,
-        oom_killed: false,
-        started_at_ms: 0,
-        image_id: String::new(),
-        last_lines: Vec::new(),
-    })
-}
-
 fn refused(err: &PodmanError) -> StepError {
     StepError::Refused(text(err))
 }
 
 /// The error and what is below it.
-fn text(err: &dyn std::error::Error) -> String {
+pub(super) fn text(err: &dyn std::error::Error) -> String {
     let mut text = err.to_string();
     let mut below = err.source();
     while let Some(err) = below {
@@ -369,36 +282,6 @@ async fn blocking<T: Send + 'static>(
         Ok(done) => done.map_err(|err| StepError::State(text(&err))),
         Err(err) => Err(StepError::State(format!("file work broke off: {err}"))),
     }
-}
-
-fn read_records(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(err) => return Err(err),
-    };
-    let mut keys = BTreeMap::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        // The previous file alone still counts: a lost newest one is not "nothing".
-        let stem = name.strip_suffix(".prev").unwrap_or(&name);
-        if let Some(key) = stem.strip_suffix(RECORD_SUFFIX).and_then(AppKey::parse) {
-            keys.insert(key.clone(), StateFile::new(dir.join(format!("{key}{RECORD_SUFFIX}")), RECORD_FORMAT));
-        }
-    }
-    let read = keys.into_iter().filter_map(|(key, file)| match file.load_json::<Record>() {
-        Ok(Loaded::Good(record)) if record.key == key => Some(FoundRecord::Good(record, None)),
-        Ok(Loaded::Previous { value, why }) if value.key == key => {
-            let alarm = format!("{}: {why}; the one before it is used", file.path().display());
-            Some(FoundRecord::Good(value, Some(alarm)))
-        }
-        Ok(Loaded::Good(_) | Loaded::Previous { .. }) => {
-            Some(FoundRecord::Damaged(key, format!("{} is about another app", file.path().display())))
-        }
-        Ok(Loaded::Missing) => None,
-        Err(err) => Some(FoundRecord::Damaged(key, text(&err))),
-    });
-    Ok(read.collect())
 }
 
 impl Host for PodmanHost {
@@ -425,18 +308,18 @@ impl Host for PodmanHost {
     async fn records(&self) -> Result<Vec<FoundRecord>, HostError> {
         let dir = self.places.records.clone();
         let read = tokio::task::spawn_blocking(move || {
-            read_records(&dir).map_err(|err| HostError(format!("cannot read the records in {}: {err}", dir.display())))
+            records::read(&dir).map_err(|err| HostError(format!("cannot read the records in {}: {err}", dir.display())))
         });
         read.await.unwrap_or_else(|err| Err(HostError(format!("reading records broke off: {err}"))))
     }
 
     async fn save(&self, record: &Record) -> Result<(), StepError> {
-        let (file, record) = (self.record_file(&record.key), record.clone());
+        let (file, record) = (records::file(&self.places.records, &record.key), record.clone());
         blocking(move || file.store_json(&record)).await
     }
 
     async fn erase(&self, key: &AppKey) -> Result<(), StepError> {
-        let file = self.record_file(key);
+        let file = records::file(&self.places.records, key);
         blocking(move || file.remove()).await
     }
 

@@ -135,13 +135,8 @@ impl StateFile {
         let (temp, previous, link) = (self.beside(".new"), self.beside(".prev"), self.beside(".link"));
         let head = format!("{MAGIC} {} {}\n", self.format, checksum(self.format, body));
         let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temp)
-            .map_err(fail("create", &temp))?;
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temp).map_err(fail("create", &temp))?;
         file.write_all(head.as_bytes()).and_then(|()| file.write_all(body)).map_err(fail("write", &temp))?;
         file.sync_all().map_err(fail("sync", &temp))?;
         // Only an intact file may become the fallback.
@@ -195,9 +190,11 @@ impl StateFile {
 
     fn sync_dir(&self) -> Result<(), StateError> {
         let Some(dir) = self.path.parent() else { return Ok(()) };
-        File::open(dir)
-            .and_then(|d| d.sync_all())
-            .map_err(|err| StateError::Io { doing: "sync", path: dir.to_owned(), err })
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|err| StateError::Io {
+            doing: "sync",
+            path: dir.to_owned(),
+            err,
+        })
     }
 
     fn read_one(&self, path: &Path) -> Result<Read1, StateError> {
@@ -241,11 +238,11 @@ fn checksum(format: u32, body: &[u8]) -> String {
 
 /// Makes a directory that only we can enter, with its parents.
 pub fn make_dir(dir: &Path) -> Result<(), StateError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|err| StateError::Io { doing: "create directory", path: dir.to_owned(), err })
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|err| StateError::Io {
+        doing: "create directory",
+        path: dir.to_owned(),
+        err,
+    })
 }
 
 fn remove_if_there(path: &Path) -> Result<(), StateError> {

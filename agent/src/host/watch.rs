@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn only_events_of_apps_that_change_something_count() {
-        let text = r#"{"Type":"container","Action":"died","Actor":{"ID":"1","Attributes":{"bramble.app":"default.web"}}}"#;
+        let text =
+            r#"{"Type":"container","Action":"died","Actor":{"ID":"1","Attributes":{"bramble.app":"default.web"}}}"#;
         let died: EventLine = serde_json::from_str(text).unwrap();
         assert_eq!(read(&died, "bramble.app"), AppKey::parse("default.web").map(HostEvent::App));
         let exec: EventLine = serde_json::from_str(&text.replace("died", "exec_died")).unwrap();

@@ -136,8 +136,7 @@ impl<H: Host> AppTask<H> {
             let app = want.app.as_deref().filter(|app| app.hash() == current.hash()).unwrap_or(current);
             self.memory.saw(&have, app, now);
         }
-        let facts =
-            Facts { boot: self.host.boot(), now, nonce: self.host.nonce(), device: want.device.clone() };
+        let facts = Facts { boot: self.host.boot(), now, nonce: self.host.nonce(), device: want.device.clone() };
         let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &facts);
         if plan.gone {
             return self.gone().await;
@@ -306,9 +305,13 @@ impl<H: Host> AppTask<H> {
             Step::Create { app, name, role, nonce, .. } => {
                 self.make(step, name.clone(), *role, app, nonce, facts).await
             }
-            Step::Remove { .. } | Step::RemovePod { .. } | Step::Pull { .. } | Step::Stop { .. } | Step::Expire { .. } | Step::Start { .. } | Step::Probe { .. } => {
-                self.host.perform(step).await.map(|_| ())
-            }
+            Step::Remove { .. }
+            | Step::RemovePod { .. }
+            | Step::Pull { .. }
+            | Step::Stop { .. }
+            | Step::Expire { .. }
+            | Step::Start { .. }
+            | Step::Probe { .. } => self.host.perform(step).await.map(|_| ()),
         }
     }
 

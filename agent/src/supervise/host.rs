@@ -29,7 +29,7 @@ pub struct HostError(pub String);
 #[derive(Debug)]
 pub enum FoundRecord {
     /// Good. An alarm when it is the one before the newest.
-    Good(Record, Option<String>),
+    Good(Box<Record>, Option<String>),
     /// There is one for this app, and it cannot be trusted.
     Damaged(AppKey, String),
 }
@@ -91,7 +91,17 @@ pub trait Host: Send + Sync + 'static {
     /// Does one thing. May be cut off at any moment: what it did is seen by the next look.
     fn perform(&self, step: &Step) -> impl Future<Output = Result<Outcome, StepError>> + Send;
     /// Sends a container's log. Ends early when the receiver is gone; waits when it is full.
-    fn logs(&self, id: &str, wish: LogWish, out: mpsc::Sender<Piece>) -> impl Future<Output = Result<(), HostError>> + Send;
+    fn logs(
+        &self,
+        id: &str,
+        wish: LogWish,
+        out: mpsc::Sender<Piece>,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Runs a command in a container and gives its exit code.
-    fn exec(&self, id: &str, argv: &[String], out: mpsc::Sender<Piece>) -> impl Future<Output = Result<i32, HostError>> + Send;
+    fn exec(
+        &self,
+        id: &str,
+        argv: &[String],
+        out: mpsc::Sender<Piece>,
+    ) -> impl Future<Output = Result<i32, HostError>> + Send;
 }

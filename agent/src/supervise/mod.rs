@@ -84,6 +84,13 @@ impl SupervisorHandle {
         self.alarms.clone()
     }
 
+    /// Answers when the supervisor's own loop turns: only that says that it is alive.
+    pub async fn alive(&self) -> Result<(), StreamError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Alive(reply)).await?;
+        answer.await.map_err(|_| StreamError::Stopped)
+    }
+
     /// Opens logs. Pieces arrive in the receiver, which bounds what is held; dropping it ends the stream.
     pub async fn logs(&self, wish: LogsWish) -> Result<mpsc::Receiver<Chunk>, StreamError> {
         let (reply, answer) = oneshot::channel();
@@ -178,7 +185,7 @@ impl<H: Host> Gatherer<H> {
             match one {
                 FoundRecord::Good(record, alarm) => {
                     self.alarms.insert(record.key.clone(), alarm.into_iter().collect());
-                    self.records.insert(record.key.clone(), record);
+                    self.records.insert(record.key.clone(), *record);
                 }
                 FoundRecord::Damaged(key, why) => {
                     self.alarms.insert(key.clone(), vec![why.clone()]);

@@ -101,11 +101,17 @@ type Reply = oneshot::Sender<Result<mpsc::Receiver<Chunk>, StreamError>>;
 pub(super) enum Ask {
     Logs(LogsWish, Reply),
     Exec(ExecWish, Reply),
+    Alive(oneshot::Sender<()>),
 }
 
 /// Answers it, beside everything else.
 pub(super) fn answer<H: Host>(host: Arc<H>, ask: Ask, containers: impl Fn(&AppKey) -> Option<Vec<Known>>) {
     match ask {
+        Ask::Alive(reply) => {
+            if reply.send(()).is_err() {
+                tracing::debug!("whoever asked whether we live has left");
+            }
+        }
         Ask::Logs(wish, reply) => {
             let chosen = choose(&wish.app, wish.container.as_deref(), containers(&wish.app));
             tell(reply, chosen.map(|chosen| logs(host, chosen, wish.lines)));

@@ -229,12 +229,14 @@ impl Device {
 
     pub(crate) async fn make_stranger(&self, name: &str) -> String {
         let command = vec!["sleep".to_owned(), "1000".to_owned()];
-        let spec = ContainerSpec { name: name.to_owned(), image: IMAGE.to_owned(), command, ..ContainerSpec::default() };
+        let spec =
+            ContainerSpec { name: name.to_owned(), image: IMAGE.to_owned(), command, ..ContainerSpec::default() };
         self.podman.create(&spec).await.unwrap()
     }
 
     pub(crate) fn volume_file(&self, name: &str, volume: &str, file: &str) -> String {
-        std::fs::read_to_string(self.path("apps/volumes").join(format!("default.{name}")).join(volume).join(file)).unwrap()
+        std::fs::read_to_string(self.path("apps/volumes").join(format!("default.{name}")).join(volume).join(file))
+            .unwrap()
     }
 
     /// The lines a container has printed, without their times.
@@ -276,7 +278,9 @@ impl Drop for Device {
     fn drop(&mut self) {
         let path = |below: &str| self.dir.path().join(below).display().to_string();
         let places = ["--root", &path("state/store"), "--runroot", &path("run/store"), "--tmpdir", &path("run/tmp")];
-        for last in [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]] {
+        for last in
+            [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
+        {
             #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
             let mut podman = std::process::Command::new("podman");
             podman.args(places).args(last).env("CONTAINERS_CONF", path("containers.conf"));

@@ -82,13 +82,16 @@ impl Agent {
 
     /// Waits (virtual time) until all wanted apps are confirmed in the wanted revision, and no others are there.
     pub(crate) async fn settled(&self) -> bool {
-        let wanted: &Vec<_> = &self.wanted.iter().map(|app| (app.deployment.metadata.name.clone(), app.revision)).collect();
+        let wanted: &Vec<_> =
+            &self.wanted.iter().map(|app| (app.deployment.metadata.name.clone(), app.revision)).collect();
         let mut reports = self.handle.as_ref().unwrap().reports();
         let done = reports.wait_for(|all| {
             all.len() == wanted.len()
                 && all.iter().all(|report| {
                     let steady = matches!(report.phase, Phase::Running | Phase::Completed);
-                    report.status == Status::Confirmed && steady && wanted.contains(&(report.deployment.clone(), report.revision))
+                    report.status == Status::Confirmed
+                        && steady
+                        && wanted.contains(&(report.deployment.clone(), report.revision))
                 })
         });
         let nothing_more = async {
@@ -98,7 +101,12 @@ impl Agent {
             }
         };
         // The guard a watch gives must not be held while others wait for it.
-        let both = async { done.await.is_ok() && { nothing_more.await; true } };
+        let both = async {
+            done.await.is_ok() && {
+                nothing_more.await;
+                true
+            }
+        };
         tokio::time::timeout(Duration::from_secs(3600), both).await.is_ok_and(|done| done)
     }
 }

@@ -35,7 +35,8 @@ impl Podman {
     /// Prepares a command in a running container. Returns the session's id.
     pub async fn exec_create(&self, container: &str, spec: &ExecSpec) -> Result<String, PodmanError> {
         let env: Vec<String> = spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let mut body = json!({ "Cmd": spec.command, "AttachStdout": true, "AttachStderr": true, "Tty": false, "Env": env });
+        let mut body =
+            json!({ "Cmd": spec.command, "AttachStdout": true, "AttachStderr": true, "Tty": false, "Env": env });
         if let Some(dir) = &spec.work_dir {
             body["WorkingDir"] = json!(dir);
         }

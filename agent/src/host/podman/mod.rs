@@ -19,6 +19,4 @@ pub use frames::{BadFrame, Demux, Stream};
 pub use http::{CHANGE, LOOK, Limit, Podman, PodmanError};
 pub use images::{PullLimits, Pulled};
 pub use pods::PodSpec;
-pub use types::{
-    ContainerDetail, ContainerLine, EventLine, ExecDetail, ImageDetail, Info, PodDetail, PodLine, State,
-};
+pub use types::{ContainerDetail, ContainerLine, EventLine, ExecDetail, ImageDetail, Info, PodDetail, PodLine, State};

@@ -386,10 +386,8 @@ mod tests {
 
     #[test]
     fn captured_events_are_read() {
-        let events: Vec<EventLine> = include_str!("../captured/events.ndjson")
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let events: Vec<EventLine> =
+            include_str!("../captured/events.ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(events.iter().any(|e| e.action == "died" && e.actor.attributes["x"] == "y"));
         assert!(events.iter().all(|e| e.kind == "container"));
     }

@@ -1,0 +1,205 @@
+use bramble_contracts::Name;
+use bramble_contracts::v1::DesiredApp;
+use serde_json::json;
+
+use super::*;
+use crate::core::app::AppKey;
+use crate::core::have::{ImageSeen, Observed};
+use crate::core::record::{Instance, Record};
+use crate::core::step::Device;
+
+/// An app of main containers, each `name:version`, after init containers likewise.
+fn app(revision: u64, inits: &[&str], mains: &[&str]) -> Arc<App> {
+    let part = |text: &&str| json!({ "name": text.split(':').next().unwrap(), "image": format!("reg/{text}") });
+    let deployment = json!({
+        "metadata": { "name": "cam" },
+        "spec": {
+            "selector": { "devices": ["pi-1"] },
+            "initContainers": inits.iter().map(part).collect::<Vec<_>>(),
+            "containers": mains.iter().map(part).collect::<Vec<_>>(),
+        },
+    });
+    let desired = json!({ "uid": "a".repeat(20), "revision": revision, "deployment": deployment, "pins": [] });
+    Arc::new(App::new(serde_json::from_value::<DesiredApp>(desired).unwrap()))
+}
+
+/// A device on which things are made by `add`.
+struct World {
+    record: Record,
+    observed: Observed,
+    memory: Memory,
+}
+
+impl World {
+    fn new() -> Self {
+        let record = Record::new(AppKey::parse("default.cam").unwrap());
+        Self { record, observed: Observed::default(), memory: Memory::default() }
+    }
+
+    fn images(mut self, names: &[&str]) -> Self {
+        let seen = || ImageSeen { id: "0".repeat(64), digest: String::new() };
+        self.observed.images = names.iter().map(|name| (format!("reg/{name}"), seen())).collect();
+        self
+    }
+
+    /// Something ours, in that state.
+    fn add(mut self, app: &App, role: Role, name: &str, state: SeenState) -> Self {
+        let nonce = format!("n{}", self.record.instances.len());
+        let name: Name = name.parse().unwrap();
+        let id = format!("id-{nonce}");
+        let hash = app.hash().to_string();
+        let instance = Instance {
+            name: name.clone(),
+            role,
+            hash: hash.clone(),
+            boot: "boot-1".into(),
+            made_up_ms: 0,
+            id: Some(id.clone()),
+        };
+        self.record.instances.insert(nonce.clone(), instance);
+        self.observed.seen.push(Seen {
+            id,
+            podman_name: name.to_string(),
+            name,
+            role,
+            hash,
+            boot: "boot-1".into(),
+            revision: 1,
+            nonce,
+            state,
+            exit_code: 0,
+            oom_killed: false,
+            started_at_ms: 0,
+            image_id: String::new(),
+            last_lines: vec![],
+        });
+        self
+    }
+
+    fn main(self, app: &App, name: &str) -> Self {
+        self.add(app, Role::Main, name, SeenState::Running)
+    }
+
+    fn have(&self) -> Have {
+        Have::sort(self.observed.clone(), &self.record)
+    }
+
+    fn plan(&self, want: Option<&Arc<App>>, current: Option<&Arc<App>>, boot: &str) -> Plan {
+        let device = Device { id: "d".into(), name: "pi-1".into() };
+        let facts = Facts { boot: boot.into(), now: Duration::from_secs(100), nonce: "new".into(), device };
+        plan(want, current, &self.have(), &self.memory, &facts)
+    }
+}
+
+fn text(plan: &Plan) -> String {
+    plan.steps.iter().map(Step::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[track_caller]
+fn check(world: &World, want: Option<&Arc<App>>, current: Option<&Arc<App>>, expected: &str) {
+    assert_eq!(text(&world.plan(want, current, "boot-1")), expected);
+}
+
+#[test]
+fn images_come_first_and_one_decision_follows() {
+    let v1 = app(1, &[], &["cam:1"]);
+    check(&World::new(), Some(&v1), None, "pull reg/cam:1");
+    check(&World::new().images(&["cam:1"]), Some(&v1), None, "adopt revision 1");
+    check(&World::new().images(&["cam:1"]), Some(&v1), Some(&v1), "create cam");
+}
+
+#[test]
+fn an_upgrade_makes_the_new_one_before_it_stops_the_old_one() {
+    let (v1, v2) = (app(1, &[], &["cam:1"]), app(2, &[], &["cam:2"]));
+    let world = || World::new().images(&["cam:1", "cam:2"]).main(&v1, "cam");
+    check(&World::new().images(&["cam:1"]).main(&v1, "cam"), Some(&v2), Some(&v1), "pull reg/cam:2");
+    check(&world(), Some(&v2), Some(&v1), "adopt revision 2");
+    check(&world(), Some(&v2), Some(&v2), "create cam");
+    let made = world().add(&v2, Role::Main, "cam", SeenState::Created);
+    check(&made, Some(&v2), Some(&v2), "stop cam (SIGTERM 30s kill); remove cam");
+    let gone = World::new().images(&["cam:2"]).add(&v2, Role::Main, "cam", SeenState::Created);
+    check(&gone, Some(&v2), Some(&v2), "start cam");
+}
+
+#[test]
+fn what_runs_as_wanted_is_left_alone() {
+    let v1 = app(1, &[], &["cam:1"]);
+    let world = World::new().main(&v1, "cam");
+    let renamed = app(9, &[], &["cam:1"]);
+    check(&world, Some(&v1), Some(&v1), "");
+    check(&world, Some(&renamed), Some(&v1), "");
+    assert_eq!(world.plan(Some(&v1), Some(&v1), "boot-2").steps, [], "whatever its label says: it runs");
+}
+
+#[test]
+fn absence_removes_and_nothing_else_does() {
+    let v1 = app(1, &["seed:1"], &["cam:1"]);
+    let world = World::new().add(&v1, Role::Init, "seed", SeenState::Exited).main(&v1, "cam");
+    check(&world, None, Some(&v1), "stop cam (SIGTERM 30s kill); remove seed; remove cam");
+    let empty = World::new();
+    assert!(empty.plan(None, Some(&v1), "boot-1").gone);
+}
+
+#[test]
+fn a_reboot_remakes_what_does_not_run_and_runs_init_containers_again() {
+    let v1 = app(1, &["seed:1"], &["cam:1"]);
+    let images = World::new().images(&["seed:1", "cam:1"]);
+    let world = images.add(&v1, Role::Init, "seed", SeenState::Exited).add(&v1, Role::Main, "cam", SeenState::Exited);
+    assert_eq!(text(&world.plan(Some(&v1), Some(&v1), "boot-2")), "remove seed; remove cam");
+    let made = World::new().images(&["seed:1"]).add(&v1, Role::Main, "cam", SeenState::Created);
+    check(&made, Some(&v1), Some(&v1), "create-init seed");
+    let run = made.add(&v1, Role::Init, "seed", SeenState::Created);
+    check(&run, Some(&v1), Some(&v1), "run-init seed");
+}
+
+#[test]
+fn a_crashed_main_starts_again_without_its_init_containers() {
+    let v1 = app(1, &["seed:1"], &["cam:1"]);
+    let mut world = World::new().add(&v1, Role::Main, "cam", SeenState::Exited);
+    let have = world.have();
+    world.memory.saw(&have, &v1, Duration::from_secs(100));
+    check(&world, Some(&v1), Some(&v1), "start cam");
+}
+
+#[test]
+fn several_mains_share_a_pod_that_goes_last() {
+    let v1 = app(1, &[], &["cam:1", "mic:1"]);
+    let images = || World::new().images(&["cam:1", "mic:1"]);
+    check(&images(), Some(&v1), Some(&v1), "create-pod cam");
+    let pod = images().add(&v1, Role::Pod, "cam", SeenState::Created);
+    check(&pod, Some(&v1), Some(&v1), "create cam; create mic");
+    let all = pod.main(&v1, "cam").main(&v1, "mic");
+    let v2 = app(2, &[], &["cam:2"]);
+    let next = all.images(&["cam:2"]).add(&v2, Role::Main, "cam", SeenState::Created);
+    let clear = "stop cam mic (SIGTERM 30s kill); remove cam; remove mic; remove-pod cam";
+    check(&next, Some(&v2), Some(&v2), clear);
+}
+
+#[test]
+fn a_part_that_vanished_means_all_of_it_is_made_anew() {
+    let v1 = app(1, &["seed:1"], &["cam:1"]);
+    let mut world = World::new().images(&["cam:1"]).add(&v1, Role::Init, "seed", SeenState::Exited).main(&v1, "cam");
+    world.observed.seen.retain(|seen| seen.role != Role::Main);
+    check(&world, Some(&v1), Some(&v1), "remove seed; forget cam");
+}
+
+#[test]
+fn copied_labels_make_nothing_ours() {
+    let v1 = app(1, &[], &["cam:1"]);
+    let mut world = World::new().images(&["cam:1"]).main(&v1, "cam");
+    world.record.instances.clear();
+    assert_eq!(world.have().strangers.len(), 1);
+    check(&world, Some(&v1), Some(&v1), "create cam");
+    check(&world, None, Some(&v1), "");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_and_changes_nothing() {
+    let v1 = app(1, &[], &["cam:1"]);
+    let mut desired = app(2, &[], &["cam:2"]).desired().clone();
+    desired.deployment.spec.lifecycle.handover = bramble_contracts::v1::Handover::StartFirst;
+    let v2 = Arc::new(App::new(desired));
+    let plan = World::new().main(&v1, "cam").plan(Some(&v2), Some(&v1), "boot-1");
+    assert_eq!((text(&plan).as_str(), plan.status, plan.phase), ("", Status::Failed, Phase::Failed));
+    assert!(plan.reason.contains("startFirst"));
+}

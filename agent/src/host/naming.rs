@@ -1,0 +1,97 @@
+//! How an app's containers are called and labelled in Podman, and how they are read back.
+
+use std::collections::BTreeMap;
+
+use bramble_contracts::v1::Protocol as WireProtocol;
+
+use super::podman::{ContainerLine, Port, Protocol, State};
+use crate::core::app::{App, Role};
+use crate::core::have::{Seen, SeenState};
+
+/// Labels on everything we make.
+pub(super) mod label {
+    pub(in crate::host) const APP: &str = "bramble.app";
+    pub(in crate::host) const UID: &str = "bramble.deployment";
+    pub(in crate::host) const REVISION: &str = "bramble.revision";
+    pub(in crate::host) const SPEC: &str = "bramble.spec";
+    pub(in crate::host) const CONTAINER: &str = "bramble.container";
+    pub(in crate::host) const ROLE: &str = "bramble.role";
+    pub(in crate::host) const BOOT: &str = "bramble.boot";
+    pub(in crate::host) const INSTANCE: &str = "bramble.instance";
+}
+
+/// Every label of one container.
+pub(super) fn labels(app: &App, name: &str, role: Role, boot: &str, nonce: &str) -> BTreeMap<String, String> {
+    let pairs = [
+        (label::APP, app.key().to_string()),
+        (label::UID, app.uid().to_string()),
+        (label::REVISION, app.revision().to_string()),
+        (label::SPEC, app.hash().to_string()),
+        (label::CONTAINER, name.to_owned()),
+        (label::ROLE, role.word().to_owned()),
+        (label::BOOT, boot.to_owned()),
+        (label::INSTANCE, nonce.to_owned()),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Readable, unique per spec, and never that of another app: names cannot hold dots.
+pub(super) fn podman_name(app: &App, part: &str) -> String {
+    format!("bramble.{}.{part}.{}", app.key(), app.short_hash())
+}
+
+pub(super) fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
+    let one = |port: &bramble_contracts::v1::Port| Port {
+        // Netavark of Debian 12 takes 0.0.0.0 for one address, which no packet is for: all of them are said by none.
+        host_ip: (!port.host_ip.is_unspecified()).then(|| port.host_ip.to_string()),
+        host: port.host,
+        container: port.container,
+        protocol: match port.protocol {
+            WireProtocol::Tcp => Protocol::Tcp,
+            WireProtocol::Udp => Protocol::Udp,
+        },
+    };
+    ports.iter().map(one).collect()
+}
+
+pub(super) fn read_line(line: &ContainerLine) -> Option<Seen> {
+    let state = match line.state {
+        State::Created => SeenState::Created,
+        State::Running => SeenState::Running,
+        State::Exited => SeenState::Exited,
+        State::Paused => SeenState::Paused,
+        State::Unsettled => SeenState::Unsettled,
+    };
+    let name = line.names.first().map(String::as_str).unwrap_or_default();
+    let mut seen = read_labels(&line.id, name, &line.labels, state)?;
+    seen.exit_code = line.exit_code;
+    seen.started_at_ms = u64::try_from(line.started_at).unwrap_or_default().saturating_mul(1000);
+    seen.image_id = line.image_id.clone();
+    Some(seen)
+}
+
+/// `None` when the labels are not whole: then it is not ours, whatever it is.
+pub(super) fn read_labels(
+    id: &str,
+    podman_name: &str,
+    labels: &BTreeMap<String, String>,
+    state: SeenState,
+) -> Option<Seen> {
+    let get = |key: &str| labels.get(key).cloned();
+    Some(Seen {
+        id: id.to_owned(),
+        podman_name: podman_name.to_owned(),
+        name: get(label::CONTAINER)?.parse().ok()?,
+        role: Role::parse(&get(label::ROLE)?)?,
+        hash: get(label::SPEC)?,
+        boot: get(label::BOOT)?,
+        revision: get(label::REVISION)?.parse().ok()?,
+        nonce: get(label::INSTANCE)?,
+        state,
+        exit_code: 0,
+        oom_killed: false,
+        started_at_ms: 0,
+        image_id: String::new(),
+        last_lines: Vec::new(),
+    })
+}
