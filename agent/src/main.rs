@@ -89,9 +89,10 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// To the journal under systemd, else to stderr.
 fn log_to() {
-    let filter =
-        EnvFilter::try_from_env("BRAMBLE_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    // What async-nats says of the connection comes back to us as events, and is told once.
+    let filter = EnvFilter::try_from_env("BRAMBLE_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=off"));
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let stderr = journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false));
+    let stderr =
+        journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false));
     tracing_subscriber::registry().with(journal).with(stderr).with(filter.boxed()).init();
 }

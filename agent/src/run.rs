@@ -21,8 +21,9 @@ use crate::core::app::AppKey;
 use crate::core::backoff::Backoff;
 use crate::host::device::{Places, PodmanHost};
 use crate::host::podman::Podman;
-use crate::host::podman::service::Service;
+use crate::host::podman::service::{Service, ServiceState};
 use crate::host::{clock, facts, state, systemd};
+use crate::mesh::board::{Alarm, Board};
 use crate::mesh::{self, Agent, Facts, health};
 use crate::status::Status;
 use crate::supervise::{AfterTail, LogWish, LogsWish, SupervisorHandle};
@@ -31,6 +32,7 @@ use crate::supervise::{AfterTail, LogWish, LogsWish, SupervisorHandle};
 const ALIVE_WITHIN: Duration = Duration::from_secs(30);
 const LOCK: &str = "acting.lock";
 const VERSION_PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+const PODMAN_PATIENCE: Duration = Duration::from_secs(10);
 const PULSE: Duration = Duration::from_secs(5);
 const STATUS_SETTLE: Duration = Duration::from_secs(1);
 const STATUS_PERIOD: Duration = Duration::from_secs(30);
@@ -63,6 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = async { systemd::keep_watchdog(alive).await; std::future::pending().await } => {}
         () = tell(&agent, &config) => {}
         () = look(&config, facts_out) => {}
+        () = watch_podman(service.as_ref().map(Service::state), agent.board()) => {}
     }
     tracing::info!("agent stops; apps run on");
     systemd::stopping();
@@ -146,6 +149,31 @@ async fn keep_pulse(supervisor: Arc<SupervisorHandle>, pulse: &AtomicU64) {
         let _ = supervisor.logs(wish).await;
         pulse.store(up_ms(), Ordering::Relaxed);
         tokio::time::sleep(PULSE).await;
+    }
+}
+
+/// Says when Podman does not run, once that is more than a moment.
+async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Board) {
+    let Some(mut state) = service else { return std::future::pending().await };
+    loop {
+        let down = match &*state.borrow_and_update() {
+            ServiceState::Down(why) => Some(why.clone()),
+            ServiceState::Starting | ServiceState::Ready | ServiceState::Stopped => None,
+        };
+        match down {
+            Some(why) if board.view().alarms.contains_key(&Alarm::Podman) => board.alarm(Alarm::Podman, why),
+            Some(why) => {
+                tokio::time::sleep(PODMAN_PATIENCE).await;
+                if *state.borrow() != ServiceState::Ready {
+                    board.alarm(Alarm::Podman, why);
+                }
+            }
+            None if *state.borrow() == ServiceState::Ready => board.clear(Alarm::Podman),
+            None => {}
+        }
+        if state.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

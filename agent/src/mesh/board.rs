@@ -19,6 +19,8 @@ pub enum Alarm {
     CannotStore,
     /// The trust document.
     Trust,
+    /// Podman's service.
+    Podman,
     /// Messages came faster than they could be handled.
     Flood,
 }

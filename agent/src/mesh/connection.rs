@@ -294,9 +294,12 @@ impl Connector {
         }
     }
 
+    /// Tells people how it stands; once, however often it is found out.
     fn say(&self, text: String) {
-        tracing::warn!("{text}");
         self.context.board.update(|view| {
+            if view.link != text {
+                tracing::warn!("{text}");
+            }
             view.connected = false;
             view.link = text;
         });

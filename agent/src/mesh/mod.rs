@@ -121,6 +121,11 @@ impl Agent {
         self.board.changes()
     }
 
+    /// Where alarms are raised that the mesh does not see by itself.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
     /// Its id, once it is enrolled.
     pub fn device(&self) -> watch::Receiver<Option<DeviceId>> {
         self.device.clone()

@@ -182,3 +182,68 @@ impl ServerCertVerifier for Anybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+
+    fn authority() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn certificate(ca: &CertifiedIssuer<'_, KeyPair>, years: (i32, i32)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["fleet.example".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        params.signed_by(&KeyPair::generate().unwrap(), ca).unwrap().der().clone()
+    }
+
+    /// Does a device in the year 2026 whose clock is so believe that certificate?
+    fn believes(
+        ca: &CertifiedIssuer<'_, KeyPair>,
+        cert: &CertificateDer<'_>,
+        name: &str,
+        clock: fn() -> Clock,
+    ) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(FLOOR_MS + 1));
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        Pinned { inner, clock }.verify_server_cert(cert, &[], &name, &[], now).is_ok()
+    }
+
+    #[test]
+    fn dates_count_only_when_the_clock_is_fit_and_the_rest_always() {
+        let (ours, other) = (authority(), authority());
+        let (fit, unfit): (fn() -> Clock, fn() -> Clock) = (|| Clock::Fit, || Clock::Unfit);
+        for (years, valid) in [((2025, 2030), true), ((2001, 2002), false), ((2040, 2050), false)] {
+            let cert = certificate(&ours, years);
+            assert_eq!(believes(&ours, &cert, "fleet.example", fit), valid, "{years:?}");
+            assert!(believes(&ours, &cert, "fleet.example", unfit), "{years:?}");
+            for clock in [fit, unfit] {
+                assert!(!believes(&ours, &cert, "evil.example", clock), "another name");
+                assert!(!believes(&other, &cert, "fleet.example", clock), "another CA");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_is_fit_when_it_can_be_right() {
+        assert_eq!(judge_clock(FLOOR_MS, None), Clock::Fit);
+        assert_eq!(judge_clock(FLOOR_MS, Some(true)), Clock::Fit);
+        assert_eq!(judge_clock(FLOOR_MS, Some(false)), Clock::Unfit);
+        assert_eq!(judge_clock(0, Some(true)), Clock::Unfit, "1970");
+    }
+
+    #[test]
+    fn no_ca_is_never_any_ca() {
+        assert!(matches!(pinned(""), Err(TlsError::NoCa)));
+        assert!(pinned("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----").is_err());
+        assert!(pinned(&authority().pem()).is_ok());
+    }
+}

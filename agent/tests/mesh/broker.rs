@@ -53,10 +53,12 @@ pub(crate) struct Broker {
     revoked: BTreeMap<String, u64>,
     /// Permissions to publish that new JWTs lack.
     pub(crate) withheld: Vec<&'static str>,
+    tls: bool,
 }
 
 impl Broker {
-    pub(crate) async fn start() -> Self {
+    /// With a certificate and its key (PEM) it also speaks TLS.
+    pub(crate) async fn start(tls: Option<(String, String)>) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut broker = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -68,7 +70,12 @@ impl Broker {
             dev: key(KeyPairType::Account, 4),
             revoked: BTreeMap::new(),
             withheld: vec![],
+            tls: tls.is_some(),
         };
+        if let Some((cert, key)) = tls {
+            std::fs::write(broker.dir.path().join("cert.pem"), cert).unwrap();
+            std::fs::write(broker.dir.path().join("key.pem"), key).unwrap();
+        }
         broker.run().await;
         broker
     }
@@ -104,8 +111,17 @@ impl Broker {
         let account = |key: &KeyPair, nats: Value| jwt(&self.operator, &key.public_key(), &nats, None);
         let operator = json!({ "type": "operator", "version": 2, "system_account": self.sys.public_key() });
         let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let tls = if self.tls {
+            format!(
+                "tls {{ cert_file: {:?}, key_file: {:?} }}\nallow_non_tls: true\n",
+                path("cert.pem"),
+                path("key.pem")
+            )
+        } else {
+            String::new()
+        };
         format!(
-            "listen: 127.0.0.1:{}\nserver_name: t\noperator: {}\nsystem_account: {}\n\
+            "{tls}listen: 127.0.0.1:{}\nserver_name: t\noperator: {}\nsystem_account: {}\n\
              jetstream {{ store_dir: {:?}, sync_interval: always }}\n\
              resolver: {{ type: full, dir: {:?}, allow_delete: false, interval: \"2m\" }}\n\
              resolver_preload: {{ {}: {}\n {}: {}\n {}: {}\n }}\n",

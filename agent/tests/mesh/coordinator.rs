@@ -51,16 +51,22 @@ pub(crate) struct Coordinator {
     pub(crate) url: String,
 }
 
-/// How the HTTP side is reached.
+/// Who speaks TLS.
 pub(crate) enum Tls {
     Plain,
     /// A certificate and its CA (PEM).
-    With(tokio_rustls::TlsAcceptor, String),
+    Http(tokio_rustls::TlsAcceptor, String),
+    /// The broker has a certificate and a key (PEM); devices are told this CA.
+    Broker((String, String), String),
 }
 
 impl Coordinator {
     pub(crate) async fn start(tls: Tls) -> Self {
-        let broker = Broker::start().await;
+        let certificate = match &tls {
+            Tls::Plain | Tls::Http(..) => None,
+            Tls::Broker(certificate, _) => Some(certificate.clone()),
+        };
+        let broker = Broker::start(certificate).await;
         let client = broker.coordinator().await;
         broker.make_streams(&client).await;
         let (root, fleet) = (SigningKey::from_bytes(&[21; 32]), SigningKey::from_bytes(&[22; 32]));
@@ -68,7 +74,8 @@ impl Coordinator {
         let port = listener.local_addr().unwrap().port();
         let (scheme, ca) = match &tls {
             Tls::Plain => ("http", String::new()),
-            Tls::With(_, ca) => ("https", ca.clone()),
+            Tls::Http(_, ca) => ("https", ca.clone()),
+            Tls::Broker(_, ca) => ("http", ca.clone()),
         };
         let url = format!("{scheme}://127.0.0.1:{port}");
         let document = TrustDocument {
@@ -80,7 +87,10 @@ impl Coordinator {
             ],
             ca_bundle: ca,
             coordinators: vec![url.clone()],
-            brokers: vec![broker.url()],
+            brokers: vec![match &tls {
+                Tls::Plain | Tls::Http(..) => broker.url(),
+                Tls::Broker(..) => broker.url().replace("nats://", "tls://"),
+            }],
         };
         let signed = document.sign(&[&root]).unwrap();
         let token = EnrollmentToken::new(Uid::from_entropy([5; 13]), [6; 20], document.pin());
@@ -123,8 +133,8 @@ impl Coordinator {
             let (stream, _) = listener.accept().await.unwrap();
             let this = self.clone();
             match &tls {
-                Tls::Plain => drop(tokio::spawn(async move { this.answer(stream).await })),
-                Tls::With(acceptor, _) => {
+                Tls::Plain | Tls::Broker(..) => drop(tokio::spawn(async move { this.answer(stream).await })),
+                Tls::Http(acceptor, _) => {
                     let acceptor = acceptor.clone();
                     tokio::spawn(async move {
                         if let Ok(stream) = acceptor.accept(stream).await {

@@ -67,10 +67,15 @@ async fn nothing_is_sent_to_a_server_that_the_token_does_not_name() {
     assert!(device.token().exists(), "the token is not spent");
 }
 
-fn certificate(ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> TlsAcceptor {
+/// A certificate for 127.0.0.1 and its key.
+fn certificate(ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> (rcgen::Certificate, rcgen::KeyPair) {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let cert = params.signed_by(&key, ca).unwrap();
+    (params.signed_by(&key, ca).unwrap(), key)
+}
+
+fn acceptor(ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> TlsAcceptor {
+    let (cert, key) = certificate(ca);
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
@@ -87,15 +92,33 @@ fn authority() -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
 #[tokio::test]
 async fn enrolment_over_tls_believes_only_the_pinned_ca() {
     let (ours, other) = (authority(), authority());
-    let coordinator = Coordinator::start(Tls::With(certificate(&ours), ours.pem())).await;
+    let coordinator = Coordinator::start(Tls::Http(acceptor(&ours), ours.pem())).await;
     let device = Device::connected(&coordinator).await;
     drop(device);
     // The trust document is right, the server's certificate is another CA's: somebody sits in between.
-    let between = Coordinator::start(Tls::With(certificate(&other), ours.pem())).await;
+    let between = Coordinator::start(Tls::Http(acceptor(&other), ours.pem())).await;
     let mut device = Device::new(&between).await;
     device.start();
     eventually("the refusal", || async { device.agent().view().link.contains("TLS") }).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let asked = between.state().asked.clone();
     assert!(asked.iter().all(|what| what == "GET /api/v1/enroll/trust"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_broker_over_tls_is_believed_by_the_pinned_ca_only() {
+    let (ours, other) = (authority(), authority());
+    let pem = |ca| {
+        let (cert, key) = certificate(ca);
+        (cert.pem(), key.serialize_pem())
+    };
+    let coordinator = Coordinator::start(Tls::Broker(pem(&ours), ours.pem())).await;
+    let device = Device::connected(&coordinator).await;
+    device.put(device.signed(&device.document(1, None))).await;
+    device.reaches(1).await;
+    let between = Coordinator::start(Tls::Broker(pem(&other), ours.pem())).await;
+    let mut device = Device::new(&between).await;
+    device.start();
+    eventually("the refusal", || async { device.agent().view().link.contains("certificate") }).await;
+    assert!(!device.agent().view().connected);
 }
