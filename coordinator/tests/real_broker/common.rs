@@ -11,7 +11,11 @@ use std::{
 };
 
 use async_nats::{Auth, Client, ConnectOptions};
-use bramble_contracts::{DeviceId, subjects};
+use bramble_contracts::{
+    DeviceId, envelope,
+    subjects::{self, Up},
+    v1::{RenewReply, RenewRequest},
+};
 use bramble_coordinator::{
     broker::{Broker, Options},
     keys::{Addresses, Keys},
@@ -182,6 +186,20 @@ impl Device {
         });
         let client = options.connect(format!("nats://{at}")).await.map_err(|err| err.to_string())?;
         Ok(Self { id, key, client, errors })
+    }
+
+    /// Asks the coordinator until it listens, and returns its first answer.
+    pub(crate) async fn ask_renewal(&self) -> RenewReply {
+        let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
+        let asked = async {
+            loop {
+                match self.client.request(Up::Renew.subject(&self.id), ask.clone().into()).await {
+                    Ok(answer) => return envelope::decode(&answer.payload).unwrap(),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("the coordinator answers")
     }
 
     /// Waits until the broker has told it something that contains `text`.

@@ -1,6 +1,12 @@
 //! What devices and coordinators say to each other: documents, reports, renewals, commands, (dis)connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bramble_contracts::{
     envelope,
@@ -69,9 +75,7 @@ async fn a_device_renews_before_its_jwt_ends_the_connection() {
         let jwt = keys.device_jwt(&device, &public, Duration::from_secs(600)).ok();
         async move { RenewReply { jwt, trust: vec![], refused: None } }.boxed()
     }));
-    let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
-    let answer = old.client.request(Up::Renew.subject(&id), ask.into()).await.unwrap();
-    let renewed: RenewReply = envelope::decode(&answer.payload).unwrap();
+    let renewed = old.ask_renewal().await;
     let fresh = Device::connect_with(up.fleet.listen, id, key, renewed.jwt.unwrap()).await.unwrap();
     old.hears("expired").await;
     fresh.client.flush().await.unwrap();
@@ -83,12 +87,19 @@ async fn a_device_renews_before_its_jwt_ends_the_connection() {
 async fn nonsense_on_up_is_not_answered() {
     let up = Fleet::new().up().await;
     let device = up.device(1).await;
-    let answers = up.mesh.answer_devices(Arc::new(|_, _, _| panic!("nobody should be asked")));
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let answers = up.mesh.answer_devices(Arc::new(move |_, _, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async { RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) } }.boxed()
+    }));
+    device.ask_renewal().await;
     for body in [Bytes::new(), Bytes::from_static(b"rubbish"), Bytes::from(vec![0xB7; 70_000])] {
         assert!(device.client.request(Up::Renew.subject(&device.id), body).await.is_err());
     }
     let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
     assert!(device.client.request(format!("up.{}.other", device.id), ask.into()).await.is_err());
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "nobody else was asked");
     answers.abort();
     up.down().await;
 }

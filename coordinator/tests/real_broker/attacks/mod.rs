@@ -72,6 +72,7 @@ pub(super) async fn scene() -> Scene {
         ask.lock().unwrap().push(device);
         async { RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) } }.boxed()
     }));
+    attacker.ask_renewal().await;
     Scene { up, store, attacker, victim, heard, asked }
 }
 
