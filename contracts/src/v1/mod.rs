@@ -4,6 +4,8 @@ mod command;
 mod desired;
 mod enroll;
 mod heartbeat;
+mod policy;
+mod probe;
 mod report;
 mod spec;
 mod validate;
@@ -12,14 +14,15 @@ pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogA
 pub use desired::{DesiredApp, DesiredDocument, ImagePin};
 pub use enroll::{EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest};
 pub use heartbeat::{AgentVersion, Health, Heartbeat, Instance};
+pub use policy::{Handover, Lifecycle, Rollout, Signal, Window};
+pub use probe::{ExecProbe, HttpProbe, Probe, TcpProbe};
 pub use report::{
     AppReport, ContainerReport, ContainerRole, ContainerState, DeviceFacts, Phase, Refusal, RefusalKind, Report, Status,
 };
 pub use spec::{
-    ApiVersion, Container, Dependency, DependencyCondition, Deployment, DeploymentSpec, EnvName, EnvVar, ExecProbe,
-    Handover, HttpProbe, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Manifest, ManifestKind, Metadata,
-    MountPath, Port, Probe, Protocol, Resources, Restart, Rollout, SecretRef, Signal, TcpProbe, ValueFrom, VolumeMount,
-    Window,
+    ApiVersion, Container, Dependency, DependencyCondition, Deployment, DeploymentSpec, EnvName, EnvVar,
+    ImagePullPolicy, ImageRef, InitContainer, Manifest, ManifestKind, Metadata, MountPath, Port, Protocol, Resources,
+    Restart, SecretRef, ValueFrom, VolumeMount,
 };
 
 /// The newest desired document this build reads; agents say it, coordinators write no newer one.

@@ -6,10 +6,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    policy::{Lifecycle, Rollout},
+    probe::Probe,
+};
 use crate::{
     id::{Name, Tenant, checked_text},
     label::{Labels, Selector},
-    quantity::{Amount, ByteSize, MilliCpus, Millis},
+    quantity::{ByteSize, MilliCpus, Millis},
 };
 
 fn is_image(text: &str) -> bool {
@@ -46,13 +50,6 @@ checked_text!(
         && t.starts_with('/')
         && !t.chars().any(|c| c.is_control() || c == ':' || c == ',')
         && t[1..].trim_end_matches('/').split('/').all(|part| !matches!(part, "" | "." | ".."))
-);
-checked_text!(
-    /// A signal by name, `SIGTERM`.
-    Signal,
-    "signal",
-    "one of SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGKILL, SIGWINCH",
-    |t| matches!(t, "SIGTERM" | "SIGINT" | "SIGQUIT" | "SIGHUP" | "SIGUSR1" | "SIGUSR2" | "SIGKILL" | "SIGWINCH")
 );
 
 impl ImageRef {
@@ -340,75 +337,6 @@ pub struct Resources {
     pub cpus: Option<MilliCpus>,
 }
 
-/// How to see that a container is healthy: exactly one of `http`, `tcp`, `exec`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Probe {
-    /// A GET that answers 200 to 399.
-    #[serde(default)]
-    pub http: Option<HttpProbe>,
-    /// A connection that opens.
-    #[serde(default)]
-    pub tcp: Option<TcpProbe>,
-    /// A command that exits 0.
-    #[serde(default)]
-    pub exec: Option<ExecProbe>,
-    /// Between two tries.
-    #[serde(default = "probe_interval")]
-    pub interval: Millis,
-    /// For one try.
-    #[serde(default = "probe_timeout")]
-    pub timeout: Millis,
-    /// So many failures in a row are unhealthy.
-    #[serde(default = "probe_failures")]
-    pub failures: u16,
-}
-
-fn probe_interval() -> Millis {
-    Millis::secs(5)
-}
-fn probe_timeout() -> Millis {
-    Millis::secs(2)
-}
-fn probe_failures() -> u16 {
-    3
-}
-
-/// GET `http://<container>:<port><path>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HttpProbe {
-    /// Port in the container.
-    pub port: u16,
-    /// Path, `/` by default.
-    #[serde(default = "root_path")]
-    pub path: String,
-}
-
-fn root_path() -> String {
-    "/".to_owned()
-}
-
-/// Connect to `<container>:<port>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TcpProbe {
-    /// Port in the container.
-    pub port: u16,
-}
-
-/// Run a command in the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ExecProbe {
-    /// The command and its arguments.
-    pub command: Vec<String>,
-}
-
 /// When the agent starts a main container again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -435,131 +363,6 @@ pub enum ImagePullPolicy {
     Always,
     /// Never: it must be there.
     Never,
-}
-
-/// How an app stops and is replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Lifecycle {
-    /// Asks the container to stop.
-    #[serde(default = "stop_signal")]
-    pub stop_signal: Signal,
-    /// How long it may take.
-    #[serde(default = "grace_period")]
-    pub grace_period: Millis,
-    /// Kill it afterwards; without, an app that does not stop fails the upgrade and runs on.
-    #[serde(default = "yes")]
-    pub sigkill_fallback: bool,
-    /// In which order the old one goes and the new one comes.
-    #[serde(default)]
-    pub handover: Handover,
-}
-
-fn stop_signal() -> Signal {
-    "SIGTERM".parse().expect("invariant: a known signal")
-}
-fn grace_period() -> Millis {
-    Millis::secs(30)
-}
-fn yes() -> bool {
-    true
-}
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self {
-            stop_signal: stop_signal(),
-            grace_period: grace_period(),
-            sigkill_fallback: true,
-            handover: Handover::default(),
-        }
-    }
-}
-
-/// In which order the old one goes and the new one comes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum Handover {
-    /// The old one stops, then the new one starts.
-    #[default]
-    StopFirst,
-    /// The new one is healthy before the old one stops.
-    StartFirst,
-}
-
-/// How a change goes through the fleet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Rollout {
-    /// Devices in each batch, the last one `100%`.
-    #[serde(default = "one_batch")]
-    pub batches: Vec<Amount>,
-    /// Share of a batch that must be confirmed before the next.
-    #[serde(default = "threshold")]
-    pub success_threshold: Amount,
-    /// How long an app must be healthy to be confirmed.
-    #[serde(default = "healthy_for")]
-    pub healthy_for: Millis,
-    /// Silence for this long is failure.
-    #[serde(default = "progress_deadline")]
-    pub progress_deadline: Millis,
-    /// How many devices may be without the app at once.
-    #[serde(default = "all")]
-    pub max_unavailable: Amount,
-    /// An operator approves each batch.
-    #[serde(default)]
-    pub approve: bool,
-    /// Apps stop only inside this window.
-    #[serde(default)]
-    pub window: Option<Window>,
-}
-
-fn one_batch() -> Vec<Amount> {
-    vec![all()]
-}
-fn all() -> Amount {
-    Amount::Percent(100)
-}
-fn threshold() -> Amount {
-    Amount::Percent(95)
-}
-fn healthy_for() -> Millis {
-    Millis::secs(60)
-}
-fn progress_deadline() -> Millis {
-    Millis::secs(600)
-}
-
-impl Default for Rollout {
-    fn default() -> Self {
-        Self {
-            batches: one_batch(),
-            success_threshold: threshold(),
-            healthy_for: healthy_for(),
-            progress_deadline: progress_deadline(),
-            max_unavailable: all(),
-            approve: false,
-            window: None,
-        }
-    }
-}
-
-/// A weekly window, judged on the device in its zone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Window {
-    /// `Mon-Fri`, `Sat,Sun`.
-    pub days: String,
-    /// `02:00`; later than `to` crosses midnight.
-    pub from: String,
-    /// `05:00`.
-    pub to: String,
-    /// IANA name, `Europe/Paris`.
-    pub time_zone: String,
 }
 
 /// Something that must be there first: a container of the same deployment, or a deployment on the same device.

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::spec::{Container, Deployment, DeploymentSpec, EnvVar, Handover, Probe, Protocol, Rollout, VolumeMount};
+use super::{
+    policy::{Handover, Rollout},
+    probe::Probe,
+    spec::{Container, Deployment, DeploymentSpec, EnvVar, Protocol, VolumeMount},
+};
 use crate::{
     bytes::Sha256,
     problem::FieldError,
