@@ -113,13 +113,15 @@ impl Place {
             let hosts = self.hosts(listen, hostname);
             hosts.iter().map(|host| format!("{scheme}://{}", authority(host, listen.port()))).collect::<Vec<_>>()
         };
-        let brokers = if self.nats_url.is_empty() { urls(self.broker_listen, "nats", "tls") } else { self.nats_url.clone() };
+        let brokers =
+            if self.nats_url.is_empty() { urls(self.broker_listen, "nats", "tls") } else { self.nats_url.clone() };
         Addresses { coordinators: urls(self.listen, "http", "https"), brokers }
     }
 
     /// Where an existing NATS server is; none for the embedded one.
     pub fn external(&self, ca: Option<String>) -> Option<Endpoint> {
-        let is_tls = ca.is_some() || self.nats_url.iter().any(|url| url.starts_with("tls://") || url.starts_with("wss://"));
+        let is_tls =
+            ca.is_some() || self.nats_url.iter().any(|url| url.starts_with("tls://") || url.starts_with("wss://"));
         let security = match ca {
             Some(ca) if is_tls => Security::FleetCa(ca),
             Some(_) | None => Security::Plain,
@@ -143,7 +145,10 @@ mod tests {
     #[test]
     fn devices_are_told_tls_addresses_where_it_is_not_loopback() {
         let local = place(&[]).addresses("box");
-        assert_eq!((local.coordinators[0].as_str(), local.brokers[0].as_str()), ("http://127.0.0.1:7980", "nats://127.0.0.1:7981"));
+        assert_eq!(
+            (local.coordinators[0].as_str(), local.brokers[0].as_str()),
+            ("http://127.0.0.1:7980", "nats://127.0.0.1:7981")
+        );
         let open = place(&["--listen", "0.0.0.0:1", "--broker-listen", "[::]:2"]).addresses("box");
         assert_eq!((open.coordinators[0].as_str(), open.brokers[0].as_str()), ("https://box:1", "tls://box:2"));
         let named = place(&["--listen", "0.0.0.0:1", "--advertise", "a.example,fe80::1"]).addresses("box");

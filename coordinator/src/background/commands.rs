@@ -15,7 +15,7 @@ use bramble_contracts::{
     v1::{Command, Verb},
 };
 
-use crate::domain::{fleet::Beat, liveness::Heard, Now};
+use crate::domain::{Now, fleet::Beat, liveness::Heard};
 
 /// Sessions remembered at most; the ones of devices not commanded for longest are forgotten (their counter then comes
 /// from the clock again, which is above).

@@ -78,7 +78,14 @@ async fn tell(core: &Core, record: &DeviceRecord, why: &str) {
     count(&core.metrics.holds);
     tracing::warn!(device = %record.id, name = %record.name, why, "on hold");
     let object = format!("device/{}", record.name);
-    let own = Own { who: "coordinator", action: "device.hold", object: &object, reason: why, outcome: Outcome::Done, detail: "" };
+    let own = Own {
+        who: "coordinator",
+        action: "device.hold",
+        object: &object,
+        reason: why,
+        outcome: Outcome::Done,
+        detail: "",
+    };
     if let Err(err) = core.audit_own(&record.tenant, own).await {
         tracing::error!(error = %err, "cannot write an audit event");
     }
@@ -164,7 +171,14 @@ pub(crate) async fn held(
     let why = note.map_or_else(String::new, |n| n.reason);
     let object = format!("device/{}", record.name);
     let detail = "the store wants exactly what the device has";
-    let own = Own { who: "coordinator", action: "device.release", object: &object, reason: &why, outcome: Outcome::Done, detail };
+    let own = Own {
+        who: "coordinator",
+        action: "device.release",
+        object: &object,
+        reason: &why,
+        outcome: Outcome::Done,
+        detail,
+    };
     core.audit_own(&record.tenant, own).await?;
     Ok(Looked::Again)
 }

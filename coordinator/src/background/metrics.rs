@@ -13,6 +13,11 @@ use bramble_contracts::api::{Connection, DeviceState};
 
 use crate::domain::{lifecycle, view::Lens};
 
+/// Method, route and status.
+type Answered = (String, String, u16);
+/// How often, and for how many microseconds in all.
+type Sum = (u64, u64);
+
 /// Counters that only grow.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -26,7 +31,7 @@ pub struct Metrics {
     pub failed: AtomicU64,
     /// Devices put on hold.
     pub holds: AtomicU64,
-    http: Mutex<BTreeMap<(String, String, u16), (u64, u64)>>,
+    http: Mutex<BTreeMap<Answered, Sum>>,
 }
 
 /// Adds one.
@@ -85,9 +90,15 @@ impl Metrics {
 
     fn http_text(&self, out: &mut String) {
         let http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(out, "# HELP bramble_http_requests_total Requests answered.\n# TYPE bramble_http_requests_total counter");
+        let _ = writeln!(
+            out,
+            "# HELP bramble_http_requests_total Requests answered.\n# TYPE bramble_http_requests_total counter"
+        );
         for ((method, route, status), (n, _)) in http.iter() {
-            let _ = writeln!(out, "bramble_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {n}");
+            let _ = writeln!(
+                out,
+                "bramble_http_requests_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {n}"
+            );
         }
         let name = "bramble_http_request_seconds_total";
         let _ = writeln!(out, "# HELP {name} Time until the head of the answer.\n# TYPE {name} counter");

@@ -103,8 +103,11 @@ pub async fn keep(core: &Core) -> Result<(), KeeperError> {
         Quarantined::Unreadable { .. } if devices.is_empty() => return Ok(()),
         Quarantined::Unreadable { .. } => BTreeMap::new(),
     };
-    let left: BTreeSet<DeviceId> =
-        devices.iter().filter(|d| memory.seen.get(&d.id) == Some(&DeviceState::Quarantined)).map(|d| d.id.clone()).collect();
+    let left: BTreeSet<DeviceId> = devices
+        .iter()
+        .filter(|d| memory.seen.get(&d.id) == Some(&DeviceState::Quarantined))
+        .map(|d| d.id.clone())
+        .collect();
     let settled = settle(&file, &devices, &left, now().wall_ms / 1000);
     for id in &settled.requarantine {
         if let Err(err) = requarantine(core, id).await {
@@ -130,6 +133,13 @@ async fn requarantine(core: &Core, id: &DeviceId) -> Result<(), StoreError> {
     next.quarantine = Some(view::note(why, "coordinator", now()));
     core.store.put(Bucket::Devices, id.as_str(), record::encode(&next), Expect::Seq(seq)).await?;
     let object = format!("device/{}", next.name);
-    let own = Own { who: "coordinator", action: "device.quarantine", object: &object, reason: why, outcome: Outcome::Done, detail: "" };
+    let own = Own {
+        who: "coordinator",
+        action: "device.quarantine",
+        object: &object,
+        reason: why,
+        outcome: Outcome::Done,
+        detail: "",
+    };
     core.audit_own(&next.tenant, own).await.map(drop)
 }

@@ -10,11 +10,7 @@ use bramble_contracts::{Generation, api::DeviceState, id::DeviceId, subjects::Bu
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use super::{
-    Core, hold,
-    index::Dirty,
-    metrics::count,
-};
+use super::{Core, hold, index::Dirty, metrics::count};
 use crate::{
     domain::{
         compose,

@@ -65,7 +65,14 @@ async fn tell(core: &Core, id: &DeviceId, tenant: &Tenant, news: &[Refusal]) -> 
     let (who, object) = (format!("device {id}"), format!("device/{id}"));
     for refusal in news.iter().filter(|r| r.number > before) {
         let detail = format!("{} ({:?}, {} times)", refusal.detail, refusal.kind, refusal.times);
-        let own = Own { who: &who, action: "device.refused", object: &object, reason: "", outcome: Outcome::Refused, detail: &detail };
+        let own = Own {
+            who: &who,
+            action: "device.refused",
+            object: &object,
+            reason: "",
+            outcome: Outcome::Refused,
+            detail: &detail,
+        };
         core.audit_own(tenant, own).await?;
     }
     Ok(highest)

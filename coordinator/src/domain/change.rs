@@ -56,7 +56,8 @@ pub fn warnings(record: &DeploymentRecord, lens: &Lens<'_>) -> Vec<FieldError> {
     let repeats = ["mkdir ", "createdb", "adduser", "useradd", "git clone"];
     for (i, c) in spec.init_containers.iter().enumerate() {
         let text = c.command.iter().chain(&c.args).cloned().collect::<Vec<_>>().join(" ");
-        let careless = repeats.iter().find(|r| text.contains(**r) && !text.contains("mkdir -p") && !text.contains("||"));
+        let careless =
+            repeats.iter().find(|r| text.contains(**r) && !text.contains("mkdir -p") && !text.contains("||"));
         if let Some(word) = careless {
             let message = format!(
                 "`{}` fails when it runs a second time, and init containers run again after every reboot: make it idempotent",
@@ -125,5 +126,26 @@ pub fn plan_view(
         devices: planned(lens, existing, Some(next), change),
         errors,
         warnings: warnings(next, lens),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::testing::{deployment, record};
+
+    #[test]
+    fn only_changed_containers_are_replaced_and_the_same_again_changes_nothing() {
+        let old = record("web", ("a", "0"), 80, 1);
+        let now = Now { wall_ms: 7, mono_ms: 0 };
+        let fresh = || Uid::from_entropy([50; 13]);
+        let (change, next) = applied(None, old.deployment.clone(), fresh(), now);
+        assert_eq!((change, next.revision, next.created_ms), (Change::Created, Revision(1), 7));
+        let (change, next) = applied(Some(&old), old.deployment.clone(), fresh(), now);
+        assert_eq!((change, &next), (Change::Unchanged, &old));
+        let (change, next) = applied(Some(&old), deployment("web", ("a", "1"), 80), fresh(), now);
+        assert_eq!((change, next.revision, &next.uid, next.created_ms), (Change::Updated, Revision(2), &old.uid, 1));
+        let (change, _) = applied(Some(&old), deployment("web", ("a", "0"), 81), fresh(), now);
+        assert_eq!(change, Change::Replaced);
     }
 }

@@ -4,8 +4,7 @@
 //! only where its meaning differs. Deliberately does not: sign or write.
 
 use bramble_contracts::{
-    Generation,
-    envelope,
+    Generation, envelope,
     id::{Name, Tenant},
     label::Selector,
     problem::FieldError,
@@ -47,10 +46,7 @@ pub fn selects(tenant: &Tenant, selector: &Selector, device: &DeviceRecord) -> b
 }
 
 /// Composes what `device` should run. Where two deployments want the same port, the older one has it.
-pub fn compose<'a>(
-    device: &DeviceRecord,
-    deployments: impl IntoIterator<Item = &'a DeploymentRecord>,
-) -> Composition {
+pub fn compose<'a>(device: &DeviceRecord, deployments: impl IntoIterator<Item = &'a DeploymentRecord>) -> Composition {
     let mut selected: Vec<&DeploymentRecord> =
         deployments.into_iter().filter(|d| selects(d.tenant(), &d.deployment.spec.selector, device)).collect();
     selected.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
@@ -118,7 +114,8 @@ fn host_ports(deployment: &Deployment) -> impl Iterator<Item = (String, &Port)> 
 
 fn taken(placed: &[&DeploymentRecord], deployment: &Deployment) -> Option<String> {
     placed.iter().find_map(|other| {
-        let (_, port) = host_ports(deployment).find(|(_, p)| host_ports(&other.deployment).any(|(_, q)| p.clashes(q)))?;
+        let (_, port) =
+            host_ports(deployment).find(|(_, p)| host_ports(&other.deployment).any(|(_, q)| p.clashes(q)))?;
         Some(format!(
             "host port {} is taken by the older deployment {}: change one of them, or select other devices",
             port.host,
@@ -180,4 +177,107 @@ pub fn next_document(
     let next = document(device, have.next(), apps);
     let same = current.is_some_and(|c| c.same_meaning(&next) && c.generation >= floor);
     (!same).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::testing::{deployment, device, record};
+
+    fn names(composition: &Composition) -> Vec<String> {
+        composition.apps.iter().map(|a| a.deployment.metadata.name.to_string()).collect()
+    }
+
+    #[test]
+    fn only_what_selects_the_device_in_its_tenant_is_there() {
+        let device = device(1, &[("site", "paris")]);
+        let mut foreign = record("foreign", ("site", "paris"), 1, 1);
+        foreign.deployment.metadata.tenant = "other".parse().unwrap();
+        let all = [record("web", ("site", "paris"), 2, 2), record("rome", ("site", "rome"), 3, 3), foreign];
+        assert_eq!(names(&compose(&device, &all)), ["web"]);
+    }
+
+    #[test]
+    fn an_agent_that_is_too_old_is_refused_by_name() {
+        let mut device = device(1, &[("site", "paris")]);
+        device.newest_document = 0;
+        let composition = compose(&device, &[record("web", ("site", "paris"), 2, 2)]);
+        assert!(composition.apps.is_empty());
+        assert!(composition.blocked[0].reason.contains("upgrade the agent"), "{composition:?}");
+    }
+
+    #[test]
+    fn a_document_is_written_only_where_its_meaning_differs() {
+        let device = device(1, &[("site", "paris")]);
+        let apps = compose(&device, &[record("web", ("site", "paris"), 2, 2)]).apps;
+        let first = next_document(None, Generation(0), &device, vec![]).unwrap();
+        assert_eq!(first.generation, Generation(1));
+        let second = next_document(Some(&first), Generation(0), &device, apps.clone()).unwrap();
+        assert_eq!(second.generation, Generation(2));
+        assert_eq!(next_document(Some(&second), Generation(2), &device, apps.clone()), None);
+        let above = next_document(Some(&second), Generation(7), &device, apps).unwrap();
+        assert_eq!(above.generation, Generation(8), "a device that knows more is never sent something older");
+    }
+
+    #[test]
+    fn a_full_document_leaves_out_the_youngest_by_name() {
+        let device = device(1, &[("site", "paris")]);
+        let big = |age: u8| {
+            let mut record = record(&format!("d{age}"), ("site", "paris"), 1000 + u16::from(age), age);
+            record.deployment.spec.containers[0].args = vec!["x".repeat(30_000); 4];
+            record
+        };
+        let all: Vec<_> = (1..=6).map(big).collect();
+        let composition = compose(&device, &all);
+        assert_eq!(names(&composition), ["d1", "d2", "d3", "d4"]);
+        assert_eq!(composition.blocked.len(), 2);
+        assert!(envelope::encode(&document(&device, Generation(1), composition.apps)).is_ok());
+    }
+
+    #[test]
+    fn a_clash_names_port_deployment_and_device() {
+        let (a, b) = (device(1, &[("site", "paris")]), device(2, &[("site", "rome")]));
+        let old = record("old", ("site", "paris"), 80, 1);
+        let found = clashes(&deployment("new", ("site", "paris"), 80), [&a, &b], &[&old]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].message.contains("port 80") && found[0].message.contains("old") && found[0].message.contains("pi-1"));
+        assert!(clashes(&deployment("new", ("site", "rome"), 80), [&a, &b], &[&old]).is_empty());
+        assert!(clashes(&deployment("old", ("site", "paris"), 80), [&a, &b], &[&old]).is_empty(), "not with itself");
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_any_deployments_gives_one_sound_document(
+            mut specs in proptest::collection::vec((0u8..6, 0u8..3, 1u16..4, 0u8..5), 0..12),
+            seed in any::<u64>(),
+        ) {
+            specs.sort_unstable();
+            specs.dedup_by_key(|s| s.0);
+            let device = device(1, &[("a", "0"), ("b", "1")]);
+            let labels = [("a", "0"), ("b", "1"), ("c", "2")];
+            let all: Vec<_> = specs
+                .iter()
+                .map(|(n, label, port, age)| record(&format!("d{n}"), labels[usize::from(*label)], *port, *age))
+                .collect();
+            let mut shuffled = all.clone();
+            let turn = usize::try_from(seed % 97).unwrap() % shuffled.len().max(1);
+            shuffled.rotate_left(turn);
+            let one = compose(&device, &all);
+            // Equal ages are told apart by their names' uids only where those differ.
+            let ages: std::collections::BTreeSet<_> = all.iter().map(|d| d.created_ms).collect();
+            if ages.len() == all.len() {
+                prop_assert_eq!(&one, &compose(&device, &shuffled));
+            }
+            prop_assert!(one.apps.is_sorted_by(|x, y| app_key(x) < app_key(y)));
+            let selected = all.iter().filter(|d| selects(d.tenant(), &d.deployment.spec.selector, &device)).count();
+            prop_assert_eq!(one.apps.len() + one.blocked.len(), selected, "nothing is left out without a word");
+            let ports: std::collections::BTreeSet<u16> =
+                one.apps.iter().map(|a| a.deployment.spec.containers[0].ports[0].host).collect();
+            prop_assert_eq!(ports.len(), one.apps.len(), "no two want the same port");
+            let first = next_document(None, Generation(0), &device, one.apps.clone()).unwrap();
+            prop_assert_eq!(next_document(Some(&first), first.generation, &device, one.apps), None);
+        }
+    }
 }

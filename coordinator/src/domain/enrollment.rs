@@ -29,7 +29,9 @@ pub enum TokenRefused {
     #[error("the enrolment token was revoked: make a new one with `bramble enroll-token create`")]
     Revoked,
     /// Used up by other keys.
-    #[error("the enrolment token was used already, by another device: make a new one with `bramble enroll-token create`")]
+    #[error(
+        "the enrolment token was used already, by another device: make a new one with `bramble enroll-token create`"
+    )]
     Spent,
 }
 
@@ -174,7 +176,10 @@ mod tests {
     fn a_device_without_a_wish_is_called_after_its_host() {
         let id = DeviceId::from_entropy([0; 13]);
         let texts = |n: Vec<Name>| n.into_iter().map(String::from).collect::<Vec<_>>();
-        assert_eq!(texts(names(None, "Pi_4.local", &id))[..2], ["pi-4-local".to_owned(), "pi-4-local-aaaaaa".to_owned()]);
+        assert_eq!(
+            texts(names(None, "Pi_4.local", &id))[..2],
+            ["pi-4-local".to_owned(), "pi-4-local-aaaaaa".to_owned()]
+        );
         assert_eq!(texts(names(None, "___", &id))[0], "device");
     }
 

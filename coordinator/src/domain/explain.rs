@@ -49,11 +49,14 @@ fn barrier(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
     let why = lens.barrier(record)?;
     let (word, next) = match record.state {
         DeviceState::Pending => ("waits for approval", format!("bramble device approve {}", record.name)),
-        DeviceState::Quarantined => {
-            ("is quarantined; its apps keep running and nothing new reaches it", format!("bramble device unquarantine {}", record.name))
-        }
+        DeviceState::Quarantined => (
+            "is quarantined; its apps keep running and nothing new reaches it",
+            format!("bramble device unquarantine {}", record.name),
+        ),
         DeviceState::Decommissioned => ("is decommissioned", String::new()),
-        DeviceState::Active => ("is on hold; its apps keep running and nothing is written to it", "bramble resume".to_owned()),
+        DeviceState::Active => {
+            ("is on hold; its apps keep running and nothing is written to it", "bramble resume".to_owned())
+        }
     };
     Some(answer(format!("{} {word}.", record.name), vec![why], &next))
 }
@@ -91,7 +94,11 @@ fn document(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Opti
     let blocked = composition.blocked.iter().find(|b| only.is_none_or(|n| b.deployment == *n));
     if let Some(blocked) = blocked {
         let sentence = format!("Deployment {} is left out on {}: {}.", blocked.deployment, record.name, blocked.reason);
-        return Some(answer(sentence, vec!["everything else on the device goes on".into()], "Change or delete one of the two."));
+        return Some(answer(
+            sentence,
+            vec!["everything else on the device goes on".into()],
+            "Change or delete one of the two.",
+        ));
     }
     if let Some(name) = only
         && !composition.apps.iter().any(|a| a.deployment.metadata.name == *name)
@@ -117,7 +124,11 @@ fn document(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Opti
     let reported = seen.reported_generation();
     (reported < floor).then(|| {
         let evidence = vec![format!("the store has generation {floor}, the device acts on {reported}")];
-        answer(format!("{} is online and has not taken the newest document yet.", record.name), evidence, "Ask again in a moment.")
+        answer(
+            format!("{} is online and has not taken the newest document yet.", record.name),
+            evidence,
+            "Ask again in a moment.",
+        )
     })
 }
 
@@ -129,13 +140,20 @@ fn refused(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
     }
     let last = seen.report()?.refused.iter().rev().find(|r| r.generation.is_none_or(|g| g == wanted))?;
     let sentence = format!("{} refused its document: {}.", record.name, last.detail);
-    Some(answer(sentence, vec![format!("refused {} times", last.times)], "bramble audit shows what it refused and when"))
+    Some(answer(
+        sentence,
+        vec![format!("refused {} times", last.times)],
+        "bramble audit shows what it refused and when",
+    ))
 }
 
 fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
     let report = lens.fleet.device(&record.id).report()?;
-    let mut mine: Vec<&AppReport> =
-        report.apps.iter().filter(|a| only.is_none_or(|n| a.deployment == *n) && a.status != Status::Confirmed).collect();
+    let mut mine: Vec<&AppReport> = report
+        .apps
+        .iter()
+        .filter(|a| only.is_none_or(|n| a.deployment == *n) && a.status != Status::Confirmed)
+        .collect();
     let wanted = |app: &AppReport| {
         let doc = lens.fleet.device(&record.id).desired();
         doc.is_some_and(|d| d.apps.iter().any(|a| compose::app_key(a) == (&app.tenant, &app.deployment)))
@@ -167,13 +185,20 @@ fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
         Phase::Preparing if app.status == Status::Failed => {
             ("cannot get its image", "Correct the image in the manifest, or load it on the device; then apply again.")
         }
-        Phase::Preparing => ("is fetching its image", "Wait; if it takes long, check the device's way to the registry."),
+        Phase::Preparing => {
+            ("is fetching its image", "Wait; if it takes long, check the device's way to the registry.")
+        }
         Phase::Stopping => ("is stopping the old container", "Wait for the grace period."),
         Phase::Starting if init => ("waits for its init container", "See the init container's output: `bramble logs`."),
         Phase::Starting => ("is starting", "Ask again in a moment."),
-        Phase::Probing => ("runs and its probe does not pass yet", "See the app's output: `bramble logs`; check the probe's port and path."),
+        Phase::Probing => (
+            "runs and its probe does not pass yet",
+            "See the app's output: `bramble logs`; check the probe's port and path.",
+        ),
         Phase::CrashLoop => ("keeps stopping", "See its last output: `bramble logs`; correct the app and apply again."),
-        Phase::Failed if init => ("failed in its init container", "Correct the init container and apply again; it must be idempotent."),
+        Phase::Failed if init => {
+            ("failed in its init container", "Correct the init container and apply again; it must be idempotent.")
+        }
         Phase::Failed => ("failed", "Correct the manifest and apply again."),
         Phase::Running => ("runs and is not confirmed yet", "Ask again in a moment."),
         Phase::Completed => ("has ended as it should", ""),
@@ -211,4 +236,168 @@ fn fine(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Explanat
     let mut evidence = vec![format!("it acts on generation {generation}, the newest; it runs {apps} deployments")];
     evidence.extend(seen.report().into_iter().flat_map(|r| r.alarms.iter().map(|a| format!("alarm: {a}"))));
     Explanation { up_to_date: true, sentence, evidence, next: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::{
+        Generation, Revision, envelope,
+        signed::{self, Role},
+        subjects::{Bucket, liveness_key},
+        v1::{Health, Heartbeat, Instance, Report},
+    };
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        domain::{
+            Now,
+            fleet::Fleet,
+            record::{self as records, DeploymentRecord},
+            testing::{device, record, report, trust},
+            view::note,
+        },
+        store::{Change, feed::FED},
+    };
+
+    const NOW: Now = Now { wall_ms: 1_000_000, mono_ms: 50_000 };
+
+    struct World {
+        device: DeviceRecord,
+        deployments: Vec<DeploymentRecord>,
+        document: Option<u64>,
+        report: Option<Report>,
+        beat: bool,
+        ready: bool,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let device = device(1, &[("a", "0")]);
+            let report = Some(report(&device, 1));
+            Self { device, deployments: vec![record("web", ("a", "0"), 80, 1)], document: Some(1), report, beat: true, ready: true }
+        }
+
+        fn app(mut self, status: Status, phase: Phase, reason: &str, container: Option<ContainerReport>) -> Self {
+            let of = &self.deployments[0];
+            let app = AppReport {
+                uid: of.uid.clone(),
+                tenant: of.tenant().clone(),
+                deployment: of.name().clone(),
+                revision: Revision(1),
+                running_revision: None,
+                running_hash: None,
+                status,
+                phase,
+                reason: reason.to_owned(),
+                last_downtime_ms: None,
+                containers: container.into_iter().collect(),
+            };
+            self.report.as_mut().unwrap().apps.push(app);
+            self
+        }
+
+        fn fleet(&self) -> Fleet {
+            let (trust, key) = trust();
+            let mut fleet = Fleet::new(trust);
+            let id = self.device.id.as_str().to_owned();
+            let mut told = |bucket, key: String, bytes: Bytes| {
+                fleet.apply(Change::Value { bucket, key, seq: 1, bytes: Some(bytes) }, Now { wall_ms: 0, mono_ms: 0 });
+            };
+            told(Bucket::Devices, id.clone(), records::encode(&self.device));
+            for d in &self.deployments {
+                told(Bucket::Deployments, d.key(), records::encode(d));
+            }
+            if let Some(generation) = self.document {
+                let apps = compose::compose(&self.device, &self.deployments).apps;
+                let document = compose::document(&self.device, Generation(generation), apps);
+                told(Bucket::Desired, id.clone(), signed::sign(&document, Role::Fleet, &key).unwrap().into());
+            }
+            if let Some(report) = &self.report {
+                told(Bucket::Reported, id, envelope::encode(report).unwrap().into());
+            }
+            if self.ready {
+                for bucket in FED {
+                    fleet.apply(Change::CaughtUp(bucket), Now { wall_ms: 0, mono_ms: 0 });
+                }
+            }
+            if self.beat {
+                let heartbeat = Heartbeat {
+                    session: bramble_contracts::bytes::Fixed([1; 8]),
+                    instance: Instance::A,
+                    seq: 1,
+                    uptime_ms: 1,
+                    generation: self.report.as_ref().map_or(Generation(0), |r| r.generation),
+                    version: "0.1.0".parse().unwrap(),
+                    newest_document: 1,
+                    health: Health::Healthy,
+                };
+                let (key, bytes) = (liveness_key(&self.device.id, Instance::A), envelope::encode(&heartbeat).unwrap());
+                let change = Change::Value { bucket: Bucket::Liveness, key, seq: 2, bytes: Some(bytes.into()) };
+                fleet.apply(change, Now { wall_ms: 0, mono_ms: 49_000 });
+            }
+            fleet
+        }
+
+        fn says(&self, only: Option<&str>) -> String {
+            let fleet = self.fleet();
+            let lens = Lens { fleet: &fleet, now: NOW, timeout_ms: 15_000 };
+            let only = only.map(|n| n.parse().unwrap());
+            let got = explain(&lens, &self.device.id, only.as_ref());
+            assert!(got.up_to_date == got.next.is_empty() || !got.up_to_date, "{got:?}");
+            got.sentence
+        }
+    }
+
+    fn container(role: ContainerRole, exit_code: Option<i32>) -> ContainerReport {
+        ContainerReport {
+            name: "main".parse().unwrap(),
+            role,
+            id: String::new(),
+            state: ContainerState::Exited,
+            exit_code,
+            oom_killed: false,
+            restarts: 2,
+            started_at_ms: 0,
+            image_digest: String::new(),
+            healthy: None,
+            last_lines: vec!["boom".into()],
+        }
+    }
+
+    #[test]
+    fn each_trouble_has_its_own_sentence() {
+        let with = |change: fn(&mut World)| {
+            let mut world = World::new();
+            change(&mut world);
+            world
+        };
+        let app = |status, phase, reason: &str, c| World::new().app(status, phase, reason, c);
+        let failed = Status::Failed;
+        let cases = [
+            (app(Status::Confirmed, Phase::Running, "", None), None, "pi-1 is up to date: every app"),
+            (with(|w| w.ready = false), None, "The coordinator is recovering"),
+            (with(|w| w.beat = false), None, "pi-1 is offline"),
+            (with(|w| (w.beat, w.report) = (false, None)), None, "pi-1 has enrolled and never connected"),
+            (with(|w| w.device.state = DeviceState::Pending), None, "pi-1 waits for approval"),
+            (with(|w| w.device.state = DeviceState::Quarantined), None, "pi-1 is quarantined"),
+            (with(|w| w.device.hold = Some(note("x", "y", NOW))), None, "pi-1 is on hold"),
+            (with(|w| w.report.as_mut().unwrap().generation = Generation(9)), None, "pi-1 is on hold"),
+            (with(|w| w.deployments.push(record("new", ("a", "0"), 80, 2))), None, "Deployment new is left out on pi-1: host port 80"),
+            (with(|w| w.device.newest_document = 0), Some("web"), "Deployment web is left out on pi-1: it needs document version"),
+            (with(|w| w.deployments.clear()), None, "pi-1 is up to date: no deployment selects it"),
+            (with(|_| ()), Some("other"), "Deployment other does not select pi-1"),
+            (with(|w| w.document = None), None, "pi-1 is on hold"),
+            (with(|w| w.document = Some(2)), None, "pi-1 is online and has not taken the newest document"),
+            (app(failed, Phase::Preparing, "no image", None), None, "web on pi-1 cannot get its image: no image"),
+            (app(failed, Phase::Failed, "init", Some(container(ContainerRole::Init, Some(1)))), None, "web on pi-1 failed in its init container"),
+            (app(Status::Trial, Phase::Starting, "", Some(container(ContainerRole::Init, None))), None, "web on pi-1 waits for its init container"),
+            (app(Status::Trial, Phase::CrashLoop, "", Some(container(ContainerRole::Main, Some(2)))), None, "web on pi-1 keeps stopping"),
+            (app(Status::Trial, Phase::Probing, "", None), None, "web on pi-1 runs and its probe does not pass"),
+        ];
+        for (world, only, want) in cases {
+            let got = world.says(only);
+            assert!(got.starts_with(want), "wanted {want:?}, got {got:?}");
+        }
+    }
 }

@@ -257,9 +257,8 @@ impl Fleet {
             }
             Bucket::Meta => {
                 if key == META_KEY {
-                    let read = |b: &[u8]| {
-                        serde_json::from_slice::<Format>(b).map(|f| f.format).map_err(|e| e.to_string())
-                    };
+                    let read =
+                        |b: &[u8]| serde_json::from_slice::<Format>(b).map(|f| f.format).map_err(|e| e.to_string());
                     self.meta.set(key.to_owned(), seq, bytes.map(read));
                 }
                 Touched::Nothing
@@ -283,9 +282,7 @@ impl Fleet {
             Listening::Since(_) => Heard::At(now),
             Listening::Not => Heard::Once,
         };
-        let read = |b: &[u8]| {
-            envelope::decode(b).map(|heartbeat| Beat { heartbeat, heard }).map_err(|e| e.to_string())
-        };
+        let read = |b: &[u8]| envelope::decode(b).map(|heartbeat| Beat { heartbeat, heard }).map_err(|e| e.to_string());
         let key = (device, instance);
         let generation = |table: &Table<_, Beat>| table.get(&key).and_then(Slot::ok).map(|b| b.heartbeat.generation);
         let before = generation(&self.beats);
@@ -335,8 +332,7 @@ impl Fleet {
             None => None,
             Some(Ok(format)) if *format <= FORMAT => None,
             Some(Ok(format)) => Some(format!(
-                "the store has format {format} and this coordinator writes {}: upgrade it; until then it only reads",
-                FORMAT
+                "the store has format {format} and this coordinator writes {FORMAT}: upgrade it; until then it only reads"
             )),
             Some(Err(why)) => Some(format!("the store's format cannot be read ({why}): restore bucket meta")),
         }
@@ -401,7 +397,11 @@ impl Fleet {
 
     /// Every value that cannot be read, in words.
     pub fn alarms(&self) -> Vec<String> {
-        fn damaged<K: Ord + std::fmt::Debug, T>(name: &str, table: &Table<K, T>, text: impl Fn(&K) -> String) -> Vec<String> {
+        fn damaged<K: Ord + std::fmt::Debug, T>(
+            name: &str,
+            table: &Table<K, T>,
+            text: impl Fn(&K) -> String,
+        ) -> Vec<String> {
             let bad = table.iter().filter_map(|(k, s)| s.value.as_ref().err().map(|why| (k, why)));
             bad.map(|(key, why)| format!("{name}/{}: {why}", text(key))).collect()
         }

@@ -15,6 +15,8 @@ pub mod liveness;
 pub mod quarantine;
 pub mod record;
 pub mod resume;
+#[cfg(test)]
+mod testing;
 pub mod view;
 pub mod when;
 

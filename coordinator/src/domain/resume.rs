@@ -35,7 +35,8 @@ pub fn held(lens: &Lens<'_>, tenant: &Tenant, named: &[Name]) -> Vec<DeviceId> {
     ids.filter(|id| {
         let seen = lens.fleet.device(id);
         let record = seen.record().cloned().unwrap_or_else(|| view::unrecorded(id, &seen));
-        record.tenant == *tenant && (named.is_empty() || named.contains(&record.name) || named.iter().any(|n| n.as_str() == id.as_str()))
+        record.tenant == *tenant
+            && (named.is_empty() || named.contains(&record.name) || named.iter().any(|n| n.as_str() == id.as_str()))
     })
     .collect()
 }
@@ -104,7 +105,8 @@ fn merge(
 /// The record that makes the store say what the device holds. Revision and uid stay, so nothing restarts.
 fn adopted(existing: Option<&DeploymentRecord>, app: &DesiredApp, now: Now) -> DeploymentRecord {
     let same = existing.filter(|old| {
-        old.uid == app.uid && (old.revision > app.revision || (old.revision == app.revision && old.deployment == app.deployment))
+        old.uid == app.uid
+            && (old.revision > app.revision || (old.revision == app.revision && old.deployment == app.deployment))
     });
     match same {
         Some(old) => old.clone(),
@@ -127,11 +129,58 @@ pub fn difference(have: &[DesiredApp], want: &[DesiredApp]) -> BTreeMap<String, 
         let change = match old {
             None => Change::Created,
             Some(old) if old == app => Change::Unchanged,
-            Some(old) if old.uid == app.uid && old.deployment.spec_hash() == app.deployment.spec_hash() => Change::Updated,
+            Some(old) if old.uid == app.uid && old.deployment.spec_hash() == app.deployment.spec_hash() => {
+                Change::Updated
+            }
             Some(_) => Change::Replaced,
         };
         found.insert(key(app), change);
     }
     found.retain(|_, change| *change != Change::Unchanged);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::Revision;
+
+    use super::*;
+    use crate::domain::{
+        compose::compose,
+        testing::{device, record},
+    };
+
+    #[test]
+    fn the_difference_names_what_would_happen_to_each_app() {
+        let device = device(1, &[("a", "0")]);
+        let (web, cam) = (record("web", ("a", "0"), 1, 1), record("cam", ("a", "0"), 2, 2));
+        let mut newer = web.clone();
+        newer.revision = Revision(2);
+        let labelled = newer.clone();
+        newer.deployment.spec.containers[0].args = vec!["x".into()];
+        let apps = |records: &[DeploymentRecord]| compose(&device, records).apps;
+        let have = apps(&[web.clone(), cam.clone()]);
+        let text = |want: &[DesiredApp]| format!("{:?}", difference(&have, want));
+        assert_eq!(text(&have), "{}");
+        assert_eq!(text(&apps(&[cam.clone()])), r#"{"web": Removed}"#);
+        assert_eq!(text(&apps(&[newer, cam.clone()])), r#"{"web": Replaced}"#);
+        assert_eq!(text(&apps(&[labelled, cam])), r#"{"web": Updated}"#);
+        assert_eq!(format!("{:?}", difference(&[], &have)), r#"{"cam": Created, "web": Created}"#);
+    }
+
+    #[test]
+    fn adopting_keeps_uid_and_revision_so_that_nothing_restarts() {
+        let device = device(1, &[("a", "0")]);
+        let held = record("web", ("a", "0"), 1, 1);
+        let app = compose(&device, [&held]).apps.remove(0);
+        let now = Now { wall_ms: 99, mono_ms: 0 };
+        let made = adopted(None, &app, now);
+        assert_eq!((&made.uid, made.revision, &made.deployment), (&held.uid, held.revision, &held.deployment));
+        let mut newer = held.clone();
+        newer.revision = Revision(5);
+        assert_eq!(adopted(Some(&newer), &app, now), newer, "what the store knows better stays");
+        let mut remade = held;
+        remade.uid = bramble_contracts::Uid::from_entropy([77; 13]);
+        assert_eq!(adopted(Some(&remade), &app, now).uid, app.uid, "made anew in the store: the device is right");
+    }
 }

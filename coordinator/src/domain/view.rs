@@ -206,7 +206,7 @@ pub fn unrecorded(id: &DeviceId, seen: &Seen<'_>) -> DeviceRecord {
     let tenant = document.map(|d| d.tenant.clone());
     DeviceRecord {
         id: id.clone(),
-        tenant: tenant.or_else(|| report?.apps.first().map(|a| a.tenant.clone())).unwrap_or_else(Tenant::default),
+        tenant: tenant.or_else(|| report?.apps.first().map(|a| a.tenant.clone())).unwrap_or_default(),
         name: document.map_or(by_id, |d| d.name.clone()),
         labels: document.map(|d| d.labels.clone()).unwrap_or_default(),
         state: DeviceState::Active,

@@ -1,10 +1,6 @@
 //! The audit trail: an intent before every mutation, its outcome after, refused ones too; and the list of it.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use bramble_contracts::{
     api::{AuditEvent, Outcome, Page},
     id::Tenant,
@@ -37,7 +33,14 @@ pub(super) struct Deed<'a> {
 }
 
 /// An event of it.
-pub(super) fn event(deed: &Deed<'_>, who: &str, ids: &Ids, outcome: Outcome, detail: &str, after: Option<Value>) -> AuditEvent {
+pub(super) fn event(
+    deed: &Deed<'_>,
+    who: &str,
+    ids: &Ids,
+    outcome: Outcome,
+    detail: &str,
+    after: Option<Value>,
+) -> AuditEvent {
     AuditEvent {
         seq: 0,
         at: when::rfc3339(now().wall_ms),
@@ -100,11 +103,16 @@ struct Trail {
     since: Option<String>,
 }
 
-async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Trail>) -> Result<Json<Page<AuditEvent>>, ApiError> {
+async fn list(
+    State(app): State<App>,
+    asked: Asked,
+    Query(q): Query<Trail>,
+) -> Result<Json<Page<AuditEvent>>, ApiError> {
     let limit = limit(q.limit.as_deref())?;
     let number = |c: String| c.parse::<u64>().map_err(|_| ApiError::bad("`cursor` is not one of this list"));
     let before = q.cursor.map(number).transpose()?;
-    let moment = |s: String| when::parse(&s).ok_or_else(|| ApiError::bad("`since` is a time such as 2026-01-31T12:00:00Z"));
+    let moment =
+        |s: String| when::parse(&s).ok_or_else(|| ApiError::bad("`since` is a time such as 2026-01-31T12:00:00Z"));
     let since = q.since.map(moment).transpose()?.unwrap_or(0);
     let tenant = asked.tenant()?;
     let fetched = app.core.store.audit_trail(Some(tenant.as_str()), before, limit + 1).await;

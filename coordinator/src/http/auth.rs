@@ -85,12 +85,14 @@ impl Auth {
             Err(err) if err.kind() == io::ErrorKind::NotFound => b"[]".to_vec(),
             Err(err) => at("read", &path, Err(err))?,
         };
-        let listed: Vec<Listed> =
-            serde_json::from_slice(&more).map_err(|err| AuthError::Tokens { path: path.clone(), why: err.to_string() })?;
-        known.extend(listed.into_iter().map(|Listed { name, sha256, rights }| Known {
-            hash: sha256,
-            caller: Caller { subject: name, rights },
-        }));
+        let listed: Vec<Listed> = serde_json::from_slice(&more)
+            .map_err(|err| AuthError::Tokens { path: path.clone(), why: err.to_string() })?;
+        known.extend(
+            listed.into_iter().map(|Listed { name, sha256, rights }| Known {
+                hash: sha256,
+                caller: Caller { subject: name, rights },
+            }),
+        );
         Ok(Self(known))
     }
 
@@ -98,7 +100,7 @@ impl Auth {
     pub fn caller(&self, token: &str) -> Option<&Caller> {
         let hash = Sha256::of(token.as_bytes());
         let fits = |known: &&Known| bool::from(known.hash.0.ct_eq(&hash.0));
-        self.0.iter().filter(fits).map(|known| &known.caller).last()
+        self.0.iter().filter(fits).map(|known| &known.caller).next_back()
     }
 }
 
@@ -126,6 +128,9 @@ mod tests {
         let reader = auth.caller("reader").unwrap();
         assert_eq!((reader.subject.as_str(), reader.rights.len()), ("ci", 1));
         assert_eq!(auth.caller("nobody"), None);
-        assert_eq!((bearer("Bearer x"), bearer("bearer  x"), bearer("Basic x"), bearer("Bearer")), (Some("x"), Some("x"), None, None));
+        assert_eq!(
+            (bearer("Bearer x"), bearer("bearer  x"), bearer("Basic x"), bearer("Bearer")),
+            (Some("x"), Some("x"), None, None)
+        );
     }
 }

@@ -67,7 +67,7 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
     };
     let key = |v: &DeploymentView| v.manifest.metadata.name.to_string();
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watch::stream(&app, move |lens| watch::items(all(lens), key)));
+        return Ok(watch::stream(&app, move |lens| watch::items(&all(lens), key)));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, key, q.cursor.as_deref(), limit)).into_response())
@@ -82,7 +82,9 @@ async fn describe(State(app): State<App>, asked: Asked, Path(name): Path<Name>) 
     });
     match view {
         None => Err(ApiError::not_found("deployment", name)),
-        Some(Err(why)) => Err(ApiError::new(Code::Unavailable, format!("the record of deployment {name} is damaged: {why}"))),
+        Some(Err(why)) => {
+            Err(ApiError::new(Code::Unavailable, format!("the record of deployment {name} is damaged: {why}")))
+        }
         Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
     }
 }
@@ -102,7 +104,10 @@ fn accept(manifest: Manifest, tenant: &Tenant, name: Option<&Name>) -> Result<De
         return Err(ApiError::field("metadata.tenant", message));
     }
     if let Some(name) = name.filter(|n| **n != metadata.name) {
-        return Err(ApiError::field("metadata.name", format!("is {} and the path says {name}: they must agree", metadata.name)));
+        return Err(ApiError::field(
+            "metadata.name",
+            format!("is {} and the path says {name}: they must agree", metadata.name),
+        ));
     }
     let later = deployment.unsupported();
     if later.is_empty() {
@@ -119,7 +124,9 @@ fn problems(lens: &Lens<'_>, deployment: &Deployment, more: &[DeploymentRecord])
 }
 
 async fn stored(app: &App, tenant: &Tenant, name: &Name) -> Result<Option<(u64, DeploymentRecord)>, ApiError> {
-    let Some(entry) = app.core.store.get(Bucket::Deployments, &deployment_key(tenant, name)).await? else { return Ok(None) };
+    let Some(entry) = app.core.store.get(Bucket::Deployments, &deployment_key(tenant, name)).await? else {
+        return Ok(None);
+    };
     let record = record::decode(&entry.bytes).map_err(|err| ApiError::new(Code::Unavailable, err.to_string()))?;
     Ok(Some((entry.seq, record)))
 }
@@ -139,7 +146,10 @@ async fn apply(
         return Ok((etag(applied.deployment.version), Json(applied)).into_response());
     }
     let object = format!("deployment/{name}");
-    let before = app.core.index.look(|lens| lens.fleet.deployment(&tenant, &name).and_then(|s| s.ok().map(|d| d.deployment.clone())));
+    let before = app
+        .core
+        .index
+        .look(|lens| lens.fleet.deployment(&tenant, &name).and_then(|s| s.ok().map(|d| d.deployment.clone())));
     let before = before.and_then(|d| serde_json::to_value(Manifest::from(d)).ok());
     let deed = Deed { action: "deployment.apply", object: &object, tenant: Some(tenant.clone()), reason: "", before };
     let work = async {
@@ -182,7 +192,13 @@ async fn prepare(
     Ok((applied, Some((record, expect))))
 }
 
-async fn put(app: &App, asked: &Asked, tenant: &Tenant, name: &Name, deployment: &Deployment) -> Result<Applied, ApiError> {
+async fn put(
+    app: &App,
+    asked: &Asked,
+    tenant: &Tenant,
+    name: &Name,
+    deployment: &Deployment,
+) -> Result<Applied, ApiError> {
     for _ in 0..RACES {
         let (mut applied, write) = prepare(app, asked, tenant, name, deployment).await?;
         let Some((record, expect)) = write else { return Ok(applied) };
@@ -233,7 +249,11 @@ async fn remove(
     audited(&app, &asked, deed, work).await.map(Json)
 }
 
-async fn plan(State(app): State<App>, asked: Asked, Body(request): Body<PlanRequest>) -> Result<Json<PlanView>, ApiError> {
+async fn plan(
+    State(app): State<App>,
+    asked: Asked,
+    Body(request): Body<PlanRequest>,
+) -> Result<Json<PlanView>, ApiError> {
     app.known()?;
     let tenant = asked.tenant()?;
     if request.manifests.len() > 256 {
@@ -246,7 +266,8 @@ async fn plan(State(app): State<App>, asked: Asked, Body(request): Body<PlanRequ
             let deployment = Deployment::from(manifest);
             let mut errors = deployment.unsupported();
             if deployment.metadata.tenant != tenant {
-                let message = format!("is {} and x-tenant-id says {tenant}: they must agree", deployment.metadata.tenant);
+                let message =
+                    format!("is {} and x-tenant-id says {tenant}: they must agree", deployment.metadata.tenant);
                 errors.push(FieldError { path: "metadata.tenant".into(), message });
             }
             errors.extend(problems(lens, &deployment, &before));

@@ -70,7 +70,7 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
             .collect::<Vec<_>>()
     };
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watch::stream(&app, move |lens| watch::items(all(lens), |v| v.id.to_string())));
+        return Ok(watch::stream(&app, move |lens| watch::items(&all(lens), |v| v.id.to_string())));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, |v| v.name.to_string(), q.cursor.as_deref(), limit)).into_response())
@@ -161,7 +161,8 @@ async fn write(
         let entry = app.core.store.get(Bucket::Devices, id.as_str()).await?;
         let entry = entry.ok_or_else(|| ApiError::not_found("record of device", id))?;
         asked.check(Some(entry.seq))?;
-        let unreadable = |err: record::Unreadable| ApiError::new(bramble_contracts::problem::Code::Conflict, err.to_string());
+        let unreadable =
+            |err: record::Unreadable| ApiError::new(bramble_contracts::problem::Code::Conflict, err.to_string());
         let old: DeviceRecord = record::decode(&entry.bytes).map_err(unreadable)?;
         let next = decide(old.clone())?;
         if next == old {
@@ -225,7 +226,8 @@ async fn quarantine(
     let who = asked.caller.subject.clone();
     let decide = |mut record: DeviceRecord| {
         if record.public_key.is_none() {
-            let detail = "the key of this device is not known any more, so nothing can be cut off: enrol it again first";
+            let detail =
+                "the key of this device is not known any more, so nothing can be cut off: enrol it again first";
             return Err(ApiError::new(bramble_contracts::problem::Code::Conflict, detail));
         }
         record.state = lifecycle::admit(record.state, Ask::Quarantine)?;

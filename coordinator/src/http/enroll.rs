@@ -180,7 +180,8 @@ async fn refused(app: &App, ids: &Ids, request: &EnrollRequest, tenant: &Tenant,
     }
     let object = format!("enrollment-token/{}", request.token);
     let who = format!("key {:.60}", request.public_key);
-    let deed = Deed { action: "device.enroll", object: &object, tenant: Some(tenant.clone()), reason: "", before: None };
+    let deed =
+        Deed { action: "device.enroll", object: &object, tenant: Some(tenant.clone()), reason: "", before: None };
     let event = event(&deed, &who, ids, Outcome::Refused, &why.to_string(), None);
     if let Err(err) = app.core.store.audit(&event).await {
         tracing::error!(error = %err, "cannot write an audit event");
@@ -205,7 +206,8 @@ async fn make(
         enrollment::device(token, device.clone(), placeholder, key, request.newest_document, now().wall_ms);
     let object = format!("device/{device}");
     let who = format!("device {device}");
-    let deed = Deed { action: "device.enroll", object: &object, tenant: Some(token.tenant.clone()), reason: "", before: None };
+    let deed =
+        Deed { action: "device.enroll", object: &object, tenant: Some(token.tenant.clone()), reason: "", before: None };
     let work = async {
         record.name = reserve_name(&app.core, &record, request.name.as_ref(), &request.facts.hostname).await?;
         match app.core.store.put(Bucket::Devices, device.as_str(), record::encode(&record), Expect::Absent).await {
@@ -213,7 +215,8 @@ async fn make(
             // The same device asked twice at once: both get what was written first.
             Err(StoreError::Conflict { .. }) => {
                 let there = stored(app, device).await?;
-                record = there.ok_or_else(|| ApiError::new(Code::Conflict, "the device was removed meanwhile: ask again"))?;
+                record = there
+                    .ok_or_else(|| ApiError::new(Code::Conflict, "the device was removed meanwhile: ask again"))?;
             }
             Err(err) => return Err(err.into()),
         }
@@ -245,7 +248,10 @@ fn answer(app: &App, record: DeviceRecord) -> Result<EnrollResponse, ApiError> {
     })
 }
 
-async fn renew(State(app): State<App>, Body(request): Body<RenewHttpRequest>) -> Result<Json<EnrollResponse>, ApiError> {
+async fn renew(
+    State(app): State<App>,
+    Body(request): Body<RenewHttpRequest>,
+) -> Result<Json<EnrollResponse>, ApiError> {
     let no = || ApiError::new(Code::Forbidden, "the device, the nonce or its proof is not good: ask for a fresh nonce");
     let mono_ms = now().mono_ms;
     if !app.nonces.is_fresh(&request.nonce, mono_ms) {

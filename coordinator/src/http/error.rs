@@ -134,8 +134,12 @@ pub(super) fn write(error: &ApiError, request_id: &str) -> Response {
 impl From<StoreError> for ApiError {
     fn from(err: StoreError) -> Self {
         match err {
-            StoreError::Conflict { .. } => Self::new(Code::Conflict, "somebody else changed it at the same time: read it again, then try again"),
-            StoreError::Unavailable { .. } => Self::new(Code::Unavailable, format!("{err}; it may or may not have been done: look, then try again")),
+            StoreError::Conflict { .. } => {
+                Self::new(Code::Conflict, "somebody else changed it at the same time: read it again, then try again")
+            }
+            StoreError::Unavailable { .. } => {
+                Self::new(Code::Unavailable, format!("{err}; it may or may not have been done: look, then try again"))
+            }
         }
     }
 }

@@ -39,7 +39,9 @@ impl FromRequestParts<App> for Asked {
         let ids = parts.extensions.get::<Ids>().cloned();
         match (caller, ids) {
             (Some(caller), Some(ids)) => Ok(Self { caller, ids, headers: parts.headers.clone() }),
-            (None, Some(_) | None) | (Some(_), None) => Err(ApiError::new(Code::Unauthenticated, "this route needs a bearer token")),
+            (None, Some(_) | None) | (Some(_), None) => {
+                Err(ApiError::new(Code::Unauthenticated, "this route needs a bearer token"))
+            }
         }
     }
 }
@@ -50,7 +52,8 @@ impl Asked {
         let missing = || ApiError::bad("the header x-tenant-id is missing: send the tenant's name, such as `default`");
         let text = self.headers.get("x-tenant-id").ok_or_else(missing)?;
         let text = text.to_str().map_err(|_| ApiError::bad("the header x-tenant-id is not a tenant's name"))?;
-        text.parse().map_err(|err: bramble_contracts::id::Invalid| ApiError::bad(format!("the header x-tenant-id: {err}")))
+        text.parse()
+            .map_err(|err: bramble_contracts::id::Invalid| ApiError::bad(format!("the header x-tenant-id: {err}")))
     }
 
     /// Does `If-Match` fit what is there? Without the header everything fits.
@@ -196,7 +199,9 @@ pub(super) fn fields<'a>(text: Option<&'a str>, known: &[&str]) -> Result<Vec<(&
     parts
         .map(|part| {
             let pair = part.split_once('=').filter(|(field, _)| known.contains(field));
-            pair.ok_or_else(|| ApiError::bad(format!("`field` is written field=value,… with one of {}", known.join(", "))))
+            pair.ok_or_else(|| {
+                ApiError::bad(format!("`field` is written field=value,… with one of {}", known.join(", ")))
+            })
         })
         .collect()
 }

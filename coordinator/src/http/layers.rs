@@ -2,11 +2,7 @@
 //!
 //! Decides: deny by default; a route that is not in `routes` answers nobody. Deliberately does not: know resources.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -14,10 +10,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use bramble_contracts::{
-    api::Outcome,
-    problem::Code,
-};
+use bramble_contracts::{api::Outcome, problem::Code};
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -60,13 +53,16 @@ impl Ids {
         };
         let request = kept(&REQUEST_ID).unwrap_or_else(|| hex(&entropy::<16>()));
         let correlation = kept(&CORRELATION_ID).unwrap_or_else(|| request.clone());
-        let trace = kept(&TRACEPARENT).and_then(|t| trace_of(&t)).unwrap_or_else(|| (hex(&entropy::<16>()), "01".into()));
+        let trace =
+            kept(&TRACEPARENT).and_then(|t| trace_of(&t)).unwrap_or_else(|| (hex(&entropy::<16>()), "01".into()));
         let traceparent = format!("00-{}-{}-{}", trace.0, hex(&entropy::<8>()), trace.1);
         Self { request, correlation, traceparent }
     }
 
     fn put(&self, headers: &mut HeaderMap) {
-        for (name, text) in [(REQUEST_ID, &self.request), (CORRELATION_ID, &self.correlation), (TRACEPARENT, &self.traceparent)] {
+        for (name, text) in
+            [(REQUEST_ID, &self.request), (CORRELATION_ID, &self.correlation), (TRACEPARENT, &self.traceparent)]
+        {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(name, value);
             }
@@ -80,7 +76,8 @@ fn trace_of(text: &str) -> Option<(String, String)> {
     let [version, trace, span, flags] = parts[..] else { return None };
     let is_hex = |t: &str, len: usize| t.len() == len && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let good = is_hex(version, 2) && version != "ff" && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2);
-    (good && trace.bytes().any(|b| b != b'0') && span.bytes().any(|b| b != b'0')).then(|| (trace.to_owned(), flags.to_owned()))
+    (good && trace.bytes().any(|b| b != b'0') && span.bytes().any(|b| b != b'0'))
+        .then(|| (trace.to_owned(), flags.to_owned()))
 }
 
 /// Around everything: ids, the deadline, panics, problems and numbers.
@@ -91,11 +88,19 @@ pub(super) async fn outer(State(app): State<App>, mut request: Request, next: Ne
     request.extensions_mut().insert(ids.clone());
     let span = tracing::info_span!("http", %method, route, request_id = ids.request, correlation_id = ids.correlation, traceparent = ids.traceparent);
     let begun = now().mono_ms;
-    let answered = AssertUnwindSafe(tokio::time::timeout(DEADLINE, next.run(request))).catch_unwind().instrument(span.clone()).await;
+    let answered = AssertUnwindSafe(tokio::time::timeout(DEADLINE, next.run(request)))
+        .catch_unwind()
+        .instrument(span.clone())
+        .await;
     let response = match answered {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => ApiError::new(Code::Timeout, format!("no answer within {} s: look, then try again", DEADLINE.as_secs())).into_response(),
-        Err(_) => ApiError::new(Code::Internal, "a defect of ours; please report it with the request id").into_response(),
+        Ok(Err(_)) => {
+            ApiError::new(Code::Timeout, format!("no answer within {} s: look, then try again", DEADLINE.as_secs()))
+                .into_response()
+        }
+        Err(_) => {
+            ApiError::new(Code::Internal, "a defect of ours; please report it with the request id").into_response()
+        }
     };
     let mut response = as_problem(response, &ids);
     ids.put(response.headers_mut());
@@ -130,7 +135,9 @@ fn as_problem(mut response: Response, ids: &Ids) -> Response {
 
 /// Lets in who may: the route's right, held by the bearer of a known token.
 pub(super) async fn rights(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let Some(route) = request.extensions().get::<MatchedPath>().and_then(|m| routes::find(request.method(), m.as_str())) else {
+    let Some(route) =
+        request.extensions().get::<MatchedPath>().and_then(|m| routes::find(request.method(), m.as_str()))
+    else {
         // Not in the table: only the fallbacks, which answer 404 and 405.
         let matched = request.extensions().get::<MatchedPath>().is_some();
         let allowed = request.extensions().get::<MatchedPath>().is_some_and(|m| routes::methods(m.as_str()).is_empty());

@@ -70,7 +70,9 @@ impl App {
         match waits.first() {
             None => Ok(()),
             Some(what) => {
-                let detail = format!("the coordinator is recovering and waits for {what}; nothing is written now: try again in a moment");
+                let detail = format!(
+                    "the coordinator is recovering and waits for {what}; nothing is written now: try again in a moment"
+                );
                 Err(ApiError::new(Code::Recovering, detail))
             }
         }

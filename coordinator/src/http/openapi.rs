@@ -143,7 +143,8 @@ fn responses(route: &Route) -> Value {
     let mut all = Map::new();
     all.insert(route.status.to_string(), good(route));
     for status in bad(route) {
-        let reason = axum::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+        let reason =
+            axum::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
         let schema = if route.path == "/ready" && status == 503 { "ReadyView" } else { "Problem" };
         let media = if schema == "Problem" { "application/problem+json" } else { "application/json" };
         let content = json!({ media: { "schema": reference(schema) } });
@@ -165,7 +166,9 @@ fn parameters(route: &Route) -> Vec<Value> {
     }
     if route.scope == Scope::Tenant {
         let schema = json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" });
-        all.push(json!({ "name": "x-tenant-id", "in": "header", "required": true, "schema": schema, "example": "default" }));
+        all.push(
+            json!({ "name": "x-tenant-id", "in": "header", "required": true, "schema": schema, "example": "default" }),
+        );
     }
     if route.also.contains(&412) {
         let words = "Only if it is still this version (its ETag).";

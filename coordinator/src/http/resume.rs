@@ -33,7 +33,11 @@ pub(super) fn router() -> Router<App> {
     Router::new().route("/api/v1/resume", post(resume))
 }
 
-async fn resume(State(app): State<App>, asked: Asked, Body(request): Body<ResumeRequest>) -> Result<Json<ResumeView>, ApiError> {
+async fn resume(
+    State(app): State<App>,
+    asked: Asked,
+    Body(request): Body<ResumeRequest>,
+) -> Result<Json<ResumeView>, ApiError> {
     let tenant = asked.tenant()?;
     app.writable()?;
     let (ids, plan) = app.core.index.look(|lens| {
@@ -51,7 +55,8 @@ async fn resume(State(app): State<App>, asked: Asked, Body(request): Body<Resume
         ResumeMode::Adopt | ResumeMode::Overwrite => {
             let names: Vec<&str> = plan.devices.iter().map(|d| d.name.as_str()).collect();
             let before = Some(json!({ "mode": request.mode, "devices": names }));
-            let deed = Deed { action: "fleet.resume", object: "fleet", tenant: Some(tenant), reason: &request.reason, before };
+            let deed =
+                Deed { action: "fleet.resume", object: "fleet", tenant: Some(tenant), reason: &request.reason, before };
             let work = async {
                 match request.mode {
                     ResumeMode::Show => {}
@@ -80,7 +85,10 @@ fn all_taken(app: &App, ids: &[DeviceId]) -> Result<(), ApiError> {
             seen.record().is_none_or(|r| r.hold.is_none())
                 || seen.desired().is_none_or(|d| d.generation < seen.reported_generation())
         };
-        ids.iter().filter(behind).map(|id| lens.device(id, crate::domain::view::Detail::Brief).name.to_string()).collect()
+        ids.iter()
+            .filter(behind)
+            .map(|id| lens.device(id, crate::domain::view::Detail::Brief).name.to_string())
+            .collect()
     });
     if missing.is_empty() {
         return Ok(());
@@ -132,7 +140,9 @@ async fn overwrite(app: &App, ids: &[DeviceId]) -> Result<(), ApiError> {
             Some((next, seen.desired.map(|slot| slot.seq)))
         });
         let Some((next, seq)) = next else {
-            let detail = format!("{id} has no record in the store, so there is nothing to overwrite it with: adopt it, or enrol it again");
+            let detail = format!(
+                "{id} has no record in the store, so there is nothing to overwrite it with: adopt it, or enrol it again"
+            );
             return Err(conflict(detail, vec![]));
         };
         reconcile::write(&app.core, &next, seq).await?;

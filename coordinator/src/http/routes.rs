@@ -82,7 +82,11 @@ pub struct Route {
 
 const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
 const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
-const LABEL: Param = ("label", r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*)(,[A-Za-z0-9]+=[A-Za-z0-9]*)*$"}"#, "Only those with all of these labels: name=value,…");
+const LABEL: Param = (
+    "label",
+    r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*)(,[A-Za-z0-9]+=[A-Za-z0-9]*)*$"}"#,
+    "Only those with all of these labels: name=value,…",
+);
 const DEVICE_FIELD: Param = (
     "field",
     r#"{"type":"string","pattern":"^(name|id|state|connection)=[a-z0-9-]*$"}"#,
@@ -143,7 +147,13 @@ const fn act(path: &'static str, right: Right, summary: &'static str, takes: Tak
     }
 }
 
-const fn enroll(method: &'static str, path: &'static str, summary: &'static str, takes: Takes, gives: &'static str) -> Route {
+const fn enroll(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    takes: Takes,
+    gives: &'static str,
+) -> Route {
     Route { method, path, summary, takes, gives: Gives::Json(gives), also: &[403, 409, 503], ..PLAIN }
 }
 
@@ -154,32 +164,171 @@ pub const ROUTES: &[Route] = &[
     open("/ready", "Can it serve? 503 while it catches up with its store.", Gives::Json("ReadyView"), &[503]),
     open("/metrics", "Numbers, for Prometheus.", Gives::Text("text/plain"), &[]),
     open("/api/v1/openapi.json", "This description.", Gives::Free, &[]),
-    Route { path: "/api/v1/me", guard: Guard::SignedIn, summary: "Who am I, and what may I do?", gives: Gives::Json("Me"), ..PLAIN },
-    Route { path: "/api/v1/tenants", guard: Guard::SignedIn, summary: "Every tenant that has anything.", gives: Gives::List("TenantView"), query: PAGED, also: &[503], ..PLAIN },
+    Route {
+        path: "/api/v1/me",
+        guard: Guard::SignedIn,
+        summary: "Who am I, and what may I do?",
+        gives: Gives::Json("Me"),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/tenants",
+        guard: Guard::SignedIn,
+        summary: "Every tenant that has anything.",
+        gives: Gives::List("TenantView"),
+        query: PAGED,
+        also: &[503],
+        ..PLAIN
+    },
     Route { query: DEVICES, ..read("/api/v1/devices", Right::DevicesRead, "Devices.", Gives::List("DeviceView")) },
-    read("/api/v1/devices/{name}", Right::DevicesRead, "One device, by name or id, with its report.", Gives::Object("DeviceView")),
-    Route { query: EXPLAIN, ..read("/api/v1/devices/{name}/explain", Right::DevicesRead, "Why is it not up to date?", Gives::Json("Explanation")) },
-    Route { method: "PATCH", ..act("/api/v1/devices/{name}/labels", Right::DevicesWrite, "Change its labels.", Takes::Json("LabelChange")) },
+    read(
+        "/api/v1/devices/{name}",
+        Right::DevicesRead,
+        "One device, by name or id, with its report.",
+        Gives::Object("DeviceView"),
+    ),
+    Route {
+        query: EXPLAIN,
+        ..read(
+            "/api/v1/devices/{name}/explain",
+            Right::DevicesRead,
+            "Why is it not up to date?",
+            Gives::Json("Explanation"),
+        )
+    },
+    Route {
+        method: "PATCH",
+        ..act("/api/v1/devices/{name}/labels", Right::DevicesWrite, "Change its labels.", Takes::Json("LabelChange"))
+    },
     act("/api/v1/devices/{name}/approve", Right::DevicesWrite, "Let a pending device work.", Takes::Maybe("Because")),
-    act("/api/v1/devices/{name}/quarantine", Right::DevicesQuarantine, "Cut it off at once. Its apps keep running.", Takes::Json("Because")),
+    act(
+        "/api/v1/devices/{name}/quarantine",
+        Right::DevicesQuarantine,
+        "Cut it off at once. Its apps keep running.",
+        Takes::Json("Because"),
+    ),
     act("/api/v1/devices/{name}/unquarantine", Right::DevicesQuarantine, "Let it back.", Takes::Maybe("Because")),
-    Route { gives: Gives::Lines("StreamLine"), also: &[404, 422, 503, 504], ..act("/api/v1/devices/{name}/exec", Right::DevicesExec, "Run a program inside an app.", Takes::Json("ExecRequest")) },
-    Route { query: DEPLOYMENTS, ..read("/api/v1/deployments", Right::DeploymentsRead, "Deployments.", Gives::List("DeploymentView")) },
-    read("/api/v1/deployments/{name}", Right::DeploymentsRead, "One deployment, with its devices.", Gives::Object("DeploymentView")),
-    Route { method: "PUT", query: DRY, gives: Gives::Object("Applied"), also: &[404, 409, 412, 422, 503], ..act("/api/v1/deployments/{name}", Right::DeploymentsWrite, "Apply it. The same again changes nothing.", Takes::Json("Manifest")) },
-    Route { method: "DELETE", query: DRY, gives: Gives::Json("PlannedDeployment"), also: &[404, 409, 412, 503], ..act("/api/v1/deployments/{name}", Right::DeploymentsWrite, "Delete it: its devices get newer documents without it.", Takes::Nothing) },
-    Route { query: LOGS, also: &[404, 503, 504], ..read("/api/v1/deployments/{name}/logs", Right::DevicesLogs, "What its containers print.", Gives::Lines("StreamLine")) },
-    Route { gives: Gives::Json("PlanView"), also: &[422, 503], ..act("/api/v1/plan", Right::DeploymentsRead, "What applying these would change, on which devices, in what order.", Takes::Json("PlanRequest")) },
-    Route { query: PAGED, ..read("/api/v1/enrollment-tokens", Right::TokensRead, "Enrolment tokens, without their secrets.", Gives::List("TokenView")) },
-    Route { status: 201, gives: Gives::Json("TokenCreated"), also: &[409, 422, 503], ..act("/api/v1/enrollment-tokens", Right::TokensWrite, "Make an enrolment token. The only time its text is shown.", Takes::Maybe("TokenRequest")) },
+    Route {
+        gives: Gives::Lines("StreamLine"),
+        also: &[404, 422, 503, 504],
+        ..act(
+            "/api/v1/devices/{name}/exec",
+            Right::DevicesExec,
+            "Run a program inside an app.",
+            Takes::Json("ExecRequest"),
+        )
+    },
+    Route {
+        query: DEPLOYMENTS,
+        ..read("/api/v1/deployments", Right::DeploymentsRead, "Deployments.", Gives::List("DeploymentView"))
+    },
+    read(
+        "/api/v1/deployments/{name}",
+        Right::DeploymentsRead,
+        "One deployment, with its devices.",
+        Gives::Object("DeploymentView"),
+    ),
+    Route {
+        method: "PUT",
+        query: DRY,
+        gives: Gives::Object("Applied"),
+        also: &[404, 409, 412, 422, 503],
+        ..act(
+            "/api/v1/deployments/{name}",
+            Right::DeploymentsWrite,
+            "Apply it. The same again changes nothing.",
+            Takes::Json("Manifest"),
+        )
+    },
+    Route {
+        method: "DELETE",
+        query: DRY,
+        gives: Gives::Json("PlannedDeployment"),
+        also: &[404, 409, 412, 503],
+        ..act(
+            "/api/v1/deployments/{name}",
+            Right::DeploymentsWrite,
+            "Delete it: its devices get newer documents without it.",
+            Takes::Nothing,
+        )
+    },
+    Route {
+        query: LOGS,
+        also: &[404, 503, 504],
+        ..read(
+            "/api/v1/deployments/{name}/logs",
+            Right::DevicesLogs,
+            "What its containers print.",
+            Gives::Lines("StreamLine"),
+        )
+    },
+    Route {
+        gives: Gives::Json("PlanView"),
+        also: &[422, 503],
+        ..act(
+            "/api/v1/plan",
+            Right::DeploymentsRead,
+            "What applying these would change, on which devices, in what order.",
+            Takes::Json("PlanRequest"),
+        )
+    },
+    Route {
+        query: PAGED,
+        ..read(
+            "/api/v1/enrollment-tokens",
+            Right::TokensRead,
+            "Enrolment tokens, without their secrets.",
+            Gives::List("TokenView"),
+        )
+    },
+    Route {
+        status: 201,
+        gives: Gives::Json("TokenCreated"),
+        also: &[409, 422, 503],
+        ..act(
+            "/api/v1/enrollment-tokens",
+            Right::TokensWrite,
+            "Make an enrolment token. The only time its text is shown.",
+            Takes::Maybe("TokenRequest"),
+        )
+    },
     read("/api/v1/enrollment-tokens/{id}", Right::TokensRead, "One enrolment token.", Gives::Object("TokenView")),
-    Route { method: "DELETE", gives: Gives::Object("TokenView"), also: &[404, 409, 412, 503], ..act("/api/v1/enrollment-tokens/{id}", Right::TokensWrite, "Revoke it.", Takes::Nothing) },
-    Route { query: AUDIT, ..read("/api/v1/audit", Right::AuditRead, "Who did what, newest first.", Gives::List("AuditEvent")) },
-    Route { gives: Gives::Json("ResumeView"), also: &[404, 409, 422, 503], ..act("/api/v1/resume", Right::FleetResume, "What to do with devices that know more than the store.", Takes::Json("ResumeRequest")) },
+    Route {
+        method: "DELETE",
+        gives: Gives::Object("TokenView"),
+        also: &[404, 409, 412, 503],
+        ..act("/api/v1/enrollment-tokens/{id}", Right::TokensWrite, "Revoke it.", Takes::Nothing)
+    },
+    Route {
+        query: AUDIT,
+        ..read("/api/v1/audit", Right::AuditRead, "Who did what, newest first.", Gives::List("AuditEvent"))
+    },
+    Route {
+        gives: Gives::Json("ResumeView"),
+        also: &[404, 409, 422, 503],
+        ..act(
+            "/api/v1/resume",
+            Right::FleetResume,
+            "What to do with devices that know more than the store.",
+            Takes::Json("ResumeRequest"),
+        )
+    },
     enroll("POST", "/api/v1/enroll", "Enrol a device with a token.", Takes::Json("EnrollRequest"), "EnrollResponse"),
-    enroll("GET", "/api/v1/enroll/trust", "The signed trust document; a device checks it against its token.", Takes::Nothing, "TrustView"),
+    enroll(
+        "GET",
+        "/api/v1/enroll/trust",
+        "The signed trust document; a device checks it against its token.",
+        Takes::Nothing,
+        "TrustView",
+    ),
     enroll("POST", "/api/v1/enroll/nonce", "Something fresh to sign.", Takes::Nothing, "Nonce"),
-    enroll("POST", "/api/v1/enroll/renew", "A new JWT for a device whose own has expired.", Takes::Json("RenewHttpRequest"), "EnrollResponse"),
+    enroll(
+        "POST",
+        "/api/v1/enroll/renew",
+        "A new JWT for a device whose own has expired.",
+        Takes::Json("RenewHttpRequest"),
+        "EnrollResponse",
+    ),
 ];
 
 /// The route of a request. `HEAD` is `GET` without a body.

@@ -48,8 +48,9 @@ impl Protection {
     /// TLS with this certificate and key (PEM).
     pub fn tls(cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
         let fail = |err: Box<dyn std::error::Error + Send + Sync>| TlsError(err);
-        let certs: Vec<_> =
-            CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| fail(e.into()))?;
+        let certs: Vec<_> = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| fail(e.into()))?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| fail(e.into()))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)

@@ -15,7 +15,6 @@ use axum::{
 use bramble_contracts::{
     api::{ExecRequest, StreamLine},
     id::{DeviceId, Name},
-
     quantity::Millis,
     v1::{ExecArgs, FrameBody, LogArgs, Verb},
 };
@@ -48,9 +47,7 @@ const EXEC_MAX: Millis = Millis::secs(3600);
 
 /// The routes.
 pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/api/v1/deployments/{name}/logs", get(logs))
-        .route("/api/v1/devices/{name}/exec", post(exec))
+    Router::new().route("/api/v1/deployments/{name}/logs", get(logs)).route("/api/v1/devices/{name}/exec", post(exec))
 }
 
 #[derive(Deserialize)]
@@ -70,12 +67,19 @@ impl Wanted {
         };
         let tail = match self.tail.as_deref() {
             None => TAIL,
-            Some(text) => text.parse().ok().filter(|n| *n <= TAIL_MAX).ok_or_else(|| ApiError::bad(format!("`tail` is a number up to {TAIL_MAX}")))?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|n| *n <= TAIL_MAX)
+                .ok_or_else(|| ApiError::bad(format!("`tail` is a number up to {TAIL_MAX}")))?,
         };
-        let since = match self.since.as_deref() {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|err: bramble_contracts::quantity::BadQuantity| ApiError::bad(format!("`since`: {err}")))?),
-        };
+        let since =
+            match self.since.as_deref() {
+                None => None,
+                Some(text) => Some(text.parse().map_err(|err: bramble_contracts::quantity::BadQuantity| {
+                    ApiError::bad(format!("`since`: {err}"))
+                })?),
+            };
         let follow = match self.follow.as_deref() {
             None | Some("0" | "false") => false,
             Some("1" | "true") => true,
@@ -97,8 +101,9 @@ async fn logs(
     let named = q.device.as_deref().map(|d| find(&app, &tenant, d)).transpose()?;
     let devices = app.core.index.look(|lens| {
         let record = lens.fleet.deployment(&tenant, &name).and_then(|slot| slot.ok());
-        let selected: Vec<(DeviceId, Name)> =
-            record.map(|r| lens.selected(r).into_iter().map(|d| (d.id.clone(), d.name.clone())).collect()).unwrap_or_default();
+        let selected: Vec<(DeviceId, Name)> = record
+            .map(|r| lens.selected(r).into_iter().map(|d| (d.id.clone(), d.name.clone())).collect())
+            .unwrap_or_default();
         match named {
             // A device may still run what is no longer wanted on it.
             Some(id) => vec![(id.clone(), name_of(lens, &id))],
@@ -139,7 +144,8 @@ async fn exec(
     app.known()?;
     let tenant = asked.tenant()?;
     let too_long = request.argv.iter().map(String::len).sum::<usize>() > 32 * 1024;
-    if request.argv.is_empty() || request.argv.len() > 256 || too_long || request.argv.iter().any(|a| a.contains('\0')) {
+    if request.argv.is_empty() || request.argv.len() > 256 || too_long || request.argv.iter().any(|a| a.contains('\0'))
+    {
         return Err(ApiError::field("argv", "1 to 256 words of 32 KiB in all, without NUL"));
     }
     if request.timeout.0 == 0 || request.timeout > EXEC_MAX {

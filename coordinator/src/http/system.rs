@@ -104,7 +104,11 @@ struct Listed {
     cursor: Option<String>,
 }
 
-async fn tenants(State(app): State<App>, _: Asked, Query(q): Query<Listed>) -> Result<Json<Page<TenantView>>, ApiError> {
+async fn tenants(
+    State(app): State<App>,
+    _: Asked,
+    Query(q): Query<Listed>,
+) -> Result<Json<Page<TenantView>>, ApiError> {
     app.known()?;
     let limit = limit(q.limit.as_deref())?;
     let counted = app.core.index.look(|lens| {

@@ -50,7 +50,11 @@ struct Listed {
     cursor: Option<String>,
 }
 
-async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> Result<Json<Page<TokenView>>, ApiError> {
+async fn list(
+    State(app): State<App>,
+    asked: Asked,
+    Query(q): Query<Listed>,
+) -> Result<Json<Page<TokenView>>, ApiError> {
     app.known()?;
     let tenant = asked.tenant()?;
     let limit = limit(q.limit.as_deref())?;
@@ -72,7 +76,11 @@ impl Default for Request {
     }
 }
 
-async fn create(State(app): State<App>, asked: Asked, Maybe(Request(request)): Maybe<Request>) -> Result<Response, ApiError> {
+async fn create(
+    State(app): State<App>,
+    asked: Asked,
+    Maybe(Request(request)): Maybe<Request>,
+) -> Result<Response, ApiError> {
     let tenant = asked.tenant()?;
     app.writable()?;
     if request.ttl.0 == 0 || request.ttl > TTL_MAX {
@@ -87,9 +95,11 @@ async fn create(State(app): State<App>, asked: Asked, Maybe(Request(request)): M
     let token = EnrollmentToken::new(Uid::from_entropy(entropy()), entropy(), app.core.keys.pin());
     let record = fresh(&token, tenant.clone(), request);
     let object = format!("enrollment-token/{}", token.id);
-    let deed = Deed { action: "enrollment-token.create", object: &object, tenant: Some(tenant), reason: "", before: None };
+    let deed =
+        Deed { action: "enrollment-token.create", object: &object, tenant: Some(tenant), reason: "", before: None };
     let work = async {
-        let seq = app.core.store.put(Bucket::Tokens, token.id.as_str(), record::encode(&record), Expect::Absent).await?;
+        let seq =
+            app.core.store.put(Bucket::Tokens, token.id.as_str(), record::encode(&record), Expect::Absent).await?;
         app.seen(Bucket::Tokens, seq).await;
         let view = token_view(&record, seq);
         let after = serde_json::to_value(&view).ok();
@@ -138,7 +148,8 @@ async fn revoke(State(app): State<App>, asked: Asked, Path(id): Path<String>) ->
     let (seq, before) = stored(&app, &tenant, &id).await?;
     let object = format!("enrollment-token/{}", before.id);
     let before = serde_json::to_value(token_view(&before, seq)).ok();
-    let deed = Deed { action: "enrollment-token.revoke", object: &object, tenant: Some(tenant.clone()), reason: "", before };
+    let deed =
+        Deed { action: "enrollment-token.revoke", object: &object, tenant: Some(tenant.clone()), reason: "", before };
     let work = async {
         for _ in 0..RACES {
             let (seq, mut record) = stored(&app, &tenant, &id).await?;
@@ -147,7 +158,12 @@ async fn revoke(State(app): State<App>, asked: Asked, Path(id): Path<String>) ->
                 return Ok((token_view(&record, seq), None));
             }
             record.revoked = true;
-            match app.core.store.put(Bucket::Tokens, record.id.as_str(), record::encode(&record), Expect::Seq(seq)).await {
+            match app
+                .core
+                .store
+                .put(Bucket::Tokens, record.id.as_str(), record::encode(&record), Expect::Seq(seq))
+                .await
+            {
                 Ok(seq) => {
                     app.seen(Bucket::Tokens, seq).await;
                     let view = token_view(&record, seq);

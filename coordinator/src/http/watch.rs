@@ -5,11 +5,9 @@
 
 use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
-use axum::{
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+use axum::response::{
+    IntoResponse, Response,
+    sse::{Event, KeepAlive, Sse},
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -44,7 +42,7 @@ impl Watch {
 }
 
 /// Items by their key, as JSON.
-pub(super) fn items<T: Serialize>(all: Vec<T>, key: impl Fn(&T) -> String) -> BTreeMap<String, Value> {
+pub(super) fn items<T: Serialize>(all: &[T], key: impl Fn(&T) -> String) -> BTreeMap<String, Value> {
     let json = |item: &T| serde_json::to_value(item).expect("invariant: our views always fit JSON");
     all.iter().map(|item| (key(item), json(item))).collect()
 }

@@ -27,7 +27,10 @@ async fn every_described_route_denies_by_default() {
             let route = ROUTES.iter().find(|r| r.path == path && r.method.eq_ignore_ascii_case(method)).unwrap();
             let uri = path.replace("{name}", "x").replace("{id}", "x");
             let ask = |token: Option<&str>| {
-                let mut request = Request::builder().method(method.to_uppercase().as_str()).uri(&uri).header("x-tenant-id", "default");
+                let mut request = Request::builder()
+                    .method(method.to_uppercase().as_str())
+                    .uri(&uri)
+                    .header("x-tenant-id", "default");
                 if let Some(token) = token {
                     request = request.header("authorization", format!("Bearer {token}"));
                 }
@@ -39,10 +42,18 @@ async fn every_described_route_denies_by_default() {
             match route.guard {
                 Guard::Open => assert_ne!(without.status, StatusCode::UNAUTHORIZED, "{method} {path}"),
                 Guard::SignedIn => {
-                    assert_eq!((without.status.as_u16(), wrong.status.as_u16(), powerless.status.as_u16()), (401, 401, 200), "{method} {path}");
+                    assert_eq!(
+                        (without.status.as_u16(), wrong.status.as_u16(), powerless.status.as_u16()),
+                        (401, 401, 200),
+                        "{method} {path}"
+                    );
                 }
                 Guard::Right(_) => {
-                    assert_eq!((without.status.as_u16(), wrong.status.as_u16(), powerless.status.as_u16()), (401, 401, 403), "{method} {path}");
+                    assert_eq!(
+                        (without.status.as_u16(), wrong.status.as_u16(), powerless.status.as_u16()),
+                        (401, 401, 403),
+                        "{method} {path}"
+                    );
                     let problem: Problem = serde_json::from_value(powerless.body).unwrap();
                     assert_eq!(problem.status, 403);
                 }
@@ -71,7 +82,8 @@ async fn what_cannot_be_read_is_a_problem_with_its_place() {
     wrong["spec"]["containers"][0]["ports"][0]["host"] = json!("eighty");
     let mut later = manifest("web", json!({ "a": "b" }), 80, 1);
     later["spec"]["hostNetwork"] = json!(false);
-    later["spec"]["containers"][0]["env"] = json!([{ "name": "A", "valueFrom": { "secret": { "path": "a", "key": "b" } } }]);
+    later["spec"]["containers"][0]["env"] =
+        json!([{ "name": "A", "valueFrom": { "secret": { "path": "a", "key": "b" } } }]);
     let mut other = manifest("web", json!({ "a": "b" }), 80, 1);
     other["metadata"]["tenant"] = json!("elsewhere");
     let named = manifest("other", json!({ "a": "b" }), 80, 1);
@@ -110,7 +122,10 @@ async fn if_match_guards_writes_and_unchanged_applies_keep_their_revision() {
     sim.ready().await;
     let web = |version| manifest("web", json!({ "a": "b" }), 80, version);
     let first = sim.ask("PUT", "/api/v1/deployments/web", Some(web(1))).await;
-    assert_eq!((first.body["change"].as_str(), first.body["deployment"]["revision"].as_u64()), (Some("created"), Some(1)));
+    assert_eq!(
+        (first.body["change"].as_str(), first.body["deployment"]["revision"].as_u64()),
+        (Some("created"), Some(1))
+    );
     let etag = first.headers["etag"].clone();
     let put = |version, etag: &str| {
         Request::put("/api/v1/deployments/web")
@@ -163,7 +178,8 @@ async fn a_token_is_bound_to_its_first_key_and_several_uses_wait_for_approval() 
         assert!(text.contains(event), "{event}");
     }
     assert!(!text.contains(token.secret_text().as_str()) && !text.contains(&sim.admin), "no secrets in the trail");
-    let refused = trail["items"].as_array().unwrap().iter().any(|e| e["action"] == "device.enroll" && e["outcome"] == "refused");
+    let refused =
+        trail["items"].as_array().unwrap().iter().any(|e| e["action"] == "device.enroll" && e["outcome"] == "refused");
     assert!(refused, "{text}");
 }
 
@@ -199,14 +215,23 @@ async fn mutations_leave_an_intent_and_an_outcome_and_refused_ones_too() {
     let mut bad = manifest("web", json!({ "a": "b" }), 80, 1);
     bad["spec"]["containers"] = json!([]);
     assert_eq!(sim.ask("PUT", "/api/v1/deployments/web", Some(bad)).await.status, 422);
-    let powerless = Request::delete("/api/v1/deployments/web").header("authorization", "Bearer powerless").header("x-tenant-id", "default");
+    let powerless = Request::delete("/api/v1/deployments/web")
+        .header("authorization", "Bearer powerless")
+        .header("x-tenant-id", "default");
     assert_eq!(sim.send(powerless.body(Body::empty()).unwrap()).await.status, 403);
     let trail = sim.must("GET", "/api/v1/audit?limit=1000", None).await;
     let events: Vec<String> = trail["items"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|e| format!("{} {} {}", e["who"].as_str().unwrap(), e["action"].as_str().unwrap(), e["outcome"].as_str().unwrap()))
+        .map(|e| {
+            format!(
+                "{} {} {}",
+                e["who"].as_str().unwrap(),
+                e["action"].as_str().unwrap(),
+                e["outcome"].as_str().unwrap()
+            )
+        })
         .collect();
     for want in [
         "admin device.label intent",
@@ -254,7 +279,10 @@ async fn lists_are_paged_and_filtered() {
     let first = sim.must("GET", "/api/v1/devices?limit=3", None).await;
     let cursor = first["nextCursor"].as_str().unwrap();
     let second = sim.must("GET", &format!("/api/v1/devices?limit=3&cursor={cursor}"), None).await;
-    assert_eq!((names(&first).len(), names(&second), second["nextCursor"].is_null()), (3, vec!["pi-3".into(), "pi-4".into()], true));
+    assert_eq!(
+        (names(&first).len(), names(&second), second["nextCursor"].is_null()),
+        (3, vec!["pi-3".into(), "pi-4".into()], true)
+    );
     assert_eq!(names(&sim.must("GET", "/api/v1/devices?label=odd=yes", None).await), ["pi-1", "pi-3"]);
     assert_eq!(names(&sim.must("GET", "/api/v1/devices?field=name=pi-2,state=active", None).await), ["pi-2"]);
     assert_eq!(sim.ask("GET", "/api/v1/devices?field=colour=red", None).await.status, 400);

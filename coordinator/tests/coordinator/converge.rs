@@ -17,7 +17,8 @@ async fn a_deployment_reaches_the_devices_it_selects_and_leaves_them_again() {
     assert_eq!((sim.apps(&paris.id), sim.apps(&rome.id)), (vec!["web@1".to_owned()], vec![]));
     let before = sim.document(&paris.id).unwrap();
 
-    let again = sim.must("PUT", "/api/v1/deployments/web", Some(manifest("web", json!({ "site": "paris" }), 8080, 1))).await;
+    let again =
+        sim.must("PUT", "/api/v1/deployments/web", Some(manifest("web", json!({ "site": "paris" }), 8080, 1))).await;
     assert_eq!(again["change"], "unchanged");
     sim.must("PATCH", "/api/v1/devices/pi-2/labels", Some(json!({ "set": { "site": "paris" } }))).await;
     sim.until("the other one has it", |_| sim.apps(&rome.id) == ["web@1"]).await;
@@ -86,7 +87,10 @@ async fn two_coordinators_race_and_agree() {
     two.converged().await;
     for device in &devices {
         let generation = one.document(&device.id).unwrap().generation;
-        assert!(generation <= Generation(21), "each change costs at most one document, not one per coordinator: {generation}");
+        assert!(
+            generation <= Generation(21),
+            "each change costs at most one document, not one per coordinator: {generation}"
+        );
     }
 }
 
@@ -141,16 +145,23 @@ async fn labels_that_make_a_port_clash_block_the_younger_deployment_by_name() {
     sim.must("PUT", "/api/v1/deployments/old", Some(manifest("old", json!({ "site": "paris" }), 8080, 1))).await;
     sim.must("PUT", "/api/v1/deployments/young", Some(manifest("young", json!({ "role": "kiosk" }), 8080, 1))).await;
     sim.must("PATCH", "/api/v1/devices/pi-1/labels", Some(json!({ "set": { "role": "kiosk" } }))).await;
-    sim.until("the labels are in its document", |_| sim.document(&device.id).is_some_and(|d| d.labels.len() == 2)).await;
+    sim.until("the labels are in its document", |_| sim.document(&device.id).is_some_and(|d| d.labels.len() == 2))
+        .await;
     assert_eq!(sim.apps(&device.id), ["old@1"]);
     device.take(&sim);
     sim.converged().await;
     let young = sim.must("GET", "/api/v1/deployments/young", None).await;
     assert_eq!(young["summary"]["blocked"], 1, "{young}");
-    assert!(young["devices"][0]["blocked"].as_str().unwrap().contains("host port 8080 is taken by the older deployment old"));
+    assert!(
+        young["devices"][0]["blocked"]
+            .as_str()
+            .unwrap()
+            .contains("host port 8080 is taken by the older deployment old")
+    );
     let why = sim.must("GET", "/api/v1/devices/pi-1/explain?deployment=young", None).await;
     assert!(why["sentence"].as_str().unwrap().contains("left out"), "{why}");
-    let refused = sim.ask("PUT", "/api/v1/deployments/third", Some(manifest("third", json!({ "site": "paris" }), 8080, 1))).await;
+    let refused =
+        sim.ask("PUT", "/api/v1/deployments/third", Some(manifest("third", json!({ "site": "paris" }), 8080, 1))).await;
     assert_eq!(refused.status, 422);
     assert_eq!(refused.body["errors"][0]["path"], "spec.containers[0].ports[0].host");
 }

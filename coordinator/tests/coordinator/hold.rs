@@ -33,7 +33,10 @@ async fn a_wiped_store_stops_nothing_and_adopting_brings_everything_back() {
     device.take(&sim);
 
     let shown = sim.must("POST", "/api/v1/resume", Some(json!({ "mode": "show" }))).await;
-    assert_eq!((shown["done"].as_bool(), shown["devices"][0]["overwrite"]["web"].as_str()), (Some(false), Some("removed")));
+    assert_eq!(
+        (shown["done"].as_bool(), shown["devices"][0]["overwrite"]["web"].as_str()),
+        (Some(false), Some("removed"))
+    );
     assert_eq!(shown["deployments"][0]["change"], "created");
     assert!(sim.must("GET", "/api/v1/devices/pi-1", None).await["hold"].is_string());
     assert!(sim.store.all(Bucket::Deployments).is_empty(), "deployments come back only by resume");
@@ -73,7 +76,13 @@ async fn the_same_generation_with_other_content_is_noticed() {
     let device = sim.device("pi-1", json!({ "site": "paris" })).await;
     device.take_when_there(&sim).await;
     let generation = sim.document(&device.id).unwrap().generation;
-    let refusal = Refusal { number: 3, kind: RefusalKind::Forked, detail: "forked".into(), generation: Some(generation), times: 1 };
+    let refusal = Refusal {
+        number: 3,
+        kind: RefusalKind::Forked,
+        detail: "forked".into(),
+        generation: Some(generation),
+        times: 1,
+    };
     device.speak(&sim, generation, vec![refusal]);
     sim.until("its own document was taken over and agrees", |_| {
         sim.document(&device.id).is_some_and(|d| d.generation > generation)
@@ -108,14 +117,14 @@ async fn quarantine_cuts_at_once_and_survives_wipes_restarts_and_races() {
     let without_reason = sim.ask("POST", "/api/v1/devices/pi-1/quarantine", Some(json!({}))).await;
     assert_eq!(without_reason.status, 422);
     sim.must("POST", "/api/v1/devices/pi-1/quarantine", Some(json!({ "reason": "stolen" }))).await;
-    assert_eq!(sim.cut(), [key.clone()]);
+    assert_eq!(sim.cut(), std::slice::from_ref(&key));
     let approve = sim.ask("POST", "/api/v1/devices/pi-1/approve", None).await;
     assert_eq!(approve.status, 409);
 
     let start = sim.kill();
     let sim = start();
     sim.converged().await;
-    assert_eq!(sim.cut(), [key.clone()]);
+    assert_eq!(sim.cut(), std::slice::from_ref(&key));
 
     // An older backup, in which the device was still active.
     let mut record: serde_json::Value =

@@ -2,6 +2,8 @@
 //!
 //! The same code with the real broker and real agents is tested in `fleet-tests`.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
 mod api;
 mod converge;
 mod hold;

@@ -151,7 +151,8 @@ impl Sim {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 16 << 20).await.unwrap();
-        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+        let body =
+            serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
@@ -318,7 +319,8 @@ impl SimDevice {
 }
 
 /// A manifest of one container.
-pub(crate) fn manifest(name: &str, labels: Value, port: u16, version: u32) -> Value {
+pub(crate) fn manifest(name: &str, labels: impl Into<Value>, port: u16, version: u32) -> Value {
+    let labels: Value = labels.into();
     json!({
         "apiVersion": "bramble/v1", "kind": "Deployment",
         "metadata": { "name": name, "tenant": Tenant::default() },

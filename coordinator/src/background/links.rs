@@ -1,0 +1,81 @@
+//! What the broker tells of devices' connections: who has gone, and with which key who came.
+//!
+//! Decides: a device whose last known connection is gone is offline at once; a device whose key was lost with the
+//! store is known again by the key its (our own) JWT carried. Deliberately does not: replace heartbeats; events are
+//! lost while the coordinator is away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bramble_contracts::{id::DeviceId, subjects::Bucket};
+use tokio::sync::mpsc;
+
+use super::Core;
+use crate::{
+    domain::record::{self, DeviceRecord},
+    mesh::{DeviceLink, LinkChange},
+    store::{Expect, StoreError},
+};
+
+/// Looks for records without a key at least this often.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Connections and keys of devices, as far as they were told.
+#[derive(Debug, Default)]
+struct Told {
+    connections: BTreeMap<DeviceId, BTreeSet<u64>>,
+    keys: BTreeMap<DeviceId, String>,
+}
+
+/// Runs until the events end.
+pub async fn run(core: &Core, mut links: mpsc::Receiver<DeviceLink>) {
+    let mut told = Told::default();
+    loop {
+        match tokio::time::timeout(LOOK, links.recv()).await {
+            Ok(Some(link)) => note(core, &mut told, link),
+            Ok(None) => return,
+            Err(_) => learn(core, &told.keys).await,
+        }
+    }
+}
+
+fn note(core: &Core, told: &mut Told, link: DeviceLink) {
+    let DeviceLink { device, public_key, connection, change } = link;
+    match change {
+        LinkChange::Connected => {
+            told.connections.entry(device.clone()).or_default().insert(connection);
+            told.keys.insert(device, public_key);
+        }
+        LinkChange::Disconnected { reason } => {
+            let left = told.connections.entry(device.clone()).or_default();
+            left.remove(&connection);
+            if left.is_empty() {
+                told.connections.remove(&device);
+                tracing::debug!(%device, reason, "disconnected");
+                core.index.disconnected(&device);
+            }
+        }
+    }
+}
+
+/// Writes keys into records that lack them: devices that were taken over from their own documents.
+async fn learn(core: &Core, keys: &BTreeMap<DeviceId, String>) {
+    if !core.index.may_write() {
+        return;
+    }
+    let lacking: Vec<(u64, DeviceRecord)> = core.index.look(|lens| {
+        let records =
+            lens.fleet.devices.readable().filter(|(id, _, r)| r.public_key.is_none() && keys.contains_key(*id));
+        records.map(|(_, seq, r)| (seq, r.clone())).collect()
+    });
+    for (seq, mut record) in lacking {
+        record.public_key = keys.get(&record.id).cloned();
+        match core.store.put(Bucket::Devices, record.id.as_str(), record::encode(&record), Expect::Seq(seq)).await {
+            Ok(_) => tracing::info!(device = %record.id, "learnt the key of a device that was taken over"),
+            // Somebody else changed it: the next look sees what it is now.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(err @ StoreError::Unavailable { .. }) => {
+                tracing::warn!(device = %record.id, error = %err, "cannot write its key yet");
+            }
+        }
+    }
+}
