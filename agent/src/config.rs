@@ -91,13 +91,15 @@ pub struct PodmanConfig {
     pub program: PathBuf,
     /// Sockets, locks and mounts of this boot.
     pub run_dir: PathBuf,
+    /// A containers.conf for the service we start; the machine's own where absent.
+    pub containers_conf: Option<PathBuf>,
     /// A service that somebody else runs; ours is not started then.
     pub socket: Option<PathBuf>,
 }
 
 impl Default for PodmanConfig {
     fn default() -> Self {
-        Self { program: "podman".into(), run_dir: "/run/bramble".into(), socket: None }
+        Self { program: "podman".into(), run_dir: "/run/bramble".into(), containers_conf: None, socket: None }
     }
 }
 
@@ -166,7 +168,8 @@ impl Config {
     /// How Podman's service is started, where we start it.
     pub fn service(&self) -> ServiceConfig {
         let below = ServiceConfig::below(&self.apps_dir, &self.podman.run_dir);
-        ServiceConfig { program: self.podman.program.clone(), ..below }
+        let containers_conf = self.podman.containers_conf.clone();
+        ServiceConfig { program: self.podman.program.clone(), containers_conf, ..below }
     }
 
     /// Where Podman listens.

@@ -26,6 +26,7 @@ mod report;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bramble_contracts::{DeviceId, Name, SessionId};
 use tokio::sync::{mpsc, watch};
@@ -46,6 +47,8 @@ pub use report::Facts;
 /// Pushes wait here while one is stored.
 const PUSHES_MAX: usize = 64;
 const COMMANDS_MAX: usize = 32;
+/// Whoever waits for an answer from the network when the agent ends is not waited for longer than this.
+const STOP_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -246,10 +249,20 @@ impl Mesh {
         parts.spawn(reporter.run(stop.clone()));
         parts.spawn(self.desired.run(pushes_in, stop.clone()));
         parts.spawn(commands::Commands::new(self.context.clone(), self.supervisor).run(commands_in, stop.clone()));
-        parts.spawn(connection::Connector::new(self.context, self.link, inbound).run(stop));
-        while let Some(ended) = parts.join_next().await {
-            if let Err(err) = ended {
-                tracing::error!(%err, "a part of the mesh ended badly");
+        parts.spawn(connection::Connector::new(self.context, self.link, inbound).run(stop.clone()));
+        let mut late = std::pin::pin!(stop.and_then(STOP_TIME_MAX));
+        let mut in_time = true;
+        loop {
+            tokio::select! {
+                ended = parts.join_next() => match ended {
+                    None => return,
+                    Some(Err(err)) if err.is_panic() => tracing::error!(%err, "a part of the mesh ended badly"),
+                    Some(Ok(()) | Err(_)) => {}
+                },
+                () = &mut late, if in_time => {
+                    in_time = false;
+                    parts.abort_all();
+                }
             }
         }
     }

@@ -202,6 +202,14 @@ mod tests {
         params.signed_by(&KeyPair::generate().unwrap(), ca).unwrap().der().clone()
     }
 
+    fn fit() -> Clock {
+        Clock::Fit
+    }
+
+    fn unfit() -> Clock {
+        Clock::Unfit
+    }
+
     /// Does a device in the year 2026 whose clock is so believe that certificate?
     fn believes(
         ca: &CertifiedIssuer<'_, KeyPair>,
@@ -220,12 +228,11 @@ mod tests {
     #[test]
     fn dates_count_only_when_the_clock_is_fit_and_the_rest_always() {
         let (ours, other) = (authority(), authority());
-        let (fit, unfit): (fn() -> Clock, fn() -> Clock) = (|| Clock::Fit, || Clock::Unfit);
         for (years, valid) in [((2025, 2030), true), ((2001, 2002), false), ((2040, 2050), false)] {
             let cert = certificate(&ours, years);
             assert_eq!(believes(&ours, &cert, "fleet.example", fit), valid, "{years:?}");
             assert!(believes(&ours, &cert, "fleet.example", unfit), "{years:?}");
-            for clock in [fit, unfit] {
+            for clock in [fit as fn() -> Clock, unfit] {
                 assert!(!believes(&ours, &cert, "evil.example", clock), "another name");
                 assert!(!believes(&other, &cert, "fleet.example", clock), "another CA");
             }

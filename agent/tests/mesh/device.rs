@@ -167,6 +167,11 @@ impl Device {
 
     /// Sends bytes as a command and gathers the answer until its last frame, or nothing within `patience`.
     pub(crate) async fn ask(&self, verb: &str, bytes: Vec<u8>, patience: Duration) -> Vec<FrameBody> {
+        // A coordinator commands only whom it hears; the heartbeat comes after the subscriptions on the same connection.
+        eventually("a heartbeat of this run", || async {
+            self.heartbeat().await.is_some_and(|beat| beat.session == self.agent().session())
+        })
+        .await;
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.unwrap();
         let subject = subjects::command(&self.id(), verb);

@@ -34,7 +34,7 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.0.wait()).await.unwrap().unwrap()
     }
 
-    async fn is_told_to_end(mut self) -> ExitStatus {
+    async fn told_to_end(mut self) -> ExitStatus {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), Signal::SIGTERM).unwrap();
         self.ends().await
     }
@@ -109,14 +109,14 @@ async fn the_program_enrols_tells_how_it_is_and_stops_in_good_order() {
     assert!(!program.start().ends().await.success(), "two agents never act on one state");
     program.says("check", "answers").await;
     let begun = tokio::time::Instant::now();
-    assert!(first.is_told_to_end().await.success());
+    assert!(first.told_to_end().await.success());
     assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
     let after = program.say("status").await;
     assert!(!after.status.success() && after.stdout.contains("not running"), "{}", after.stdout);
     let mut third = program.connected().await;
     third.0.kill().await.unwrap();
     let fourth = program.connected().await;
-    assert!(fourth.is_told_to_end().await.success(), "a killed agent leaves no lock behind");
+    assert!(fourth.told_to_end().await.success(), "a killed agent leaves no lock behind");
     assert_eq!(coordinator.state().devices.len(), 1);
 }
 
