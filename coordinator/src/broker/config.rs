@@ -83,9 +83,9 @@ pub struct Settings<'a> {
     pub transport: Transport,
 }
 
-/// JetStream may reserve this much for files. Streams have limits of their own below it.
-const FILE_STORE: &str = "256GB";
-const MEMORY_STORE: &str = "512MB";
+/// What JetStream may reserve, whatever the disk has now. Streams have limits of their own, in sum below it.
+const FILE_STORE: &str = "32GB";
+const MEMORY_STORE: &str = "256MB";
 
 /// The part that is the same for every broker of the fleet: who may connect, and as what.
 pub fn trust_text(keys: &Keys, accounts_dir: &Path, issued_at: u64) -> String {
@@ -156,7 +156,8 @@ pub fn external_text(keys: &Keys, issued_at: u64) -> String {
         "# For each NATS server (2.12 or newer) of this Bramble fleet. Add your own listen, tls and cluster settings.\n\
          # `jetstream.sync_interval: always` is needed: without it a power cut loses what the coordinator was told is safe.\n\
          # A resolver folder that is wiped makes the server believe this file: print it again after each quarantine.\n\
-         {}jetstream {{ store_dir: \"/var/lib/nats/jetstream\", sync_interval: always }}\n\
+         # The fleet's streams reserve about 14 GiB of files and 64 MiB of memory.\n\
+         {}jetstream {{ store_dir: \"/var/lib/nats/jetstream\", sync_interval: always, max_memory_store: {MEMORY_STORE}, max_file_store: {FILE_STORE} }}\n\
          max_payload: 1MB\n",
         trust_text(keys, Path::new("/var/lib/nats/accounts"), issued_at),
     )

@@ -54,13 +54,15 @@ fn tokens(bucket: Bucket) -> &'static [&'static str] {
     }
 }
 
+/// The broker reserves these, so their sum (about 14 GiB) must fit what a server may store; see `broker::config`.
 fn max_bytes(bucket: Bucket) -> u64 {
     match bucket {
-        Bucket::Desired => 32 * GIB,
-        Bucket::Reported => 16 * GIB,
-        Bucket::Liveness => 128 * MIB,
-        Bucket::Devices | Bucket::Deployments | Bucket::Tokens | Bucket::Rollouts | Bucket::Jobs => 8 * GIB,
-        Bucket::Leases | Bucket::Meta => 64 * MIB,
+        Bucket::Desired => 4 * GIB,
+        Bucket::Reported => 2 * GIB,
+        Bucket::Liveness => 64 * MIB,
+        Bucket::Devices | Bucket::Deployments | Bucket::Jobs => GIB,
+        Bucket::Tokens | Bucket::Rollouts => 256 * MIB,
+        Bucket::Leases | Bucket::Meta => 16 * MIB,
     }
 }
 
@@ -123,7 +125,7 @@ pub fn bucket(bucket: Bucket, replicas: Replicas) -> Value {
 pub fn audit(replicas: Replicas) -> Value {
     let mut config = common(subjects::AUDIT_STREAM, &[subjects::AUDIT_SUBJECTS.to_owned()], replicas);
     config["max_msgs_per_subject"] = json!(-1);
-    config["max_bytes"] = json!(16 * GIB);
+    config["max_bytes"] = json!(4 * GIB);
     config["max_msg_size"] = json!(1 << 20);
     config["max_age"] = json!(AUDIT_AGE);
     config["discard"] = json!("old");

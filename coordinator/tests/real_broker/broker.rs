@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bramble_coordinator::{
-    broker::{Broker, BrokerError, Origin, Status},
+    broker::{Broker, BrokerError, Origin, Status, external_text},
     keys::{Addresses, Keys},
-    mesh::{Link, Mesh},
+    mesh::{Endpoint, Link, Mesh, Security},
+    store::{JetStream, Replicas},
 };
 
-use crate::common::{Fleet, PATIENCE, broker_pid, kill};
+use crate::common::{Device, Fleet, PATIENCE, broker_pid, kill};
 
 fn alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -113,7 +114,7 @@ async fn as_root_the_broker_runs_as_somebody_who_cannot_read_the_keys() {
     assert_eq!(meta("broker/jetstream").uid(), uid);
     assert_eq!(meta("").permissions().mode() & 0o777, 0o711, "passing through, not looking in");
     let mesh = Mesh::connect(keys.clone(), broker.endpoint(), Some(broker.config_file())).await.unwrap();
-    bramble_coordinator::store::JetStream::open(mesh.fleet(), bramble_coordinator::store::Replicas::One).await.unwrap();
+    JetStream::open(mesh.fleet(), Replicas::One).await.unwrap();
     broker.abandon().await;
     let again = Broker::start(keys, options()).await.unwrap();
     assert!(matches!(*again.status().borrow(), Status::Running { origin: Origin::Adopted, .. }));
@@ -146,7 +147,7 @@ async fn off_loopback_the_broker_speaks_tls_with_the_fleets_own_ca() {
     assert!(plain.connect(format!("nats://127.0.0.1:{}", fleet.listen.port())).await.is_err(), "no way around TLS");
     let stranger = Fleet::new().keys();
     let mut other_ca = broker.endpoint().clone();
-    other_ca.security = bramble_coordinator::mesh::Security::FleetCa(stranger.ca().pem().to_owned());
+    other_ca.security = Security::FleetCa(stranger.ca().pem().to_owned());
     assert!(Mesh::connect(keys.clone(), &other_ca, None).await.is_err(), "another CA's certificate is refused");
     broker.shutdown().await;
 }
@@ -163,4 +164,30 @@ async fn the_brokers_files_are_private_and_credentials_of_another_fleet_are_refu
     let refused = Mesh::connect(stranger, up.broker.as_ref().unwrap().endpoint(), None).await;
     assert!(refused.is_err());
     up.down().await;
+}
+
+/// A server that an operator runs, with nothing but what we print for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_own_server_serves_with_the_text_we_print() {
+    let fleet = Fleet::new();
+    let keys = fleet.keys();
+    let place = fleet.dir.path().join("theirs");
+    std::fs::create_dir(&place).unwrap();
+    let printed = external_text(&keys, 1).replace("/var/lib/nats", &place.display().to_string());
+    let config = place.join("nats.conf");
+    std::fs::write(&config, format!("listen: \"{}\"\n{printed}", fleet.listen)).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "this server is the operator's, not the coordinator's child")]
+    let mut server = tokio::process::Command::new(crate::common::nats_server());
+    let log = std::fs::File::create(place.join("log")).unwrap();
+    let mut server = server.arg("-c").arg(&config).stderr(log).kill_on_drop(true).spawn().unwrap();
+    let endpoint = Endpoint { urls: vec![format!("nats://{}", fleet.listen)], security: Security::Plain };
+    crate::common::until("the server listens", async || tokio::net::TcpStream::connect(fleet.listen).await.is_ok())
+        .await;
+    let mesh = Mesh::connect(keys.clone(), &endpoint, None).await.unwrap();
+    let store = JetStream::open(mesh.fleet(), Replicas::One).await.unwrap();
+    store.check().await.unwrap();
+    let mut device = Device::connect(&keys, fleet.listen, 1, Duration::from_secs(60)).await.unwrap();
+    mesh.set_quarantined(&[(device.key.public_key(), 1)].into()).await.unwrap();
+    device.hears("disconnected").await;
+    server.kill().await.unwrap();
 }
