@@ -81,7 +81,8 @@ fn end_leftovers(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn leftovers(dir: &Path) -> Vec<i32> {
+/// Brokers and Podman services of this fleet, whoever started them.
+pub(super) fn leftovers(dir: &Path) -> Vec<i32> {
     let Ok(processes) = fs::read_dir("/proc") else { return vec![] };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_ours(&line, dir))).collect()

@@ -18,7 +18,7 @@ pub fn status() -> bool {
         println!("{text}");
     }
     let app_up = match answer {
-        Ok(answer) if answer.status == 200 && lines[1].1 => {
+        Ok(answer) if answer.status == 200 => {
             println!("{:<14} answers    http://{}  {}", "app hello", app(), answer.body.trim());
             true
         }

@@ -28,7 +28,8 @@ pub enum Stay {
 
 const READY: Duration = Duration::from_secs(60);
 const ONLINE: Duration = Duration::from_secs(60);
-const ANSWERS: Duration = Duration::from_secs(90);
+const APPLIED: Duration = Duration::from_secs(120);
+const ANSWERS: Duration = Duration::from_secs(20);
 
 /// Brings it up.
 ///
@@ -87,7 +88,10 @@ fn start_coordinator(fleet: &Fleet, nats: &Path) -> anyhow::Result<()> {
     let daemon = fleet.coordinator();
     if daemon.running().is_none() {
         free(API_PORT)?;
-        free(BROKER_PORT)?;
+        // A broker that outlived a killed coordinator is that coordinator's to take over.
+        if super::down::leftovers(&fleet.dir).is_empty() {
+            free(BROKER_PORT)?;
+        }
     }
     let program = paths::built("bramble-coordinator");
     let cmd = Cmd::new(&program)
@@ -136,19 +140,14 @@ fn start_device(fleet: &Fleet) -> anyhow::Result<()> {
 
 fn deploy(fleet: &Fleet) -> anyhow::Result<String> {
     step(&format!("Applying {EXAMPLE}"));
-    fleet.bramble()?.args(["apply", "-f", EXAMPLE]).check()?;
+    let apply = fleet.bramble()?.args(["apply", "-f", EXAMPLE, "--wait", "--timeout", "90s"]);
+    apply.within(APPLIED).check().context("the example app did not come up")?;
     let answers = || {
         let answer = http::get(app(), "/").map_err(|err| err.to_string())?;
         if answer.status == 200 { Ok(answer.body.trim().to_string()) } else { Err(answer.status.to_string()) }
     };
     let daemons = [&fleet.agent(), &fleet.coordinator()];
-    alive_until(&daemons, &format!("the app on port {APP_PORT} to answer"), ANSWERS, answers).map_err(|err| {
-        let explained = fleet.bramble().and_then(|b| Ok(b.args(["explain", "device", DEVICE]).check()?));
-        match explained {
-            Ok(text) => err.context(format!("the app did not come up: {}", text.trim())),
-            Err(_) => err,
-        }
-    })
+    alive_until(&daemons, &format!("the app on port {APP_PORT} to answer"), ANSWERS, answers)
 }
 
 /// What the coordinator knows of the device's connection; `None` while it does not know the device.
