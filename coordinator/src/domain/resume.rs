@@ -162,7 +162,7 @@ mod tests {
         let have = apps(&[web.clone(), cam.clone()]);
         let text = |want: &[DesiredApp]| format!("{:?}", difference(&have, want));
         assert_eq!(text(&have), "{}");
-        assert_eq!(text(&apps(&[cam.clone()])), r#"{"web": Removed}"#);
+        assert_eq!(text(&apps(std::slice::from_ref(&cam))), r#"{"web": Removed}"#);
         assert_eq!(text(&apps(&[newer, cam.clone()])), r#"{"web": Replaced}"#);
         assert_eq!(text(&apps(&[labelled, cam])), r#"{"web": Updated}"#);
         assert_eq!(format!("{:?}", difference(&[], &have)), r#"{"cam": Created, "web": Created}"#);

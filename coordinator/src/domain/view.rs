@@ -5,7 +5,7 @@
 use bramble_contracts::{
     Generation,
     api::{Connection, DeploymentView, DeviceState, DeviceView, Summary, TargetView},
-    id::{DeviceId, Name, Tenant},
+    id::{DeviceId, Name},
     v1::{Health, Manifest, Report, Status},
 };
 

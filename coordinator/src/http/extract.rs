@@ -59,10 +59,12 @@ impl Asked {
     /// Does `If-Match` fit what is there? Without the header everything fits.
     pub(super) fn check(&self, there: Option<u64>) -> Result<(), ApiError> {
         let Some(wanted) = self.headers.get(header::IF_MATCH) else { return Ok(()) };
-        let fits = wanted.to_str().is_ok_and(|text| match there {
-            Some(seq) => text.split(',').any(|t| t.trim() == "*" || t.trim() == format!("\"{seq}\"")),
-            None => false,
-        });
+        let malformed = || ApiError::bad("the header If-Match is an ETag such as \"7\", several of them, or *");
+        let tags: Vec<&str> = wanted.to_str().map_err(|_| malformed())?.split(',').map(str::trim).collect();
+        if !tags.iter().all(|tag| *tag == "*" || (tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"'))) {
+            return Err(malformed());
+        }
+        let fits = there.is_some_and(|seq| tags.iter().any(|tag| *tag == "*" || *tag == format!("\"{seq}\"")));
         let detail = "it is not what If-Match names any more: read it again, then try again";
         if fits { Ok(()) } else { Err(ApiError::new(Code::PreconditionFailed, detail)) }
     }

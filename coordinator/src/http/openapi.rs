@@ -77,6 +77,12 @@ fn describe_texts(all: &mut BTreeMap<String, Value>) {
             schema["pattern"] = pattern.into();
         }
     }
+    // These read numbers as well as texts.
+    for name in ["Amount", "ByteSize", "MilliCpus"] {
+        if let Some(schema) = all.get_mut(name).filter(|s| s["type"] == "string") {
+            schema["type"] = json!(["string", "number"]);
+        }
+    }
 }
 
 fn reference(name: &str) -> Value {

@@ -84,16 +84,16 @@ const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"
 const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
 const LABEL: Param = (
     "label",
-    r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*)(,[A-Za-z0-9]+=[A-Za-z0-9]*)*$"}"#,
+    r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*(,[A-Za-z0-9]+=[A-Za-z0-9]*)*)?$"}"#,
     "Only those with all of these labels: name=value,…",
 );
 const DEVICE_FIELD: Param = (
     "field",
-    r#"{"type":"string","pattern":"^(name|id|state|connection)=[a-z0-9-]*$"}"#,
+    r#"{"type":"string","pattern":"^((name|id|state|connection)=[a-z0-9-]*)?$"}"#,
     "Only those whose fields are so: field=value,… of name, id, state and connection.",
 );
 const DEPLOYMENT_FIELD: Param =
-    ("field", r#"{"type":"string","pattern":"^name=[a-z0-9-]*$"}"#, "Only those whose fields are so: name=….");
+    ("field", r#"{"type":"string","pattern":"^(name=[a-z0-9-]*)?$"}"#, "Only those whose fields are so: name=….");
 const DEVICES: &[Param] = &[LIMIT, CURSOR, LABEL, DEVICE_FIELD];
 const DEPLOYMENTS: &[Param] = &[LIMIT, CURSOR, LABEL, DEPLOYMENT_FIELD];
 const PAGED: &[Param] = &[LIMIT, CURSOR];
