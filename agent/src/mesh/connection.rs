@@ -232,6 +232,8 @@ impl Connector {
 
     fn heard(&mut self, event: Event) {
         match event {
+            // The first one of a connection was taken note of when it came up; later ones follow a break.
+            Event::Connected if self.link.borrow().connected => {}
             Event::Connected => self.link_up(),
             Event::Disconnected | Event::Closed => {
                 self.link.send_modify(|link| link.connected = false);
@@ -280,6 +282,8 @@ impl Connector {
             link.connected = true;
             link.epoch += 1;
         });
+        self.context.board.clear(Alarm::Denied);
+        self.context.board.clear(Alarm::Flood);
         self.context.board.update(|view| {
             view.connected = true;
             view.link = "connected".into();
