@@ -98,7 +98,7 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     let answering = mesh.answer_devices(renew::answerer(&core));
     let background = tokio::spawn(background::run(Arc::clone(&core), mesh.device_links()));
     announce(place);
-    let router = http::router(App::new(core, auth));
+    let router = http::router(App::new(core, auth, stop.clone()));
     let mut stopped = stop.clone();
     let serving = http::serve::serve(listener, router, protection, async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;

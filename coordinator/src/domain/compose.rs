@@ -242,7 +242,11 @@ mod tests {
         let old = record("old", ("site", "paris"), 80, 1);
         let found = clashes(&deployment("new", ("site", "paris"), 80), [&a, &b], &[&old]);
         assert_eq!(found.len(), 1);
-        assert!(found[0].message.contains("port 80") && found[0].message.contains("old") && found[0].message.contains("pi-1"));
+        assert!(
+            found[0].message.contains("port 80")
+                && found[0].message.contains("old")
+                && found[0].message.contains("pi-1")
+        );
         assert!(clashes(&deployment("new", ("site", "rome"), 80), [&a, &b], &[&old]).is_empty());
         assert!(clashes(&deployment("old", ("site", "paris"), 80), [&a, &b], &[&old]).is_empty(), "not with itself");
     }

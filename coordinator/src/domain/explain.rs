@@ -275,7 +275,14 @@ mod tests {
         fn new() -> Self {
             let device = device(1, &[("a", "0")]);
             let report = Some(report(&device, 1));
-            Self { device, deployments: vec![record("web", ("a", "0"), 80, 1)], document: Some(1), report, beat: true, ready: true }
+            Self {
+                device,
+                deployments: vec![record("web", ("a", "0"), 80, 1)],
+                document: Some(1),
+                report,
+                beat: true,
+                ready: true,
+            }
         }
 
         fn app(mut self, status: Status, phase: Phase, reason: &str, container: Option<ContainerReport>) -> Self {
@@ -383,16 +390,36 @@ mod tests {
             (with(|w| w.device.state = DeviceState::Quarantined), None, "pi-1 is quarantined"),
             (with(|w| w.device.hold = Some(note("x", "y", NOW))), None, "pi-1 is on hold"),
             (with(|w| w.report.as_mut().unwrap().generation = Generation(9)), None, "pi-1 is on hold"),
-            (with(|w| w.deployments.push(record("new", ("a", "0"), 80, 2))), None, "Deployment new is left out on pi-1: host port 80"),
-            (with(|w| w.device.newest_document = 0), Some("web"), "Deployment web is left out on pi-1: it needs document version"),
+            (
+                with(|w| w.deployments.push(record("new", ("a", "0"), 80, 2))),
+                None,
+                "Deployment new is left out on pi-1: host port 80",
+            ),
+            (
+                with(|w| w.device.newest_document = 0),
+                Some("web"),
+                "Deployment web is left out on pi-1: it needs document version",
+            ),
             (with(|w| w.deployments.clear()), None, "pi-1 is up to date: no deployment selects it"),
             (with(|_| ()), Some("other"), "Deployment other does not select pi-1"),
             (with(|w| w.document = None), None, "pi-1 is on hold"),
             (with(|w| w.document = Some(2)), None, "pi-1 is online and has not taken the newest document"),
             (app(failed, Phase::Preparing, "no image", None), None, "web on pi-1 cannot get its image: no image"),
-            (app(failed, Phase::Failed, "init", Some(container(ContainerRole::Init, Some(1)))), None, "web on pi-1 failed in its init container"),
-            (app(Status::Trial, Phase::Starting, "", Some(container(ContainerRole::Init, None))), None, "web on pi-1 waits for its init container"),
-            (app(Status::Trial, Phase::CrashLoop, "", Some(container(ContainerRole::Main, Some(2)))), None, "web on pi-1 keeps stopping"),
+            (
+                app(failed, Phase::Failed, "init", Some(container(ContainerRole::Init, Some(1)))),
+                None,
+                "web on pi-1 failed in its init container",
+            ),
+            (
+                app(Status::Trial, Phase::Starting, "", Some(container(ContainerRole::Init, None))),
+                None,
+                "web on pi-1 waits for its init container",
+            ),
+            (
+                app(Status::Trial, Phase::CrashLoop, "", Some(container(ContainerRole::Main, Some(2)))),
+                None,
+                "web on pi-1 keeps stopping",
+            ),
             (app(Status::Trial, Phase::Probing, "", None), None, "web on pi-1 runs and its probe does not pass"),
         ];
         for (world, only, want) in cases {

@@ -21,7 +21,7 @@ use super::{
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body, Path, Query, etag, fields, labels, limit, page},
-    watch::{self, Watch},
+    watched::{self, Watch},
 };
 use crate::{
     background::now,
@@ -67,7 +67,7 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
     };
     let key = |v: &DeploymentView| v.manifest.metadata.name.to_string();
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watch::stream(&app, move |lens| watch::items(&all(lens), key)));
+        return Ok(watched::stream(&app, move |lens| watched::items(&all(lens), key)));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, key, q.cursor.as_deref(), limit)).into_response())

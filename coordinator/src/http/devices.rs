@@ -20,7 +20,7 @@ use super::{
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body, Maybe, Path, Query, etag, fields, labels, limit, page},
-    watch::{self, Watch},
+    watched::{self, Watch},
 };
 use crate::{
     background::{metrics::connection_word, now},
@@ -70,7 +70,7 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
             .collect::<Vec<_>>()
     };
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watch::stream(&app, move |lens| watch::items(&all(lens), |v| v.id.to_string())));
+        return Ok(watched::stream(&app, move |lens| watched::items(&all(lens), |v| v.id.to_string())));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, |v| v.name.to_string(), q.cursor.as_deref(), limit)).into_response())

@@ -135,16 +135,12 @@ fn as_problem(mut response: Response, ids: &Ids) -> Response {
 
 /// Lets in who may: the route's right, held by the bearer of a known token.
 pub(super) async fn rights(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let Some(route) =
-        request.extensions().get::<MatchedPath>().and_then(|m| routes::find(request.method(), m.as_str()))
-    else {
-        // Not in the table: only the fallbacks, which answer 404 and 405.
-        let matched = request.extensions().get::<MatchedPath>().is_some();
-        let allowed = request.extensions().get::<MatchedPath>().is_some_and(|m| routes::methods(m.as_str()).is_empty());
-        if matched && allowed {
-            return ApiError::new(Code::Forbidden, "this route is not open").into_response();
-        }
+    let Some(path) = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned()) else {
+        // No such path: the fallback says so.
         return next.run(request).await;
+    };
+    let Some(route) = routes::find(request.method(), &path) else {
+        return closed(&path, request.method());
     };
     if route.guard == Guard::Open {
         return next.run(request).await;
@@ -164,6 +160,20 @@ pub(super) async fn rights(State(app): State<App>, mut request: Request, next: N
     }
     request.extensions_mut().insert(Arc::new(caller));
     next.run(request).await
+}
+
+/// A method or a path that is not in the table answers nobody, whatever the router knows.
+fn closed(path: &str, method: &Method) -> Response {
+    let methods = routes::methods(path);
+    if methods.is_empty() {
+        return ApiError::new(Code::Forbidden, "this route is not open").into_response();
+    }
+    let mut response =
+        ApiError::new(Code::MethodNotAllowed, format!("{method:.20} does not exist at {path}")).into_response();
+    if let Ok(value) = HeaderValue::from_str(&methods.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
 }
 
 /// A mutation that was not allowed leaves its event, too.

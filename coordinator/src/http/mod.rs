@@ -17,7 +17,7 @@ pub mod serve;
 mod streams;
 mod system;
 mod tokens;
-mod watch;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +28,7 @@ use axum::{
     middleware,
 };
 use bramble_contracts::{problem::Code, subjects::Bucket};
+use tokio::sync::watch;
 
 use self::{error::ApiError, extract::BODY_MAX};
 use crate::background::Core;
@@ -45,12 +46,23 @@ pub struct App {
     /// The tokens that count.
     pub auth: Arc<auth::Auth>,
     nonces: Arc<enroll::Nonces>,
+    stop: watch::Receiver<bool>,
 }
 
 impl App {
-    /// A new API over the coordinator.
-    pub fn new(core: Arc<Core>, auth: auth::Auth) -> Self {
-        Self { core, auth: Arc::new(auth), nonces: Arc::default() }
+    /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
+    pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
+        Self { core, auth: Arc::new(auth), nonces: Arc::default(), stop }
+    }
+
+    /// Resolves when the coordinator is asked to stop.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.stop.clone();
+        async move {
+            if stop.wait_for(|stopped| *stopped).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Refuses what reads while nothing is known yet.

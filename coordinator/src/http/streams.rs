@@ -128,7 +128,7 @@ async fn logs(
     });
     // Each device's own `end` is left out; one stands for all.
     let all = stream::select_all(streams).filter(|l| std::future::ready(!matches!(l, StreamLine::End { .. })));
-    Ok(ndjson(all.chain(stream::iter([StreamLine::End { exit_code: None }]))))
+    Ok(ndjson(&app, all.chain(stream::iter([StreamLine::End { exit_code: None }]))))
 }
 
 fn name_of(lens: &Lens<'_>, id: &DeviceId) -> Name {
@@ -170,7 +170,7 @@ async fn exec(
     let work = async { Ok((app.core.command(&id, Verb::Exec(args), silence).await?, None)) };
     let frames = audited(&app, &asked, deed, work).await?;
     let device = app.core.index.look(|lens| name_of(lens, &id));
-    Ok(ndjson(lines_of(frames, device)))
+    Ok(ndjson(&app, lines_of(frames, device)))
 }
 
 enum Next {
@@ -212,8 +212,8 @@ fn line_of(body: FrameBody, device: &Name) -> StreamLine {
     }
 }
 
-fn ndjson(lines: impl Stream<Item = StreamLine> + Send + 'static) -> Response {
-    let bytes = lines.map(|line| {
+fn ndjson(app: &App, lines: impl Stream<Item = StreamLine> + Send + 'static) -> Response {
+    let bytes = lines.take_until(Box::pin(app.stopped())).map(|line| {
         let mut text = serde_json::to_vec(&line).expect("invariant: our lines always fit JSON");
         text.push(b'\n');
         Ok::<_, std::convert::Infallible>(Bytes::from(text))
