@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::{API_PORT, APP_PORT, BROKER_PORT, DEVICE, EXAMPLE, Fleet, LABEL, api, app, broker, short};
 use crate::clock::until;
@@ -252,16 +253,13 @@ fn watch(fleet: &Fleet, signals: &mpsc::Receiver<()>) -> anyhow::Result<()> {
 
 /// From here on Ctrl-C, at any step, takes down what there is and ends this program.
 fn down_on_signal(fleet: Fleet) -> anyhow::Result<mpsc::Receiver<()>> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block().context("cannot block signals")?;
+    // By a handler, not by a mask: what is started here would inherit a mask and could not be stopped.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle signals")?;
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
-        if let Ok(signal) = set.wait() {
+        if signals.forever().next().is_some() {
             let _no_more_starts = hold_starts();
-            println!("\n{signal}: taking the fleet down");
+            println!("\nTaking the fleet down");
             let code = match super::down::take_down(&fleet, super::Left::Data) {
                 Ok(()) => 0,
                 Err(err) => {

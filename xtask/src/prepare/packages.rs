@@ -31,9 +31,11 @@ const FLEET: &[(&str, Option<&str>)] = &[
     ("iptables", Some("iptables")),
     ("python3-pip", None),
     ("ca-certificates", None),
+    // README types it.
+    ("curl", Some("curl")),
 ];
 
-const TESTS: &[(&str, Option<&str>)] = &[("curl", Some("curl")), ("git", Some("git"))];
+const TESTS: &[(&str, Option<&str>)] = &[("git", Some("git"))];
 
 /// Installs what is missing, after saying so.
 ///
