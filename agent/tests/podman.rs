@@ -36,6 +36,34 @@ async fn a_container_starts_is_upgraded_and_removed() {
     assert_eq!(device.podman_names().await, Vec::<String>::new());
 }
 
+/// Answers with its version at `/` on port 8080, published on `port`.
+fn server(version: u32, port: u16) -> serde_json::Value {
+    let script = format!(
+        "mkdir -p /www; echo v{version} > /www/index.html; trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"
+    );
+    let mut app = deployment("server", &[], &[container("server", &script)]);
+    app["spec"]["containers"][0]["ports"] =
+        serde_json::json!([{ "host": port, "hostIP": "127.0.0.1", "container": 8080 }]);
+    app
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_hand_over_the_host_port_again_and_again() {
+    let device = Device::start().await;
+    let port = common::free_port();
+    for version in 1..=4 {
+        let asked = device.uptime();
+        device.want(&[(u64::from(version), server(version, port))]);
+        common::http_until(port, &format!("v{version}\n")).await;
+        let took = device.uptime() - asked;
+        let revision = u64::from(version);
+        let report =
+            device.until("server", |r| running(r) && r.running_revision.is_some_and(|v| v.0 == revision)).await;
+        println!("v{version}: apply to answer {} ms, down {:?} ms", took.as_millis(), report.last_downtime_ms);
+        assert_eq!(report.reason, "");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_restarts_touches_nothing() {
     let mut device = Device::start().await;

@@ -28,6 +28,9 @@ use crate::supervise::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWi
 const EVENTS_MAX: usize = 256;
 /// After SIGKILL a container is gone within this, or something is badly wrong.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+/// A main process that ends is noticed between so soon and so late.
+const PROCESS_PAUSE_MIN: Duration = Duration::from_millis(2);
+const PROCESS_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A refresh of an image that is there already is given up sooner than a pull that is needed.
 const REFRESH_LIMITS: PullLimits = PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
 
@@ -112,20 +115,16 @@ impl PodmanHost {
     }
 
     async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
+        let mut running = Vec::new();
         for target in targets {
-            self.signal(&target.id, &rule.signal).await?;
-        }
-        let mut left = Vec::new();
-        let waits = targets.iter().map(|target| self.podman.wait_stopped(&target.id, rule.grace));
-        let ended = futures::future::join_all(waits).await;
-        for (target, ended) in targets.iter().zip(ended) {
-            match ended {
-                Ok(Some(_)) => {}
-                Ok(None) => left.push(target),
-                Err(err) if err.is_not_found() => {}
-                Err(err) => return Err(refused(&err)),
+            if let Some(pid) = self.signal(&target.id, &rule.signal).await? {
+                running.push((target, pid));
             }
         }
+        let waits = running.iter().map(|(target, pid)| self.ended(&target.id, *pid, rule.grace));
+        let ended = futures::future::try_join_all(waits).await?;
+        let left: Vec<&Target> =
+            running.iter().zip(ended).filter(|(_, ended)| !ended).map(|((target, _), _)| *target).collect();
         if left.is_empty() {
             return Ok(());
         }
@@ -144,24 +143,50 @@ impl PodmanHost {
     }
 
     async fn kill(&self, id: &str) -> Result<(), StepError> {
-        self.signal(id, "SIGKILL").await?;
-        match self.podman.wait_stopped(id, KILL_TIME_MAX).await {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into()))
-            }
-            Err(err) if err.is_not_found() => Ok(()),
+        let Some(pid) = self.signal(id, "SIGKILL").await? else { return Ok(()) };
+        if self.ended(id, pid, KILL_TIME_MAX).await? {
+            return Ok(());
+        }
+        Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into()))
+    }
+
+    /// Sends a signal and gives the process that got it. One that does not run any more needs no signal.
+    async fn signal(&self, id: &str, signal: &str) -> Result<Option<i64>, StepError> {
+        let detail = self.podman.inspect(id).await.map_err(|err| refused(&err))?;
+        let Some(pid) = detail.map(|detail| detail.state.pid).filter(|pid| *pid > 0) else { return Ok(None) };
+        match self.podman.kill(id, signal).await {
+            Ok(()) => Ok(Some(pid)),
+            Err(err) if err.is_not_found() || err.is_wrong_state() => Ok(None),
             Err(err) => Err(refused(&err)),
         }
     }
 
-    /// One that does not run any more needs no signal.
-    async fn signal(&self, id: &str, signal: &str) -> Result<(), StepError> {
-        match self.podman.kill(id, signal).await {
-            Ok(()) => Ok(()),
-            Err(err) if err.is_not_found() || err.is_wrong_state() => Ok(()),
-            Err(err) => Err(refused(&err)),
+    /// Waits for a container's main process. Podman's own `wait` answers only after the network is taken down, a quarter
+    /// of a second later, while removing does that too. False when it still runs after `within`.
+    async fn ended(&self, id: &str, pid: i64, within: Duration) -> Result<bool, StepError> {
+        let proc = format!("/proc/{pid}");
+        let gone = async {
+            let mut pause = PROCESS_PAUSE_MIN;
+            while tokio::fs::try_exists(&proc).await.unwrap_or(false) {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PROCESS_PAUSE_MAX);
+            }
+        };
+        if tokio::time::timeout(within, gone).await.is_err() {
+            return Ok(false);
         }
+        // Podman learns of it from conmon, a moment later.
+        let told = async {
+            loop {
+                match self.podman.inspect(id).await {
+                    Ok(Some(detail)) if detail.state.status == State::Running => {}
+                    Ok(_) => return Ok(true),
+                    Err(err) => return Err(refused(&err)),
+                }
+                tokio::time::sleep(PROCESS_PAUSE_MIN).await;
+            }
+        };
+        tokio::time::timeout(KILL_TIME_MAX, told).await.unwrap_or(Ok(true))
     }
 
     async fn create_pod(&self, app: &App, nonce: &str) -> Result<Outcome, StepError> {

@@ -30,7 +30,30 @@ events_logger = "file"
 [network]
 network_backend = "netavark"
 network_config_dir = "NETWORKS"
+default_network = "NETWORK"
 "#;
+
+/// Devices know nothing of each other, so each gets its own bridge, addresses, and name for netavark's chains.
+fn make_network(dir: &Path) -> String {
+    static DEVICES: AtomicU64 = AtomicU64::new(0);
+    let (device, pid) = (DEVICES.fetch_add(1, Ordering::Relaxed), std::process::id());
+    let (name, net) = (format!("brt-{pid}-{device}"), format!("10.{}.{}", 128 + pid % 64, device % 256));
+    let network = json!({
+        "name": name,
+        "id": format!("{pid:032x}{device:032x}"),
+        "driver": "bridge",
+        "network_interface": name,
+        "created": "2026-01-01T00:00:00Z",
+        "subnets": [{ "subnet": format!("{net}.0/24"), "gateway": format!("{net}.1") }],
+        "ipv6_enabled": false,
+        "internal": false,
+        "dns_enabled": false,
+        "ipam_options": { "driver": "host-local" },
+    });
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join(format!("{name}.json")), network.to_string()).unwrap();
+    name
+}
 
 #[derive(Clone)]
 pub(crate) struct Part(Value);
@@ -73,12 +96,31 @@ pub(crate) fn free_port() -> u16 {
 }
 
 pub(crate) async fn http_get(port: u16) -> String {
+    try_get(port).await.unwrap()
+}
+
+async fn try_get(port: u16) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+/// Asks until the answer ends like this.
+pub(crate) async fn http_until(port: u16, end: &str) {
+    let asking = async {
+        loop {
+            // A connection that began while nobody was there may hang for seconds; a new one is asked instead.
+            let answer = tokio::time::timeout(Duration::from_millis(250), try_get(port)).await;
+            if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(end))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "port {port} never answered {end:?}");
 }
 
 fn app(name: &str) -> AppKey {
@@ -101,10 +143,16 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn start() -> Self {
+        // `RUST_LOG=bramble_agent=debug` shows what a failing test did.
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init()
+            .ok();
         let dir = tempfile::tempdir().unwrap();
         let networks = dir.path().join("networks");
-        std::fs::create_dir_all(&networks).unwrap();
-        let conf = CONTAINERS_CONF.replace("NETWORKS", networks.to_str().unwrap());
+        let network = make_network(&networks);
+        let conf = CONTAINERS_CONF.replace("NETWORKS", networks.to_str().unwrap()).replace("NETWORK", &network);
         std::fs::write(dir.path().join("containers.conf"), conf).unwrap();
         let mut device = Self {
             podman: Podman::new(dir.path().join("run/podman.sock")),
@@ -172,6 +220,10 @@ impl Device {
         }
         let down = state.wait_for(|s| matches!(s, ServiceState::Down(_)));
         tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap();
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        bramble_agent::host::clock::uptime()
     }
 
     pub(crate) fn agent(&self) -> &SupervisorHandle {
@@ -276,6 +328,10 @@ impl Device {
 impl Drop for Device {
     /// Containers outlive everything by design, so tests clear up themselves.
     fn drop(&mut self) {
+        // Or the agent would heal what is cleared up here.
+        drop(self.agent.take());
+        drop(self.service.take());
+        std::thread::sleep(Duration::from_millis(100));
         let path = |below: &str| self.dir.path().join(below).display().to_string();
         let places = ["--root", &path("state/store"), "--runroot", &path("run/store"), "--tmpdir", &path("run/tmp")];
         for last in
