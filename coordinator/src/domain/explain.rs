@@ -9,7 +9,7 @@ use bramble_contracts::{
     v1::{AppReport, ContainerReport, ContainerRole, ContainerState, Phase, Status},
 };
 
-use super::{compose, record::DeviceRecord, view::Lens};
+use super::{compose, hold, record::DeviceRecord, view::Lens};
 
 fn answer(sentence: String, evidence: Vec<String>, next: &str) -> Explanation {
     Explanation { up_to_date: false, sentence, evidence, next: next.to_owned() }
@@ -115,6 +115,10 @@ fn document(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Opti
     if let Some(Err(why)) = seen.desired.map(|s| &s.value) {
         let next = "Restore bucket desired from a backup; the device goes on with what it has.";
         return Some(answer(format!("The desired document of {} is damaged.", record.name), vec![why.clone()], next));
+    }
+    if let Some(ahead) = hold::ahead(seen.desired(), seen.reported_generation(), seen.report()) {
+        let sentence = format!("{} knows more than the store; the coordinator is looking into it.", record.name);
+        return Some(answer(sentence, vec![ahead.to_string()], "Ask again in a moment."));
     }
     let floor = seen.desired().map_or(bramble_contracts::Generation(0), |d| d.generation);
     if compose::next_document(seen.desired(), floor, record, composition.apps).is_some() {
@@ -389,7 +393,7 @@ mod tests {
             (with(|w| w.device.state = DeviceState::Pending), None, "pi-1 waits for approval"),
             (with(|w| w.device.state = DeviceState::Quarantined), None, "pi-1 is quarantined"),
             (with(|w| w.device.hold = Some(note("x", "y", NOW))), None, "pi-1 is on hold"),
-            (with(|w| w.report.as_mut().unwrap().generation = Generation(9)), None, "pi-1 is on hold"),
+            (with(|w| w.report.as_mut().unwrap().generation = Generation(9)), None, "pi-1 knows more than the store"),
             (
                 with(|w| w.deployments.push(record("new", ("a", "0"), 80, 2))),
                 None,
@@ -402,7 +406,7 @@ mod tests {
             ),
             (with(|w| w.deployments.clear()), None, "pi-1 is up to date: no deployment selects it"),
             (with(|_| ()), Some("other"), "Deployment other does not select pi-1"),
-            (with(|w| w.document = None), None, "pi-1 is on hold"),
+            (with(|w| w.document = None), None, "pi-1 knows more than the store"),
             (with(|w| w.document = Some(2)), None, "pi-1 is online and has not taken the newest document"),
             (app(failed, Phase::Preparing, "no image", None), None, "web on pi-1 cannot get its image: no image"),
             (

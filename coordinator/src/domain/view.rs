@@ -50,16 +50,14 @@ impl Lens<'_> {
         }
     }
 
-    /// Why nothing is decided over the device's head, if so: what its record says, else what it reports.
+    /// Why nothing is decided over the device's head, if so. Only what was looked up in the store counts: a report may
+    /// reach the index before the very document it is about.
     pub fn hold(&self, id: &DeviceId) -> Option<String> {
         let seen = self.fleet.device(id);
         if seen.record.is_none() {
             return Some(hold::Ahead::Unrecorded.to_string());
         }
-        let noted = seen.record().and_then(|r| r.hold.as_ref()).map(|n| n.reason.clone());
-        noted.or_else(|| {
-            hold::ahead(seen.desired(), seen.reported_generation(), seen.report()).map(|why| why.to_string())
-        })
+        seen.record().and_then(|r| r.hold.as_ref()).map(|n| n.reason.clone())
     }
 
     /// A device as people see it.
