@@ -2,11 +2,13 @@
 //! `bramble resume` shows, adopts or overwrites. Never a document that lists less without anybody saying so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
-use bramble_contracts::subjects::Bucket;
 use bramble_contracts::{Generation, v1::DesiredDocument};
 use bramble_fleet_tests::keys::{In, Stolen};
 use bramble_fleet_tests::mesh::Recorder;
 use bramble_fleet_tests::{Device, Fleet, Running, copy_dir, empty_dir, manifest, soon};
+
+/// Where the store itself tells what it has taken; `$KV.desired.*` would also show writes that lost a race.
+const STORED: &str = "dev.*.desired";
 
 /// Everything is down: the agents by SIGKILL, the coordinator in peace.
 fn all_down(fleet: &Fleet, devices: &[&Device]) {
@@ -31,6 +33,9 @@ fn not_held(fleet: &Fleet, device: &str) {
 
 /// What is written for devices while nobody has said anything: never less than they have.
 fn lists_no_less(stolen: &Stolen, written: &Recorder, apps: usize) {
+    soon("the device's own document to be taken over", || {
+        if written.heard().is_empty() { Err("nothing was written".into()) } else { Ok(()) }
+    });
     let documents: Vec<DesiredDocument> =
         written.heard().iter().filter(|m| !m.payload.is_empty()).map(|m| stolen.open(&m.payload)).collect();
     for document in documents {
@@ -69,7 +74,7 @@ fn a_wiped_store_stops_nothing_and_is_adopted_from_the_devices() {
     fleet.coordinator().start();
     let stolen = Stolen::from(fleet.coordinator());
     let store = stolen.connect(In::Fleet);
-    let written = store.record(&[&Bucket::Desired.subject("*")]);
+    let written = store.record(&[STORED]);
     // One device comes at once; the other one was offline during the reset and comes back much later.
     pi.start_agent();
     held(&fleet, "pi-1");
@@ -87,7 +92,7 @@ fn a_wiped_store_stops_nothing_and_is_adopted_from_the_devices() {
     assert_eq!(fleet.settled("web", &pi), web);
     assert_eq!(fleet.settled("second", &pi), second);
 
-    let written = store.record(&[&Bucket::Desired.subject("*")]);
+    let written = store.record(&[STORED]);
     away.start_agent();
     held(&fleet, "pi-2");
     lists_no_less(&stolen, &written, 1);
@@ -131,7 +136,7 @@ fn an_older_backup_puts_devices_on_hold_until_an_operator_decides() {
     copy_dir(&backup, &fleet.coordinator().storage());
     fleet.coordinator().start();
     let stolen = Stolen::from(fleet.coordinator());
-    let written = stolen.connect(In::Fleet).record(&[&Bucket::Desired.subject("*")]);
+    let written = stolen.connect(In::Fleet).record(&[STORED]);
     pi.start_agent();
     held(&fleet, "pi-1");
     fleet.answers(port, "version 2");
