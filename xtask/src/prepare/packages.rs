@@ -24,6 +24,8 @@ const FLEET: &[(&str, Option<&str>)] = &[
     ("crun", Some("crun")),
     ("netavark", None),
     ("aardvark-dns", None),
+    // The process that holds a pod together.
+    ("catatonit", None),
     ("uidmap", Some("newuidmap")),
     ("iproute2", Some("ip")),
     ("nftables", Some("nft")),
