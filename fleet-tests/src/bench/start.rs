@@ -94,7 +94,7 @@ fn pod_manifest(name: &str, ports: [u16; 2]) -> Value {
 /// What somebody would ask libpod for who wants that pod.
 fn pod_by_hand(libpod: &Libpod, name: &str, ports: [u16; 2]) -> Duration {
     let watch = Watch::start();
-    let mapping = |host: u16, inside: u16| json!({ "host_ip": "0.0.0.0", "host_port": host, "container_port": inside, "protocol": "tcp" });
+    let mapping = |host: u16, inside: u16| json!({ "host_port": host, "container_port": inside, "protocol": "tcp" });
     let pod = json!({ "name": name, "netns": { "nsmode": "bridge" }, "hostadd": ["left:127.0.0.1", "right:127.0.0.1"],
                       "portmappings": [mapping(ports[0], 8001), mapping(ports[1], 8002)] });
     let pod = libpod.call("POST", "/pods/create", &pod);
