@@ -43,6 +43,9 @@ fn a_quarantined_device_is_out_at_once_and_stays_out_until_it_is_let_back() {
     let before = fleet.settled("web", &pi);
     let renew = format!("up.{}.renew", pi.identity()["device"].as_str().unwrap());
 
+    // A second coordinator whose list of quarantined keys will be old when it starts.
+    let late = fleet.second("late");
+
     // Asked and not answered, nothing happens; the question says exactly what would.
     let asked = fleet.bramble().run(&["device", "quarantine", "pi-1", "--reason", "it was stolen"]);
     let question = format!("{}{}", asked.out, asked.err);
@@ -92,7 +95,12 @@ fn a_quarantined_device_is_out_at_once_and_stays_out_until_it_is_let_back() {
         Err(_) => Ok(()),
     });
     stays_out(&fleet, &pi, "an older account was pushed");
-    // Its enrolment over HTTP does not open either.
+    late.start();
+    stays_out(&fleet, &pi, "a second coordinator came with an old list");
+    fleet.coordinator().kill_both();
+    fleet.coordinator().start();
+    stays_out(&fleet, &pi, "two coordinators raced for a new broker");
+    late.proc().term(Duration::from_secs(30));
     assert!(pi.agent().is_running(), "the agent goes on trying: {}", pi.agent().last_words());
     fleet.answers(port, "version 1");
 

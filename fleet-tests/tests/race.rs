@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bramble_contracts::Generation;
-use bramble_contracts::api::{DeploymentView, Page};
+use bramble_contracts::api::{Connection, DeploymentView, DeviceView, Page};
 use bramble_contracts::subjects::Bucket;
 use bramble_contracts::v1::RefusalKind;
 use bramble_fleet_tests::api::Api;
@@ -138,7 +138,6 @@ fn what_was_deleted_while_a_coordinator_was_down_stays_deleted() {
     assert_eq!(pi.all_containers(), left);
 }
 
-/// A second coordinator is told apart from the first by what it is started with.
 #[test]
 fn a_second_coordinator_serves_while_the_first_is_gone() {
     let fleet = Fleet::start("stand-in");
@@ -149,6 +148,10 @@ fn a_second_coordinator_serves_while_the_first_is_gone() {
     let port = fleet.port();
     let _: serde_json::Value = b.api().must("PUT", "/api/v1/deployments/web", &manifest::hello("web", port, 1));
     fleet.answers(port, "version 1");
+    soon("the device to be online for the second", || {
+        let view: DeviceView = b.api().get("/api/v1/devices/pi-1")?;
+        if view.connection == Connection::Online { Ok(()) } else { Err(format!("{:?}", view.connection)) }
+    });
     let said = Fleet::bramble_of(&b, fleet.case()).ok(&["logs", "web", "--tail", "3"]);
     assert!(said.contains("listening"), "{said}");
     drop(pi);
