@@ -114,7 +114,8 @@ fn run(stage: &Stage, seed: u32) -> Row {
 }
 
 fn cargo(args: &[&str]) -> Cmd {
-    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(args).within(Duration::from_secs(3000))
+    // By its plain name, so that the line that is printed can be typed; the toolchain is handed on by the environment.
+    Cmd::new("cargo").args(args).within(Duration::from_secs(3000))
 }
 
 /// Test programs that start containers run as root; cargo itself stays who it is.
