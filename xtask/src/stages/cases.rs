@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::table::{Outcome, Row};
-use super::{Resume, cargo, commit, with_seed};
+use super::{Kit, Resume, cargo, commit};
 use crate::clock::Watch;
 use crate::run::Cmd;
 use crate::{fleet, paths};
@@ -25,7 +25,7 @@ struct Case {
 }
 
 /// Runs them all, those of the real fleet too.
-pub(super) fn run_all(resume: Resume, seed: u32) -> anyhow::Result<Vec<Row>> {
+pub(super) fn run_all(resume: Resume, kit: &Kit) -> anyhow::Result<Vec<Row>> {
     let mut memory = Memory::open(&paths::cache().join("full"), &commit(), resume)?;
     let mut rows = vec![];
     let cases = all_cases()?;
@@ -36,11 +36,11 @@ pub(super) fn run_all(resume: Resume, seed: u32) -> anyhow::Result<Vec<Row>> {
             continue;
         }
         let watch = Watch::start();
-        let result = with_seed(case.cmd.clone(), seed).env("BRAMBLE_FULL", "1").check();
+        let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check();
         match &result {
             Ok(_) => memory.remember(&case.name)?,
             Err(err) => {
-                println!("{} FAILED: {err}\nrun it again alone: BRAMBLE_SEED={seed} {}", case.name, case.cmd.line());
+                println!("{} FAILED: {err}\nrun it again alone: {} {}", case.name, kit.words(), case.cmd.line());
             }
         }
         rows.push(Row { name: case.name, outcome: Outcome::of(&result), time: watch.elapsed() });
@@ -99,9 +99,8 @@ fn all_cases() -> anyhow::Result<Vec<Case>> {
         let package = package_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let listed = Cmd::new(&program).args(["--list", "--format", "terse"]).dir(&package_dir).check()?;
         for case in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
-            // The tests of the fleet start containers; the others are better off without such rights.
-            let root = package == "fleet-tests" && !fleet::is_root();
-            let cmd = if root { Cmd::new("sudo").arg("-E").arg(&program) } else { Cmd::new(&program) };
+            // Many start containers; which ones do is not for us to know.
+            let cmd = if fleet::is_root() { Cmd::new(&program) } else { Cmd::new("sudo").arg("-E").arg(&program) };
             let cmd = cmd.args(["--exact", case]).dir(&package_dir).within(CASE_TIME);
             cases.push(Case { name: format!("{package}/{name} {case}"), cmd });
         }

@@ -5,6 +5,7 @@
 mod cases;
 mod table;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Watch;
@@ -34,6 +35,12 @@ pub enum Resume {
     Yes,
 }
 
+/// What every test is given.
+struct Kit {
+    seed: u32,
+    nats_server: PathBuf,
+}
+
 /// One check.
 struct Stage {
     name: &'static str,
@@ -52,15 +59,16 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
     let outcome = Outcome::of(&prepared);
     let mut rows = vec![Row { name: "prepare".into(), outcome, time: watch.elapsed() }];
     // Without the tools no later stage can tell anything.
-    let deny = match prepared {
-        Ok(deny) => deny,
+    let (deny, nats_server) = match prepared {
+        Ok(tools) => tools,
         Err(err) => return Err(err.context("cannot make this machine ready for the tests")),
     };
+    let kit = Kit { seed, nats_server };
     for stage in stages(&deny, depth) {
-        rows.push(run(&stage, seed));
+        rows.push(run(&stage, &kit));
     }
     if let Depth::Full(resume) = depth {
-        rows.extend(cases::run_all(resume, seed)?);
+        rows.extend(cases::run_all(resume, &kit)?);
     }
     table::print(&commit(), seed, &rows);
     let failed: Vec<&str> = rows.iter().filter(|row| row.outcome == Outcome::Failed).map(|r| r.name.as_str()).collect();
@@ -68,16 +76,16 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_ready() -> anyhow::Result<std::path::PathBuf> {
+/// The licence checker and the broker.
+fn make_ready() -> anyhow::Result<(PathBuf, PathBuf)> {
     if fleet::is_root() {
         prepare::packages(Need::Tests)?;
         prepare::cgroups()?;
     }
-    prepare::nats_server()?;
-    prepare::cargo_deny()
+    Ok((prepare::cargo_deny()?, prepare::nats_server()?))
 }
 
-fn stages(deny: &std::path::Path, depth: Depth) -> Vec<Stage> {
+fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
     let deny = Cmd::new(deny).args(["--log-level", "error", "check", "licenses", "bans", "sources"]);
     let this = std::env::current_exe().unwrap_or_else(|_| "xtask".into());
     let mut stages = vec![
@@ -88,13 +96,11 @@ fn stages(deny: &std::path::Path, depth: Depth) -> Vec<Stage> {
     match depth {
         Depth::Quick | Depth::Change => {
             let fleet_tests = "bramble-fleet-tests";
-            stages.push(Stage {
-                name: "unit and property",
-                cmd: cargo(&["test", "--workspace", "--exclude", fleet_tests]),
-            });
+            let parts = cargo(&["test", "--workspace", "--exclude", fleet_tests, "--no-fail-fast"]);
+            stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
             // One after the other: each measures and starves real processes.
-            let serial = cargo(&["test", "-p", fleet_tests, "--", "--test-threads=1"]);
-            stages.push(Stage { name: "real processes", cmd: as_root(serial) });
+            let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
+            stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
         }
         // Case by case instead; what has no cases of its own comes here.
         Depth::Full(_) => stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) }),
@@ -103,14 +109,27 @@ fn stages(deny: &std::path::Path, depth: Depth) -> Vec<Stage> {
     stages.into_iter().map(|s| Stage { cmd: s.cmd.dir(paths::checkout()), ..s }).collect()
 }
 
-fn run(stage: &Stage, seed: u32) -> Row {
+fn run(stage: &Stage, kit: &Kit) -> Row {
     println!("\n── {} ── {}", stage.name, stage.cmd.line());
     let watch = Watch::start();
-    let result = with_seed(stage.cmd.clone(), seed).show();
+    let result = kit.equip(stage.cmd.clone()).show();
     if let Err(err) = &result {
-        println!("\n{} FAILED: {err}\nrun it again alone: BRAMBLE_SEED={seed} {}", stage.name, stage.cmd.line());
+        println!("\n{} FAILED: {err}\nrun it again alone: {} {}", stage.name, kit.words(), stage.cmd.line());
     }
     Row { name: stage.name.into(), outcome: Outcome::of(&result), time: watch.elapsed() }
+}
+
+impl Kit {
+    fn equip(&self, cmd: Cmd) -> Cmd {
+        let cmd = cmd.env("BRAMBLE_NATS_SERVER", &self.nats_server);
+        cmd.env("BRAMBLE_SEED", self.seed.to_string()).env("PROPTEST_RNG_SEED", self.seed.to_string())
+    }
+
+    /// The same, to be typed.
+    fn words(&self) -> String {
+        let (seed, nats) = (self.seed, self.nats_server.display());
+        format!("BRAMBLE_SEED={seed} PROPTEST_RNG_SEED={seed} BRAMBLE_NATS_SERVER={nats}")
+    }
 }
 
 fn cargo(args: &[&str]) -> Cmd {
@@ -125,10 +144,6 @@ fn as_root(cmd: Cmd) -> Cmd {
     }
     let host = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
     cmd.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo -E")
-}
-
-fn with_seed(cmd: Cmd, seed: u32) -> Cmd {
-    cmd.env("BRAMBLE_SEED", seed.to_string()).env("PROPTEST_RNG_SEED", seed.to_string())
 }
 
 /// The seed that was asked for, else one that follows from the commit: the same commit is tested the same way.
