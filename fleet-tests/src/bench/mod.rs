@@ -59,6 +59,8 @@ struct Args {
     reps: Option<usize>,
     /// Where a part's own process puts its rows.
     rows: Option<PathBuf>,
+    /// The programs are measured as they are found, and not built first.
+    as_built: bool,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Args> {
@@ -70,6 +72,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Args> {
             "--markdown" => args.markdown = Some(value()?.into()),
             "--reps" => args.reps = Some(value()?.parse().context("--reps needs a number")?),
             "--rows" => args.rows = Some(value()?.into()),
+            "--as-built" => args.as_built = true,
             _ => bail!("{word} is unknown. {}", usage()),
         }
     }
@@ -79,7 +82,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Args> {
 fn usage() -> String {
     let parts: Vec<String> = PARTS.iter().map(|p| format!("  {:<11} {}", p.name, p.about)).collect();
     format!(
-        "bench [--only PART] [--reps N] [--markdown FILE]\nparts:\n{}\nFILE gets the table between its markers.",
+        "bench [--only PART] [--reps N] [--markdown FILE] [--as-built]\nparts:\n{}\nFILE gets the table between its markers.",
         parts.join("\n")
     )
 }
@@ -101,7 +104,9 @@ pub fn main(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     if chosen.is_empty() {
         bail!("there is no such part. {}", usage());
     }
-    build()?;
+    if !args.as_built {
+        build()?;
+    }
     let (mut rows, mut failed) = (vec![], vec![]);
     for part in chosen {
         println!("── {}: {} ──", part.name, part.about);
