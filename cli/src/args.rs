@@ -123,6 +123,8 @@ pub(crate) enum Resource {
     Audit,
     #[value(alias = "enrollment-token", alias = "enroll-tokens")]
     EnrollmentTokens,
+    #[value(alias = "tenant")]
+    Tenants,
 }
 
 #[derive(Args)]

@@ -96,6 +96,24 @@ fn lists_are_paged_filtered_and_shown_in_each_format() {
 }
 
 #[test]
+fn tenants_are_listed_and_found_by_name() {
+    let fake = Fake::start(|line, _| {
+        assert!(line.starts_with("GET /api/v1/tenants"), "{line}");
+        let tenant = |name: &str, devices: u32| json!({ "name": name, "devices": devices, "deployments": 1 });
+        ok(&json!({ "items": [tenant("acme", 3), tenant("default", 0)], "nextCursor": null }))
+    });
+    let table = fake.run(&["get", "tenants"]);
+    let words: Vec<Vec<&str>> = table.out.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(words, [vec!["NAME", "DEVICES", "DEPLOYMENTS"], vec!["acme", "3", "1"], vec!["default", "0", "1"]]);
+    let one = fake.run(&["get", "tenant", "acme", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&one.out).unwrap()["devices"], 3);
+    let none = fake.run(&["get", "tenant", "nobody"]);
+    assert!(none.code != 0 && none.err.contains("there is no nobody among the tenants"), "{}", none.err);
+    let watched = fake.run(&["get", "tenants", "-w"]);
+    assert!(watched.code != 0 && watched.err.contains("cannot be watched"), "{}", watched.err);
+}
+
+#[test]
 fn a_login_is_tried_and_kept_private() {
     let fake =
         Fake::start(|_, _| ok(&json!({ "subject": "admin", "rights": ["devices:read"], "coordinator": "0.1.0" })));

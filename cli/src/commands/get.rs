@@ -1,7 +1,7 @@
 //! `get`: lists of things, or one of them, once or as they change.
 
 use bramble_contracts::{
-    api::{AuditEvent, DeploymentView, DeviceView, TokenView},
+    api::{AuditEvent, DeploymentView, DeviceView, TenantView, TokenView},
     label::{LabelKey, LabelValue},
 };
 
@@ -24,13 +24,14 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
         }
         Resource::Audit => of::<AuditEvent>(s, "audit", args).await,
         Resource::EnrollmentTokens => of::<TokenView>(s, "enrollment-tokens", args).await,
+        Resource::Tenants => of::<TenantView>(s, "tenants", args).await,
     }
 }
 
 async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, Failure> {
     let is_told = match args.resource {
         Resource::Devices | Resource::Deployments => true,
-        Resource::Audit | Resource::EnrollmentTokens => false,
+        Resource::Audit | Resource::EnrollmentTokens | Resource::Tenants => false,
     };
     if !is_told && (args.watch || !args.labels.is_empty()) {
         return Err(Failure::Usage(format!("{resource} cannot be watched or picked by labels: leave -w and -l out")));
@@ -43,12 +44,12 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         if args.watch {
             return watch::watch::<T>(s, resource, &query, Some(name)).await;
         }
-        // Events have no address of their own: they are found in their list.
+        // Events and tenants have no address of their own: they are found in their list.
         let item: T = match args.resource {
             Resource::Devices | Resource::Deployments | Resource::EnrollmentTokens => {
                 s.client.get(&[resource, name], &query).await?
             }
-            Resource::Audit => {
+            Resource::Audit | Resource::Tenants => {
                 let items: Vec<T> = s.client.list(&[resource], &query, usize::MAX).await?;
                 let none = || {
                     Failure::NotFound(format!(

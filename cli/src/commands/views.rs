@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use bramble_contracts::{
     Labels,
-    api::{AuditEvent, Connection, DeploymentView, DeviceState, DeviceView, Outcome, TokenView},
+    api::{AuditEvent, Connection, DeploymentView, DeviceState, DeviceView, Outcome, TenantView, TokenView},
     v1::{Health, Phase, Status},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -206,6 +206,23 @@ impl Listed for TokenView {
 
     fn wide(&self) -> Vec<Cell> {
         vec![plain(self.tenant.as_str()), dim(self.created.as_str())]
+    }
+}
+
+impl Listed for TenantView {
+    const HEAD: &'static [&'static str] = &["NAME", "DEVICES", "DEPLOYMENTS"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn key(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn cells(&self, _now: OffsetDateTime) -> Vec<Cell> {
+        vec![plain(self.name.as_str()), plain(self.devices.to_string()), plain(self.deployments.to_string())]
+    }
+
+    fn wide(&self) -> Vec<Cell> {
+        vec![]
     }
 }
 

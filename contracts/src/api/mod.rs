@@ -20,7 +20,7 @@ pub use token::{TokenCreated, TokenRequest, TokenView};
 
 use serde::{Deserialize, Serialize};
 
-use crate::rights::Right;
+use crate::{id::Tenant, rights::Right};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,19 @@ pub struct Because {
     /// In the operator's words; required for a quarantine.
     #[serde(default)]
     pub reason: String,
+}
+
+/// A tenant and what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TenantView {
+    /// Its name.
+    pub name: Tenant,
+    /// Devices it has.
+    pub devices: u32,
+    /// Deployments it has.
+    pub deployments: u32,
 }
 
 /// Is the coordinator caught up?

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{
     enroll::TrustView,
     routes::{Gives, Guard, ROUTES, Route, Scope, Takes},
-    system::{TenantView, VERSION},
+    system::VERSION,
 };
 
 fn add<T: ToSchema>(all: &mut BTreeMap<String, Value>) {
@@ -50,7 +50,7 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<v1::Nonce>(&mut all);
     add::<v1::RenewHttpRequest>(&mut all);
     add::<TrustView>(&mut all);
-    add::<TenantView>(&mut all);
+    add::<api::TenantView>(&mut all);
     describe_texts(&mut all);
     all
 }

@@ -10,10 +10,10 @@ use axum::{
     routing::get,
 };
 use bramble_contracts::{
-    api::{Me, Page, Readiness, ReadyView},
+    api::{Me, Page, Readiness, ReadyView, TenantView},
     id::Tenant,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     App,
@@ -84,18 +84,6 @@ async fn me(asked: Asked) -> Json<Me> {
         rights: asked.caller.rights.iter().copied().collect(),
         coordinator: VERSION.to_owned(),
     })
-}
-
-/// A tenant and what it has.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct TenantView {
-    /// Its name.
-    name: Tenant,
-    /// Devices it has.
-    devices: u32,
-    /// Deployments it has.
-    deployments: u32,
 }
 
 #[derive(Deserialize)]
