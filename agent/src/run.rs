@@ -10,14 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bramble_contracts::Name;
 use bramble_contracts::v1::DeviceFacts;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::core::app::AppKey;
 use crate::core::backoff::Backoff;
 use crate::host::device::{Places, PodmanHost};
 use crate::host::podman::Podman;
@@ -26,7 +24,7 @@ use crate::host::{clock, facts, state, systemd};
 use crate::mesh::board::{Alarm, Board};
 use crate::mesh::{self, Agent, Facts, health};
 use crate::status::Status;
-use crate::supervise::{AfterTail, LogWish, LogsWish, SupervisorHandle};
+use crate::supervise::SupervisorHandle;
 
 /// The main loop must have turned within this, or systemd is not told that we live.
 const ALIVE_WITHIN: Duration = Duration::from_secs(30);
@@ -141,13 +139,11 @@ fn lock(config: &Config) -> anyhow::Result<Flock<File>> {
 
 /// Asks the supervisor's own loop something small: only an answer from there says that we are alive.
 async fn keep_pulse(supervisor: Arc<SupervisorHandle>, pulse: &AtomicU64) {
-    let nobody: Name = "bramble-pulse".parse().expect("invariant: a name");
-    let app = AppKey { tenant: "bramble-pulse".parse().expect("invariant: a tenant"), name: nobody };
     loop {
-        let wish = LogsWish { app: app.clone(), container: None, lines: LogWish { tail: 0, then: AfterTail::End } };
-        // Whatever the answer says: that there is one is what counts.
-        let _ = supervisor.logs(wish).await;
-        pulse.store(up_ms(), Ordering::Relaxed);
+        // Only an answer counts: a supervisor that has stopped is not alive.
+        if supervisor.alive().await.is_ok() {
+            pulse.store(up_ms(), Ordering::Relaxed);
+        }
         tokio::time::sleep(PULSE).await;
     }
 }

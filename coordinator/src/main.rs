@@ -86,7 +86,8 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     let keys = keys(place)?;
     let auth = Auth::load(&place.state).context("cannot use the API's tokens")?;
     let protection = protection(place, &keys)?;
-    let listener = TcpListener::bind(place.listen).await.with_context(|| format!("cannot listen on {}", place.listen))?;
+    let listener =
+        TcpListener::bind(place.listen).await.with_context(|| format!("cannot listen on {}", place.listen))?;
     let started = tokio::select! {
         started = connect(&serve, &keys) => started?,
         _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
@@ -95,7 +96,7 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     let times =
         Times { heartbeat_timeout: serve.heartbeat_timeout.duration(), device_jwt: serve.device_jwt_ttl.duration() };
     let core = Core::new(Arc::new(store), Arc::clone(&keys), Arc::new(mesh.clone()), times);
-    let answering = mesh.answer_devices(renew::answerer(&core));
+    let answering = mesh.answer_devices(renew::answerer(&core)).await;
     let background = tokio::spawn(background::run(Arc::clone(&core), mesh.device_links()));
     announce(place);
     let router = http::router(App::new(core, auth, stop.clone()));
@@ -190,7 +191,9 @@ async fn external(keys: &Arc<Keys>, endpoint: &Endpoint) -> anyhow::Result<Mesh>
         }
     };
     let urls = endpoint.urls.join(",");
-    tokio::time::timeout(EXTERNAL_PATIENCE, trying).await.with_context(|| format!("the NATS server at {urls} does not answer"))
+    tokio::time::timeout(EXTERNAL_PATIENCE, trying)
+        .await
+        .with_context(|| format!("the NATS server at {urls} does not answer"))
 }
 
 /// A program by its path, or by its name in `PATH`.
@@ -200,7 +203,9 @@ fn program(named: &Path) -> anyhow::Result<std::path::PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(named)).find(|p| p.is_file());
-    found.with_context(|| format!("{} is not in PATH: give --nats-server, or --nats-url for an existing one", named.display()))
+    found.with_context(|| {
+        format!("{} is not in PATH: give --nats-server, or --nats-url for an existing one", named.display())
+    })
 }
 
 fn announce(place: &Place) {

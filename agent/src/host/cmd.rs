@@ -78,11 +78,12 @@ pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finish
         .spawn()
         .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let whole = async {
+    // On the heap: a child and two readers are large, and whoever waits for a command should not be.
+    let whole = Box::pin(async {
         let (stdout, stderr, status) =
             tokio::join!(keep(out, bounds.output_bytes), keep(err, bounds.output_bytes), child.wait());
         status.map(|status| Finished { status, stdout, stderr })
-    };
+    });
     match tokio::time::timeout(bounds.time, whole).await {
         Ok(finished) => finished.map_err(|err| CmdError::Wait { program: program.to_owned(), err }),
         Err(_) => Err(CmdError::TimedOut { program: program.to_owned(), after: bounds.time }),
@@ -116,7 +117,7 @@ pub fn start_service(program: &Path, args: &[String], env: &[(String, String)]) 
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(mut stderr) = child.stderr.take() {
         tokio::spawn(async move {
-            let mut chunk = [0u8; 4096];
+            let mut chunk = vec![0u8; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut chunk).await {
                 for line in String::from_utf8_lossy(&chunk[..n]).lines() {
                     tracing::debug!(program = %name, "{line}");
@@ -136,6 +137,12 @@ mod tests {
         let done =
             run(Path::new("/bin/sh"), &["-c", "echo out; echo err >&2; exit 3"], Bounds::default()).await.unwrap();
         assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status.code()), ("out\n", "err\n", Some(3)));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_command_stays_small() {
+        let waiting = run(Path::new("/bin/true"), &[], Bounds::default());
+        assert!(size_of_val(&waiting) < 2048, "{} bytes", size_of_val(&waiting));
     }
 
     #[tokio::test]

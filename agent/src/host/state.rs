@@ -185,7 +185,11 @@ impl StateFile {
         remove_if_there(&self.beside(".prev"))?;
         remove_if_there(&self.beside(".new"))?;
         remove_if_there(&self.path)?;
-        self.sync_dir()
+        match self.sync_dir() {
+            // A directory that was never made holds nothing that could come back.
+            Err(StateError::Io { err, .. }) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
     }
 
     fn sync_dir(&self) -> Result<(), StateError> {
@@ -313,6 +317,13 @@ mod tests {
         let (_dir, file) = file();
         StateFile::new(file.path(), 2).store(b"{}").unwrap();
         assert!(matches!(file.load(), Err(StateError::TooNew { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn what_was_never_stored_can_be_removed() {
+        let (_dir, file) = file();
+        file.remove().unwrap();
+        assert_eq!(file.load().unwrap(), Loaded::Missing);
     }
 
     #[test]

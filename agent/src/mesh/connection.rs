@@ -32,6 +32,8 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// Spread, because a restarted broker brings everybody back at once.
 const TRUST_FIRST: Duration = Duration::from_secs(120);
 const TRUST_PERIOD: Duration = Duration::from_secs(6 * 3600);
+/// After a question that nobody answered: a coordinator that starts has nobody listening for a moment.
+const TRUST_RETRY: Duration = Duration::from_secs(300);
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// The connection as the other parts see it.
@@ -351,6 +353,7 @@ impl Connector {
             && let Err(why) = renew::trust_over_mesh(&self.context, client).await
         {
             tracing::info!(%why, "the coordinator was not asked for a newer trust document");
+            self.trust_at = later(random::jittered(TRUST_RETRY));
         }
     }
 

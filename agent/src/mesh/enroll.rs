@@ -142,7 +142,10 @@ impl Enrollment {
             (EnrollState::Active, Some(jwt)) => jwt,
             (EnrollState::Active, None) => return Err(EnrollError::Answer("it is active and brings no JWT")),
         };
-        let trust = decode(&answer.trust)?;
+        let [newest] = &answer.trust[..] else {
+            return Err(EnrollError::Answer("it does not bring exactly one trust document"));
+        };
+        let trust = decode(newest)?;
         TrustDocument::open_pinned(&trust, &token.pin)?;
         let identity = Identity {
             device: answer.device,

@@ -21,8 +21,8 @@ use tokio_rustls::TlsConnector;
 use super::tls::TlsError;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// A trust document in base64, and room.
-const ANSWER_MAX: usize = 512 * 1024;
+/// As many trust documents as one answer carries, in base64, and room.
+const ANSWER_MAX: usize = 1024 * 1024;
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]

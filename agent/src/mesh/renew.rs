@@ -5,7 +5,7 @@
 use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Up;
-use bramble_contracts::v1::{EnrollResponse, Nonce, RenewHttpRequest, RenewReply, RenewRequest};
+use bramble_contracts::v1::{EnrollResponse, Nonce, RenewHttpRequest, RenewReply, RenewRequest, TRUST_STEPS_MAX};
 use data_encoding::BASE64;
 
 use super::board::Alarm;
@@ -14,6 +14,9 @@ use super::http::{Base, Client as Http, HttpError};
 use super::tls;
 use crate::host::state::StateError;
 
+/// So many answers one after another are followed; a server that never comes to an end is left.
+const ROUNDS_MAX: u32 = 32;
+
 /// Why there is no new JWT.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RenewError {
@@ -21,6 +24,8 @@ pub(crate) enum RenewError {
     Http(#[from] HttpError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error("its answer brings a trust document that is not base64")]
+    NotBase64,
     #[error("its answer brings no JWT; is the device still waiting for approval?")]
     NoJwt,
 }
@@ -76,15 +81,29 @@ pub(crate) async fn over_http(context: &Context) -> Result<(), RenewError> {
 
 async fn over_http_at(context: &Context, base: Base, ca_bundle: &str) -> Result<(), RenewError> {
     let client = Http::new(base, || tls::pinned(ca_bundle))?;
+    // Documents that were missed come in portions. The JWT of the last answer is kept: it is the newest.
+    let mut jwt = None;
+    for _ in 0..ROUNDS_MAX {
+        let held = context.trust.now().version;
+        let answer = once(context, &client, held).await?;
+        let decoded: Result<Vec<_>, _> = answer.trust.iter().map(|text| BASE64.decode(text.as_bytes())).collect();
+        jwt = answer.jwt;
+        follow(context, &decoded.map_err(|_| RenewError::NotBase64)?);
+        let stuck = context.trust.now().version == held;
+        if answer.trust.len() < TRUST_STEPS_MAX || stuck {
+            break;
+        }
+    }
+    Ok(context.keep_jwt(jwt.ok_or(RenewError::NoJwt)?)?)
+}
+
+async fn once(context: &Context, client: &Http, trust_version: u64) -> Result<EnrollResponse, RenewError> {
     let nonce: Nonce = client.post("/api/v1/enroll/nonce", &serde_json::json!({})).await?;
     let request = RenewHttpRequest {
         device: context.device.clone(),
         proof: context.key.proof(&RenewHttpRequest::proof_text(&context.device, &nonce.nonce)),
         nonce: nonce.nonce,
+        trust_version,
     };
-    let answer: EnrollResponse = client.post("/api/v1/enroll/renew", &request).await?;
-    if let Ok(bytes) = BASE64.decode(answer.trust.as_bytes()) {
-        follow(context, &[bytes]);
-    }
-    Ok(context.keep_jwt(answer.jwt.ok_or(RenewError::NoJwt)?)?)
+    Ok(client.post("/api/v1/enroll/renew", &request).await?)
 }

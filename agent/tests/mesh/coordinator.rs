@@ -7,7 +7,7 @@ use bramble_contracts::bytes::Sha256;
 use bramble_contracts::signed::{Role, public_key};
 use bramble_contracts::token::EnrollmentToken;
 use bramble_contracts::trust::{TrustDocument, TrustedKey};
-use bramble_contracts::v1::{EnrollRequest, RenewHttpRequest, RenewReply};
+use bramble_contracts::v1::{EnrollRequest, RenewHttpRequest, RenewReply, TRUST_STEPS_MAX};
 use bramble_contracts::{DeviceId, Uid, envelope};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use ed25519_dalek::SigningKey;
@@ -128,6 +128,19 @@ impl Coordinator {
         state.trust.push((next, signed));
     }
 
+    /// A successor with another root key, signed by the old and the new one.
+    pub(crate) fn rotate_root(&self) {
+        let mut state = self.state();
+        let mut next = state.trust.last().unwrap().0.clone();
+        next.version += 1;
+        let new = SigningKey::from_bytes(&[u8::try_from(30 + next.version).unwrap(); 32]);
+        next.keys.retain(|key| key.role != Role::Root);
+        next.keys.push(TrustedKey { role: Role::Root, key: public_key(&new) });
+        let signed = next.sign(&[&state.root, &new]).unwrap();
+        state.root = new;
+        state.trust.push((next, signed));
+    }
+
     async fn serve_http(self, listener: TcpListener, tls: Tls) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -214,7 +227,7 @@ impl Coordinator {
                 return Some((
                     200,
                     json!({ "device": device, "tenant": "default", "name": "pi-1", "state": "pending",
-                    "jwt": null, "trust": "", "retryAfterSecs": 1 }),
+                    "jwt": null, "trust": [], "retryAfterSecs": 1 }),
                 ));
             }
             let iat = unix_now() - state.jwt_age;
@@ -224,7 +237,7 @@ impl Coordinator {
         Some((
             200,
             json!({ "device": device, "tenant": "default", "name": "pi-1", "state": "active",
-            "jwt": jwt, "trust": self.trust_text(), "retryAfterSecs": 0 }),
+            "jwt": jwt, "trust": [self.trust_text()], "retryAfterSecs": 0 }),
         ))
     }
 
@@ -237,11 +250,19 @@ impl Coordinator {
             return (403, json!({ "title": "Forbidden", "detail": "this device is quarantined" }));
         }
         let jwt = self.fresh_jwt(&request.device, &key).await;
+        let steps: Vec<_> = self.steps(request.trust_version).iter().map(|bytes| BASE64.encode(bytes)).collect();
         (
             200,
             json!({ "device": request.device, "tenant": "default", "name": "pi-1", "state": "active",
-            "jwt": jwt, "trust": self.trust_text(), "retryAfterSecs": 0 }),
+            "jwt": jwt, "trust": steps, "retryAfterSecs": 0 }),
         )
+    }
+
+    /// The trust documents after `version`, at most as many as one answer carries.
+    fn steps(&self, version: u64) -> Vec<Vec<u8>> {
+        let state = self.state();
+        let after = state.trust.iter().filter(|(doc, _)| doc.version > version).take(TRUST_STEPS_MAX);
+        after.map(|(_, bytes)| bytes.clone()).collect()
     }
 
     async fn fresh_jwt(&self, device: &DeviceId, key: &str) -> String {
@@ -263,11 +284,7 @@ impl Coordinator {
             let parts: Vec<&str> = message.subject.split('.').collect();
             let device: DeviceId = parts[1].parse().unwrap();
             let request: bramble_contracts::v1::RenewRequest = envelope::decode(&message.payload).unwrap();
-            let trust = {
-                let state = self.state();
-                let after = state.trust.iter().filter(|(doc, _)| doc.version > request.trust_version);
-                after.map(|(_, bytes)| bytes.clone()).collect()
-            };
+            let trust = self.steps(request.trust_version);
             self.state().asked.push(format!("up {}", parts[2]));
             let jwt = match parts[2] {
                 "renew" => Some(self.fresh_jwt(&device, &self.key_of(&device)).await),

@@ -78,6 +78,31 @@ async fn a_jwt_that_expired_while_away_is_renewed_over_http() {
 }
 
 #[tokio::test]
+async fn rotations_missed_while_the_jwt_expired_are_followed_step_by_step() {
+    let coordinator = Coordinator::start(Tls::Plain).await;
+    coordinator.state().jwt_age = 7200;
+    // The answer to the enrolment carries version 1; more root keys come and go than one answer has room for.
+    let mut device = Device::new(&coordinator).await;
+    coordinator.broker.lock().await.kill().await;
+    device.start();
+    eventually("the enrolment", || async { device.agent().device().borrow().is_some() }).await;
+    device.stop().await;
+    for _ in 0..10 {
+        coordinator.rotate_root();
+    }
+    coordinator.broker.lock().await.run().await;
+    device.start();
+    device.is_connected().await;
+    device.reports("the newest trust document", |report| report.trust_version == 11).await;
+    let asked = coordinator.state().asked.clone();
+    let renewals = asked.iter().filter(|what| *what == "POST /api/v1/enroll/renew").count();
+    assert_eq!(renewals, 2, "eight documents, then two: {asked:?}");
+    assert!(device.agent().view().alarms.is_empty(), "{:?}", device.agent().view().alarms);
+    device.put(device.signed(&device.document(1, None))).await;
+    device.reaches(1).await;
+}
+
+#[tokio::test]
 async fn quarantine_cuts_at_once_and_its_end_lets_the_device_back() {
     let coordinator = Coordinator::start(Tls::Plain).await;
     let device = Device::connected(&coordinator).await;

@@ -8,6 +8,9 @@ use crate::{
     id::{DeviceId, Name, Tenant, Uid},
 };
 
+/// So many trust documents one answer carries at most: who gets as many asks again.
+pub const TRUST_STEPS_MAX: usize = 8;
+
 /// `POST /api/v1/enroll`. The same key asking again gets the same device.
 #[derive(Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -69,8 +72,9 @@ pub struct EnrollResponse {
     pub state: EnrollState,
     /// NATS user JWT, when `active`.
     pub jwt: Option<String>,
-    /// Signed trust document, base64.
-    pub trust: String,
+    /// Signed trust documents, base64. At enrolment the newest alone: the token pins it. At renewal those after the
+    /// one the device holds, in order, at most [`TRUST_STEPS_MAX`].
+    pub trust: Vec<String>,
     /// While `pending`: how long to wait before asking again, in seconds.
     pub retry_after_secs: u32,
 }
@@ -101,6 +105,8 @@ pub struct RenewHttpRequest {
     pub nonce: String,
     /// Signature by the device's nkey (base64url, no padding) over `bramble renew\0<device>\0<nonce>`.
     pub proof: String,
+    /// Version of the trust document it holds. Not signed: the documents are public.
+    pub trust_version: u64,
 }
 
 impl RenewHttpRequest {
@@ -122,7 +128,7 @@ pub struct RenewRequest {
 pub struct RenewReply {
     /// New JWT for the same key; absent on `trust`, or when refused.
     pub jwt: Option<String>,
-    /// The trust documents after the one it holds, in order, at most 8.
+    /// The trust documents after the one it holds, in order, at most [`TRUST_STEPS_MAX`].
     pub trust: Vec<Vec<u8>>,
     /// Why there is no JWT.
     pub refused: Option<String>,

@@ -12,7 +12,9 @@ mod validate;
 
 pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
 pub use desired::{DesiredApp, DesiredDocument, ImagePin};
-pub use enroll::{EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest};
+pub use enroll::{
+    EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest, TRUST_STEPS_MAX,
+};
 pub use heartbeat::{AgentVersion, Health, Heartbeat, Instance};
 pub use policy::{Handover, Lifecycle, Rollout, Signal, Window};
 pub use probe::{ExecProbe, HttpProbe, Probe, TcpProbe};

@@ -223,7 +223,7 @@ async fn own_document(core: &Core, id: &DeviceId) -> Option<DesiredDocument> {
 
 async fn fetch(core: &Core, id: &DeviceId) -> Result<Vec<u8>, MeshError> {
     let mut frames = core.command(id, Verb::Desired, PATIENCE).await?;
-    let broken = |why: String| MeshError::Unreachable { why: format!("device {id}: {why}") };
+    let broken = |why: String| MeshError::Unreachable { why };
     let mut document = vec![];
     while let Some(frame) = frames.next().await {
         match frame?.body {

@@ -104,6 +104,12 @@ impl Index {
         self.ticks.send_modify(|tick| *tick = tick.wrapping_add(1));
     }
 
+    /// The broker has cut off these devices, and no others.
+    pub fn cut_off(&self, devices: &BTreeSet<DeviceId>) {
+        self.fleet.write().unwrap_or_else(PoisonError::into_inner).cut_off(devices, now());
+        self.ticks.send_modify(|tick| *tick = tick.wrapping_add(1));
+    }
+
     /// Asks for a look at these devices.
     pub fn mark(&self, more: Dirty) {
         {

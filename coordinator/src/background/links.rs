@@ -24,6 +24,8 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 struct Told {
     connections: BTreeMap<DeviceId, BTreeSet<u64>>,
     keys: BTreeMap<DeviceId, String>,
+    /// Over which connection of ours: connections that ended while it was broken are not told.
+    over: u64,
 }
 
 /// Runs until the events end.
@@ -39,7 +41,11 @@ pub async fn run(core: &Core, mut links: mpsc::Receiver<DeviceLink>) {
 }
 
 fn note(core: &Core, told: &mut Told, link: DeviceLink) {
-    let DeviceLink { device, public_key, connection, change } = link;
+    let DeviceLink { device, public_key, connection, told_over, change } = link;
+    if told_over != told.over {
+        told.connections.clear();
+        told.over = told_over;
+    }
     match change {
         LinkChange::Connected => {
             told.connections.entry(device.clone()).or_default().insert(connection);

@@ -89,7 +89,8 @@ impl Core {
         })
     }
 
-    /// Signs and sends a command; the frames of its answer follow, with at most `silence` between two of them.
+    /// Signs and sends a command; the frames of its answer follow, with at most `silence` between two of them. Errors
+    /// do not name the device.
     pub async fn command(
         &self,
         device: &DeviceId,
@@ -97,7 +98,7 @@ impl Core {
         silence: Duration,
     ) -> Result<port::Frames, port::MeshError> {
         let name = verb.name();
-        let unreachable = |why: String| port::MeshError::Unreachable { why: format!("device {device}: {why}") };
+        let unreachable = |why: String| port::MeshError::Unreachable { why };
         let at = now();
         let addressed = self.index.look(|lens| {
             let seen = lens.fleet.device(device);

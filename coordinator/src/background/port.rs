@@ -13,19 +13,19 @@ use crate::mesh::{self, CommandError};
 /// The frames of a device's answer, in order and without a gap; ends after `End` or `Refused`, or with an error.
 pub type Frames = BoxStream<'static, Result<ReplyFrame, MeshError>>;
 
-/// Why the mesh did not do it.
+/// Why the mesh did not do it. The texts say "it" for the device; whoever shows them says which.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MeshError {
     /// Nobody listens, or nobody can be addressed, or its answer is not whole.
     #[error("{why}")]
     Unreachable {
-        /// In words, with the device.
+        /// In words.
         why: String,
     },
     /// It did not answer in time.
     #[error("{why}")]
     Timeout {
-        /// In words, with the device.
+        /// In words.
         why: String,
     },
     /// The broker is away or refuses.

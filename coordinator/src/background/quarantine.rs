@@ -44,13 +44,19 @@ pub enum KeeperError {
     /// The file beside the keys, or the broker.
     #[error("it is noted, and the broker has not been told yet: {0}")]
     Mesh(#[from] MeshError),
+    /// The file cannot be read, and the records are not known either: whatever is written now could let devices back.
+    #[error(
+        "the file of quarantined keys cannot be read, and every device is cut off until the store has been read: \
+         nobody more can be cut off and nobody let back before"
+    )]
+    Lost,
 }
 
 impl Keeper {
     /// Cuts a key off now: the file first, then the broker.
     pub async fn cut(&self, core: &Core, key: &str) -> Result<(), KeeperError> {
         let mut memory = self.0.lock().await;
-        let mut keys = listed(core);
+        let mut keys = listed(core)?;
         keys.entry(key.to_owned()).or_insert(now().wall_ms / 1000);
         apply(core, &mut memory, keys).await
     }
@@ -58,22 +64,42 @@ impl Keeper {
     /// Lets a key back: the file first, then the broker.
     pub async fn release(&self, core: &Core, key: &str) -> Result<(), KeeperError> {
         let mut memory = self.0.lock().await;
-        let mut keys = listed(core);
+        let mut keys = listed(core)?;
         keys.remove(key);
         apply(core, &mut memory, keys).await
     }
 }
 
-fn listed(core: &Core) -> BTreeMap<String, u64> {
+/// The whole list, before a change to it. A file that cannot be read is made again out of all records, or not at all:
+/// while it is lost every device is cut off, and a list with one key in it would let all others back.
+fn listed(core: &Core) -> Result<BTreeMap<String, u64>, KeeperError> {
     match core.keys.quarantined() {
-        Quarantined::Known(keys) => keys,
-        Quarantined::Unreadable { .. } => BTreeMap::new(),
+        Quarantined::Known(keys) => Ok(keys),
+        Quarantined::Unreadable { .. } => {
+            let devices = known(core);
+            if devices.is_empty() || !core.index.may_write() {
+                return Err(KeeperError::Lost);
+            }
+            Ok(settle(&BTreeMap::new(), &devices, &BTreeSet::new(), now().wall_ms / 1000).keys)
+        }
     }
+}
+
+fn known(core: &Core) -> Vec<Known> {
+    core.index.look(|lens| {
+        let records = lens.fleet.devices.readable();
+        records
+            .filter_map(|(id, _, r)| Some(Known { id: id.clone(), key: r.public_key.clone()?, state: r.state }))
+            .collect()
+    })
 }
 
 async fn apply(core: &Core, memory: &mut Memory, keys: BTreeMap<String, u64>) -> Result<(), KeeperError> {
     memory.pushed = None;
     core.mesh.set_quarantined(&keys).await?;
+    // The broker has closed their connections: nobody need wait for heartbeats that do not come.
+    let cut = known(core).into_iter().filter(|d| keys.contains_key(&d.key)).map(|d| d.id).collect();
+    core.index.cut_off(&cut);
     memory.pushed = Some(keys);
     Ok(())
 }
@@ -96,12 +122,7 @@ pub async fn keep(core: &Core) -> Result<(), KeeperError> {
     if !core.index.may_write() {
         return Ok(());
     }
-    let devices: Vec<Known> = core.index.look(|lens| {
-        let records = lens.fleet.devices.readable();
-        records
-            .filter_map(|(id, _, r)| Some(Known { id: id.clone(), key: r.public_key.clone()?, state: r.state }))
-            .collect()
-    });
+    let devices = known(core);
     let file = match core.keys.quarantined() {
         Quarantined::Known(keys) => keys,
         Quarantined::Unreadable { .. } if devices.is_empty() => return Ok(()),

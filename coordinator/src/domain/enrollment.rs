@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Why a token is refused. Never says which half was wrong to somebody who does not know the secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum TokenRefused {
     /// No such token, or another secret.
     #[error("the enrolment token is not known here: make one with `bramble enroll-token create`")]

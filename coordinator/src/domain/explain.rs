@@ -164,7 +164,7 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
     };
     if let Some(leaving) = mine.iter().find(|a| !wanted(a)) {
         let sentence = format!("{} is no longer wanted on {} and is being removed.", leaving.deployment, record.name);
-        return Some(answer(sentence, vec![format!("phase {:?}", leaving.phase)], "Wait for the grace period."));
+        return Some(answer(sentence, vec![format!("phase {}", word(leaving.phase))], "Wait for the grace period."));
     }
     let rank = |status: Status| match status {
         Status::Failed | Status::RolledBack => 0,
@@ -177,7 +177,7 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
 
 fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
     let culprit = app.containers.iter().find(|c| troubled(c)).or_else(|| app.containers.first());
-    let mut evidence = vec![format!("phase {:?}, revision {}", app.phase, app.revision)];
+    let mut evidence = vec![format!("phase {}, revision {}", word(app.phase), app.revision)];
     if let Some(c) = culprit {
         evidence.push(container_words(c));
         evidence.extend(c.last_lines.iter().map(|line| format!("it printed: {line}")));
@@ -209,6 +209,21 @@ fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
         Phase::Removing => ("is being removed", "Wait for the grace period."),
     };
     answer(format!("{what} {word}{because}."), evidence, next)
+}
+
+/// The API's word for a phase.
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Preparing => "preparing",
+        Phase::Stopping => "stopping",
+        Phase::Starting => "starting",
+        Phase::Probing => "probing",
+        Phase::Running => "running",
+        Phase::Completed => "completed",
+        Phase::CrashLoop => "crashLoop",
+        Phase::Failed => "failed",
+        Phase::Removing => "removing",
+    }
 }
 
 fn troubled(c: &ContainerReport) -> bool {
@@ -373,6 +388,24 @@ mod tests {
             image_digest: String::new(),
             healthy: None,
             last_lines: vec!["boom".into()],
+        }
+    }
+
+    #[test]
+    fn phases_are_called_as_the_api_calls_them() {
+        let all = [
+            Phase::Preparing,
+            Phase::Stopping,
+            Phase::Starting,
+            Phase::Probing,
+            Phase::Running,
+            Phase::Completed,
+            Phase::CrashLoop,
+            Phase::Failed,
+            Phase::Removing,
+        ];
+        for phase in all {
+            assert_eq!(serde_json::to_value(phase).unwrap(), word(phase));
         }
     }
 

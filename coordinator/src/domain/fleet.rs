@@ -4,7 +4,7 @@
 //! cannot be read stays in its place as an alarm: it is never taken for a missing one.
 //! Deliberately does not: act. `background` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bramble_contracts::{
     envelope,
@@ -25,6 +25,9 @@ use crate::store::{
     Change,
     jetstream::{FORMAT, META_KEY},
 };
+
+/// A heartbeat may have been on its way for this long when its sender was cut off.
+const LATE_MS: u64 = 5000;
 
 /// A value of the store, or why it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +148,8 @@ pub struct Fleet {
     rollouts_known: bool,
     link: Link,
     listening: Listening,
+    /// Devices the broker has cut off, and when.
+    cut: BTreeMap<DeviceId, Now>,
     strange: BTreeMap<String, String>,
 }
 
@@ -168,6 +173,7 @@ impl Fleet {
             rollouts_known: false,
             link: Link::Up,
             listening: Listening::Not,
+            cut: BTreeMap::new(),
             strange: BTreeMap::new(),
         }
     }
@@ -278,9 +284,12 @@ impl Fleet {
             Some((device.parse::<DeviceId>().ok()?, instance))
         });
         let Some((device, instance)) = parts else { return self.strange(Bucket::Liveness, key) };
-        let heard = match self.listening {
-            Listening::Since(_) => Heard::At(now),
-            Listening::Not => Heard::Once,
+        let cut = self.cut.get(&device).filter(|cut| now.mono_ms.saturating_sub(cut.mono_ms) < LATE_MS);
+        let heard = match (self.listening, cut) {
+            (Listening::Since(_), None) => Heard::At(now),
+            // It was sent before the cut and was on its way.
+            (Listening::Since(_), Some(cut)) => Heard::Left(*cut),
+            (Listening::Not, None | Some(_)) => Heard::Once,
         };
         let read = |b: &[u8]| envelope::decode(b).map(|heartbeat| Beat { heartbeat, heard }).map_err(|e| e.to_string());
         let key = (device, instance);
@@ -298,6 +307,18 @@ impl Fleet {
                 && let Heard::At(at) = *heard
             {
                 *heard = Heard::Left(at);
+            }
+        }
+    }
+
+    /// The broker has cut off these devices, and no others: they are offline until they are heard again. What was on
+    /// its way to us at that moment does not count; what still comes later does, and shows that the cut does not hold.
+    pub fn cut_off(&mut self, devices: &BTreeSet<DeviceId>, now: Now) {
+        self.cut.retain(|id, _| devices.contains(id));
+        for id in devices {
+            if !self.cut.contains_key(id) {
+                self.cut.insert(id.clone(), now);
+                self.disconnected(id);
             }
         }
     }

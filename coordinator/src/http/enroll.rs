@@ -11,13 +11,13 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     routing::{get, post},
 };
 use bramble_contracts::{
     api::{DeviceState, Outcome},
     bytes::Sha256,
-    id::{DeviceId, Tenant},
+    id::{DeviceId, Tenant, Uid},
     problem::Code,
     subjects::Bucket,
     token::EnrollmentToken,
@@ -28,6 +28,7 @@ use nkeys::KeyPair;
 use serde::Serialize;
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     App, RACES,
@@ -51,6 +52,14 @@ use crate::{
 const NONCE_LIFE_MS: u64 = 60_000;
 /// A pending device asks again after this.
 const ASK_AGAIN_SECS: u32 = 10;
+/// Largest body here: whoever sends it has proven nothing yet.
+const BODY_MAX: usize = 16 * 1024;
+/// Proofs that are looked at at once; each costs a signature and some reads of the store. Others ask again.
+const AT_ONCE: usize = 64;
+/// Nonces that are remembered as used: each needed a good proof.
+const NONCES_MAX: usize = 65_536;
+/// The same refusal of the same token is told to the audit trail this often at most.
+const TOLD_AGAIN_MS: u64 = 600_000;
 
 /// The routes.
 pub(super) fn router() -> Router<App> {
@@ -59,6 +68,7 @@ pub(super) fn router() -> Router<App> {
         .route("/api/v1/enroll/trust", get(trust))
         .route("/api/v1/enroll/nonce", post(nonce))
         .route("/api/v1/enroll/renew", post(renew))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
 }
 
 /// The signed trust document.
@@ -103,11 +113,45 @@ impl Nonces {
         bool::from(self.seal(body).0.ct_eq(seal)) && mono_ms < end
     }
 
-    /// Uses it up; false when it was used before.
+    /// Uses it up; false when it was used before, or when there is no room to remember it.
     fn spend(&self, nonce: &str, mono_ms: u64) -> bool {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.retain(|_, until| *until > mono_ms);
-        used.insert(nonce.to_owned(), mono_ms + NONCE_LIFE_MS).is_none()
+        if used.len() >= NONCES_MAX {
+            used.retain(|_, until| *until > mono_ms);
+        }
+        used.len() < NONCES_MAX && used.insert(nonce.to_owned(), mono_ms + NONCE_LIFE_MS).is_none()
+    }
+}
+
+/// What stands before everybody who has no token: room for some at once, and a memory of what was told.
+#[derive(Debug)]
+pub(super) struct Door {
+    room: Semaphore,
+    told: Mutex<BTreeMap<(Uid, TokenRefused), u64>>,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self { room: Semaphore::new(AT_ONCE), told: Mutex::default() }
+    }
+}
+
+impl Door {
+    /// A place, or the advice to ask again. Nobody waits here, so nobody can fill a queue.
+    fn enter(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let full = "too many devices enrol or renew at this moment: ask again in a few seconds";
+        self.room.try_acquire().map_err(|_| ApiError::new(Code::Unavailable, full))
+    }
+
+    /// Is this refusal news? Only holders of a real token's secret come this far, so the memory has bounds.
+    fn is_news(&self, token: &Uid, why: TokenRefused, mono_ms: u64) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| mono_ms.saturating_sub(*at) < TOLD_AGAIN_MS);
+        let news = !told.contains_key(&(token.clone(), why));
+        if news {
+            told.insert((token.clone(), why), mono_ms);
+        }
+        news
     }
 }
 
@@ -126,6 +170,7 @@ async fn enroll(
     Body(request): Body<EnrollRequest>,
 ) -> Result<Json<EnrollResponse>, ApiError> {
     jwt::check_user_key(&request.public_key).map_err(|err| ApiError::field("publicKey", err.to_string()))?;
+    let _place = app.door.enter()?;
     let text = EnrollRequest::proof_text(&request.token, &request.public_key);
     if !proves(&request.public_key, &text, &request.proof) {
         return Err(ApiError::field("proof", "is not a signature by publicKey over the enrolment text"));
@@ -137,7 +182,9 @@ async fn enroll(
         Some(record) => record,
         None => make(&app, &ids, &request, &token, &device).await?,
     };
-    answer(&app, record).map(Json)
+    // The newest alone: the token pins it.
+    let newest = vec![app.core.keys.trust().to_vec()];
+    answer(&app, record, &newest).map(Json)
 }
 
 /// Binds a use of the token to the key, durably; the same key gets the same device.
@@ -172,12 +219,14 @@ async fn use_token(
     Err(StoreError::Conflict { bucket: Bucket::Tokens, key: request.token.to_string() }.into())
 }
 
-/// Whoever knows the secret of a real token and is refused leaves an event; guesses only leave a line in the log.
+/// Whoever knows the secret of a real token and is refused leaves an event, once in a while; guesses leave nothing that
+/// is kept: they are counted by their status, and seen in the log when it is asked for details.
 async fn refused(app: &App, ids: &Ids, request: &EnrollRequest, tenant: &Tenant, why: TokenRefused) {
-    tracing::warn!(token = %request.token, key = request.public_key, %why, "refused an enrolment");
-    if why == TokenRefused::Unknown {
+    tracing::debug!(token = %request.token, key = request.public_key, %why, "refused an enrolment");
+    if why == TokenRefused::Unknown || !app.door.is_news(&request.token, why, now().mono_ms) {
         return;
     }
+    tracing::warn!(token = %request.token, key = request.public_key, %why, "refused an enrolment");
     let object = format!("enrollment-token/{}", request.token);
     let who = format!("key {:.60}", request.public_key);
     let deed =
@@ -226,7 +275,7 @@ async fn make(
     audited_as(app, &who, ids, deed, work).await
 }
 
-fn answer(app: &App, record: DeviceRecord) -> Result<EnrollResponse, ApiError> {
+fn answer(app: &App, record: DeviceRecord, trust: &[Vec<u8>]) -> Result<EnrollResponse, ApiError> {
     let (state, jwt) = match record.state {
         DeviceState::Pending => (EnrollState::Pending, None),
         DeviceState::Active => {
@@ -243,7 +292,7 @@ fn answer(app: &App, record: DeviceRecord) -> Result<EnrollResponse, ApiError> {
         name: record.name,
         state,
         jwt,
-        trust: BASE64.encode(app.core.keys.trust()),
+        trust: trust.iter().map(|document| BASE64.encode(document)).collect(),
         retry_after_secs: if state == EnrollState::Pending { ASK_AGAIN_SECS } else { 0 },
     })
 }
@@ -253,6 +302,7 @@ async fn renew(
     Body(request): Body<RenewHttpRequest>,
 ) -> Result<Json<EnrollResponse>, ApiError> {
     let no = || ApiError::new(Code::Forbidden, "the device, the nonce or its proof is not good: ask for a fresh nonce");
+    let _place = app.door.enter()?;
     let mono_ms = now().mono_ms;
     if !app.nonces.is_fresh(&request.nonce, mono_ms) {
         return Err(no());
@@ -263,7 +313,8 @@ async fn renew(
     if !proves(key, &text, &request.proof) || !app.nonces.spend(&request.nonce, mono_ms) {
         return Err(no());
     }
-    answer(&app, record).map(Json)
+    let steps = app.core.keys.trust_chain_after(request.trust_version);
+    answer(&app, record, &steps).map(Json)
 }
 
 #[cfg(test)]
@@ -277,5 +328,18 @@ mod tests {
         assert!(ours.is_fresh(&nonce, 1000) && !ours.is_fresh(&nonce, 1000 + NONCE_LIFE_MS));
         assert!(!other.is_fresh(&nonce, 1000) && !ours.is_fresh("00", 0) && !ours.is_fresh("", 0));
         assert!(ours.spend(&nonce, 1000) && !ours.spend(&nonce, 1001));
+    }
+
+    #[test]
+    fn the_door_has_room_for_some_and_tells_a_refusal_once_in_a_while() {
+        let door = Door::default();
+        let inside: Vec<_> = (0..AT_ONCE).map(|_| door.enter().unwrap()).collect();
+        assert_eq!(door.enter().unwrap_err().code, Code::Unavailable);
+        drop(inside);
+        assert!(door.enter().is_ok());
+        let (a, b) = (Uid::from_entropy([1; 13]), Uid::from_entropy([2; 13]));
+        assert!(door.is_news(&a, TokenRefused::Spent, 5) && !door.is_news(&a, TokenRefused::Spent, 6));
+        assert!(door.is_news(&b, TokenRefused::Spent, 6) && door.is_news(&a, TokenRefused::Revoked, 6));
+        assert!(door.is_news(&a, TokenRefused::Spent, 5 + TOLD_AGAIN_MS));
     }
 }

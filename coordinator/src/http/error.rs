@@ -4,7 +4,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bramble_contracts::problem::{Code, FieldError, Problem};
+use bramble_contracts::{
+    id::Name,
+    problem::{Code, FieldError, Problem},
+};
 
 use crate::{
     background::{port::MeshError, quarantine::KeeperError},
@@ -162,13 +165,14 @@ impl From<KeeperError> for ApiError {
     }
 }
 
-impl From<MeshError> for ApiError {
-    fn from(err: MeshError) -> Self {
-        let code = match &err {
+impl ApiError {
+    /// What went wrong with a device that people call so.
+    pub(super) fn of_device(name: &Name, err: &MeshError) -> Self {
+        let code = match err {
             MeshError::Unreachable { .. } => Code::DeviceUnreachable,
             MeshError::Timeout { .. } => Code::Timeout,
             MeshError::Broker { .. } => Code::Unavailable,
         };
-        Self::new(code, err.to_string())
+        Self::new(code, format!("device {name}: {err}"))
     }
 }

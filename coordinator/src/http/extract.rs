@@ -123,7 +123,7 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
 async fn bytes(request: Request, state: &App) -> Result<Bytes, ApiError> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::new(Code::TooLarge, format!("the body is larger than {BODY_MAX} bytes"))
+            ApiError::new(Code::TooLarge, "the body is larger than this route takes")
         } else {
             ApiError::bad("the body broke off")
         }
@@ -131,6 +131,11 @@ async fn bytes(request: Request, state: &App) -> Result<Bytes, ApiError> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // An array could pass for an object, field by field: nobody means that.
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    if first.is_some_and(|b| *b != b'{') {
+        return Err(ApiError::bad("the body is not a JSON object: it begins with something else than `{`"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|err| {
         let path = err.path().to_string();

@@ -46,13 +46,14 @@ pub struct App {
     /// The tokens that count.
     pub auth: Arc<auth::Auth>,
     nonces: Arc<enroll::Nonces>,
+    door: Arc<enroll::Door>,
     stop: watch::Receiver<bool>,
 }
 
 impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
-        Self { core, auth: Arc::new(auth), nonces: Arc::default(), stop }
+        Self { core, auth: Arc::new(auth), nonces: Arc::default(), door: Arc::default(), stop }
     }
 
     /// Resolves when the coordinator is asked to stop.

@@ -254,7 +254,7 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         query: LOGS,
-        also: &[404, 503, 504],
+        also: &[404, 409, 503, 504],
         ..read(
             "/api/v1/deployments/{name}/logs",
             Right::DevicesLogs,

@@ -14,7 +14,8 @@ use axum::{
 };
 use bramble_contracts::{
     api::{ExecRequest, StreamLine},
-    id::{DeviceId, Name},
+    id::{DeviceId, Name, Tenant},
+    problem::Code,
     quantity::Millis,
     v1::{ExecArgs, FrameBody, LogArgs, Verb},
 };
@@ -60,7 +61,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn args(&self, tenant: bramble_contracts::Tenant, deployment: Name) -> Result<LogArgs, ApiError> {
+    fn args(&self, tenant: Tenant, deployment: Name) -> Result<LogArgs, ApiError> {
         let container = match self.container.as_deref() {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|_| ApiError::not_found("container", text))?),
@@ -99,28 +100,15 @@ async fn logs(
     let tenant = asked.tenant()?;
     let args = q.args(tenant.clone(), name.clone())?;
     let named = q.device.as_deref().map(|d| find(&app, &tenant, d)).transpose()?;
-    let devices = app.core.index.look(|lens| {
-        let record = lens.fleet.deployment(&tenant, &name).and_then(|slot| slot.ok());
-        let selected: Vec<(DeviceId, Name)> = record
-            .map(|r| lens.selected(r).into_iter().map(|d| (d.id.clone(), d.name.clone())).collect())
-            .unwrap_or_default();
-        match named {
-            // A device may still run what is no longer wanted on it.
-            Some(id) => vec![(id.clone(), name_of(lens, &id))],
-            None => selected,
-        }
-    });
-    if devices.is_empty() {
-        return Err(ApiError::not_found("deployment with devices", name));
-    }
+    let devices = app.core.index.look(|lens| of_deployment(lens, &tenant, &name, named))?;
     let silence = if args.follow { SILENCE_FOLLOWED } else { SILENCE };
     let mut lines = vec![];
-    for (id, device) in devices.into_iter().take(DEVICES_MAX) {
+    for (id, device) in devices {
         let frames = app.core.command(&id, Verb::Logs(args.clone()), silence).await;
         lines.push(frames.map(|f| lines_of(f, device.clone()).boxed()).map_err(|err| (device, err)));
     }
-    if let [Err((_, err))] = &lines[..] {
-        return Err(err.clone().into());
+    if let [Err((device, err))] = &lines[..] {
+        return Err(ApiError::of_device(device, err));
     }
     let streams = lines.into_iter().map(|line| match line {
         Ok(lines) => lines,
@@ -129,6 +117,38 @@ async fn logs(
     // Each device's own `end` is left out; one stands for all.
     let all = stream::select_all(streams).filter(|l| std::future::ready(!matches!(l, StreamLine::End { .. })));
     Ok(ndjson(&app, all.chain(stream::iter([StreamLine::End { exit_code: None }]))))
+}
+
+/// Whose logs are read, and what people call them.
+fn of_deployment(
+    lens: &Lens<'_>,
+    tenant: &Tenant,
+    name: &Name,
+    named: Option<DeviceId>,
+) -> Result<Vec<(DeviceId, Name)>, ApiError> {
+    // A device may still run what is no longer wanted on it.
+    if let Some(id) = named {
+        let called = name_of(lens, &id);
+        return Ok(vec![(id, called)]);
+    }
+    let slot = lens.fleet.deployment(tenant, name).ok_or_else(|| ApiError::not_found("deployment", name))?;
+    let record = slot.ok().ok_or_else(|| {
+        ApiError::new(Code::Conflict, format!("the record of deployment {name} is damaged: restore it from a backup"))
+    })?;
+    let selected = lens.selected(record);
+    match selected.len() {
+        0 => {
+            let detail = format!(
+                "deployment {name} selects no device, so nobody prints anything: change its selector, or label a device"
+            );
+            Err(ApiError::new(Code::Conflict, detail))
+        }
+        1..=DEVICES_MAX => Ok(selected.into_iter().map(|d| (d.id.clone(), d.name.clone())).collect()),
+        all => Err(ApiError::bad(format!(
+            "deployment {name} has {all} devices, and logs are read from {DEVICES_MAX} at once at most: \
+             name one with `--device` (`device=` in the query)"
+        ))),
+    }
 }
 
 fn name_of(lens: &Lens<'_>, id: &DeviceId) -> Name {
@@ -167,9 +187,12 @@ async fn exec(
     let deed = Deed { action: "device.exec", object: &object, tenant: Some(tenant.clone()), reason: "", before };
     let silence = timeout.duration() + SILENCE;
     let args = ExecArgs { tenant, deployment, container, argv, tty: None, timeout };
-    let work = async { Ok((app.core.command(&id, Verb::Exec(args), silence).await?, None)) };
-    let frames = audited(&app, &asked, deed, work).await?;
     let device = app.core.index.look(|lens| name_of(lens, &id));
+    let work = async {
+        let asked = app.core.command(&id, Verb::Exec(args), silence).await;
+        Ok((asked.map_err(|err| ApiError::of_device(&device, &err))?, None))
+    };
+    let frames = audited(&app, &asked, deed, work).await?;
     Ok(ndjson(&app, lines_of(frames, device)))
 }
 

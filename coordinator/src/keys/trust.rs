@@ -8,13 +8,12 @@ use std::{fs, path::Path};
 use bramble_contracts::{
     signed::{self, Role},
     trust::{TrustDocument, TrustError, TrustedKey},
+    v1::TRUST_STEPS_MAX,
 };
 use ed25519_dalek::SigningKey;
 
 use super::files::{self, FileError, Made};
 
-/// How many documents one answer to a device carries at most.
-pub const CHAIN_MAX: usize = 8;
 /// Tries to be the one who writes the next version.
 const RACES_MAX: u32 = 8;
 
@@ -111,10 +110,10 @@ impl Chain {
         self.links.last().expect("invariant: a chain has at least one link")
     }
 
-    /// The documents after `version`, in order, at most [`CHAIN_MAX`].
+    /// The documents after `version`, in order, at most [`TRUST_STEPS_MAX`].
     pub fn after(&self, version: u64) -> Vec<Vec<u8>> {
         let skip = usize::try_from(version).unwrap_or(usize::MAX);
-        self.links.iter().skip(skip).take(CHAIN_MAX).cloned().collect()
+        self.links.iter().skip(skip).take(TRUST_STEPS_MAX).cloned().collect()
     }
 }
 

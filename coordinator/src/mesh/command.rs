@@ -20,17 +20,17 @@ const FIRST_WITHIN: Duration = Duration::from_secs(10);
 const FRAMES_MAX: u32 = 1_000_000;
 const INPUT_VERB: &str = "input";
 
-/// Why a command has no (whole) answer.
+/// Why a command has no (whole) answer. The texts say "it": people know the device by another word than we do here.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// Nobody listens: the device is not connected.
-    #[error("device {device} is not connected")]
+    #[error("it is not connected")]
     NotConnected {
         /// Which.
         device: DeviceId,
     },
     /// It is connected and silent.
-    #[error("device {device} has not answered for {} s", within.as_secs())]
+    #[error("it has not answered for {} s", within.as_secs())]
     Silent {
         /// Which.
         device: DeviceId,
@@ -38,7 +38,7 @@ pub enum CommandError {
         within: Duration,
     },
     /// A frame is missing.
-    #[error("device {device} sent frame {got} where {want} was due: part of the answer is lost, ask again")]
+    #[error("it sent frame {got} where {want} was due: part of the answer is lost, ask again")]
     Gap {
         /// Which.
         device: DeviceId,
@@ -48,7 +48,7 @@ pub enum CommandError {
         got: u32,
     },
     /// Not a frame.
-    #[error("device {device} sent something that cannot be read")]
+    #[error("it sent something that cannot be read")]
     Unreadable {
         /// Which.
         device: DeviceId,
@@ -57,7 +57,7 @@ pub enum CommandError {
         err: DecodeError,
     },
     /// The command could not be sent.
-    #[error("the command could not be sent to device {device}")]
+    #[error("the command could not be sent to it")]
     NotSent {
         /// Which.
         device: DeviceId,
@@ -66,7 +66,7 @@ pub enum CommandError {
         err: Box<dyn std::error::Error + Send + Sync>,
     },
     /// More frames than any answer has.
-    #[error("device {device} does not stop answering")]
+    #[error("it does not stop answering")]
     Endless {
         /// Which.
         device: DeviceId,

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::connect::Connection;
+use super::connect::{Connection, Link};
 use crate::keys::jwt;
 
 const CAPACITY: usize = 1024;
@@ -38,11 +38,13 @@ pub struct DeviceLink {
     pub public_key: String,
     /// The broker's number of this connection: a device has two for a moment when it changes its JWT.
     pub connection: u64,
+    /// Our own connection over which it was told: with a new one, events in between are lost.
+    pub told_over: u64,
     /// What happened.
     pub change: LinkChange,
 }
 
-fn parse(message: &Message) -> Option<DeviceLink> {
+fn parse(message: &Message, told_over: u64) -> Option<DeviceLink> {
     let event: Value = serde_json::from_slice(&message.payload).ok()?;
     let client = &event["client"];
     let change = if message.subject.ends_with(".CONNECT") {
@@ -54,6 +56,7 @@ fn parse(message: &Message) -> Option<DeviceLink> {
         device: device_of(client)?,
         public_key: client["user"].as_str()?.to_owned(),
         connection: client["id"].as_u64()?,
+        told_over,
         change,
     })
 }
@@ -76,8 +79,9 @@ async fn follow(sys: &Connection, account: &str, to: &mpsc::Sender<DeviceLink>) 
         sys.up().await;
         if let Ok(mut events) = sys.client.subscribe(format!("$SYS.ACCOUNT.{account}.*")).await {
             while let Some(message) = events.next().await {
+                let (Link::Up(told_over) | Link::Down(told_over)) = *sys.link.borrow();
                 let ours = message.subject.ends_with(".CONNECT") || message.subject.ends_with(".DISCONNECT");
-                if let Some(link) = ours.then(|| parse(&message)).flatten()
+                if let Some(link) = ours.then(|| parse(&message, told_over)).flatten()
                     && to.try_send(link).is_err()
                 {
                     tracing::debug!("a device's (dis)connection was not noted: too many at once");

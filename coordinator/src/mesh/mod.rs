@@ -65,9 +65,10 @@ impl Mesh {
         self.accounts.set_quarantined(quarantined).await
     }
 
-    /// Answers devices that ask on `up.`; ends when the returned task is aborted.
-    pub fn answer_devices(&self, answerer: Answerer) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(up::serve(self.fleet.clone(), answerer))
+    /// Answers devices that ask on `up.`; ends when the returned task is aborted. Returns when the broker has the
+    /// subscription, or after ten seconds without the broker.
+    pub async fn answer_devices(&self, answerer: Answerer) -> tokio::task::JoinHandle<()> {
+        up::start(self.fleet.clone(), answerer).await
     }
 
     /// Sends a signed command and returns the frames of the answer.

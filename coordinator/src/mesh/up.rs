@@ -6,14 +6,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Message;
+use async_nats::{Client, Message, RequestErrorKind};
 use bramble_contracts::{
     DeviceId, envelope,
     subjects::{UP_ALL, Up},
     v1::{RenewReply, RenewRequest},
 };
 use futures::{StreamExt as _, future::BoxFuture};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinHandle,
+};
 
 use super::connect::Connection;
 
@@ -23,6 +26,8 @@ pub type Answerer = Arc<dyn Fn(DeviceId, Up, RenewRequest) -> BoxFuture<'static,
 const AT_ONCE: usize = 32;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the start waits to be sure that it listens; a broker that is away by then is waited for in the background.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// Reply subjects the broker makes for requests from another account.
 const BROKER_REPLY: &str = "_R_.";
 /// Several coordinators share the questions.
@@ -38,12 +43,43 @@ fn parse(subject: &str) -> Option<(DeviceId, Up)> {
     Some((device.parse().ok()?, verb))
 }
 
-pub(super) async fn serve(connection: Connection, answerer: Answerer) {
+/// Answers from now on; returns when the broker has the subscription, so that nobody who asks afterwards hears that
+/// nobody is there. After a break of the connection async-nats subscribes again by itself.
+pub(super) async fn start(connection: Connection, answerer: Answerer) -> JoinHandle<()> {
+    let (tell, listens) = oneshot::channel();
+    let task = tokio::spawn(serve(connection, answerer, tell));
+    if tokio::time::timeout(LISTENS_WITHIN, listens).await.is_err() {
+        tracing::warn!("the broker has not confirmed yet that devices are listened to; trying on");
+    }
+    task
+}
+
+/// Waits until the broker has worked through everything that was sent before. (A flush only empties our own buffer.)
+async fn confirmed(connection: &Connection) {
+    loop {
+        connection.up().await;
+        // Nobody listens there: the broker itself answers, in the order in which it was told things.
+        match connection.client.request(connection.client.new_inbox(), bytes::Bytes::new()).await {
+            Ok(_) => return,
+            Err(err) if err.kind() == RequestErrorKind::NoResponders => return,
+            Err(err) => tracing::warn!(%err, "the broker does not confirm a subscription; asking again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn serve(connection: Connection, answerer: Answerer, tell: oneshot::Sender<()>) {
+    let mut tell = Some(tell);
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         connection.up().await;
         match connection.client.queue_subscribe(UP_ALL, QUEUE.to_owned()).await {
             Ok(mut questions) => {
+                confirmed(&connection).await;
+                if let Some(tell) = tell.take() {
+                    // Whoever waited may have given up.
+                    let _ = tell.send(());
+                }
                 while let Some(message) = questions.next().await {
                     let place = places.clone().acquire_owned().await.expect("invariant: never closed");
                     let (client, answerer) = (connection.client.clone(), answerer.clone());
@@ -62,7 +98,7 @@ pub(super) async fn serve(connection: Connection, answerer: Answerer) {
     }
 }
 
-async fn answer(client: &async_nats::Client, message: Message, answerer: &Answerer) {
+async fn answer(client: &Client, message: Message, answerer: &Answerer) {
     let Some(reply) = message.reply.filter(|r| r.starts_with(BROKER_REPLY)) else { return };
     let Some((device, verb)) = parse(&message.subject) else { return };
     let request = match envelope::decode::<RenewRequest>(&message.payload) {

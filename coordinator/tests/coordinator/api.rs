@@ -4,7 +4,15 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
-use bramble_contracts::{bytes::Sha256, problem::Problem};
+use bramble_contracts::{
+    bytes::Sha256,
+    id::Uid,
+    problem::Problem,
+    subjects::Bucket,
+    token::EnrollmentToken,
+    trust::TrustDocument,
+    v1::{RenewHttpRequest, TRUST_STEPS_MAX},
+};
 use bramble_coordinator::http::{
     openapi,
     routes::{Guard, ROUTES},
@@ -14,7 +22,7 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use crate::sim::{Sim, manifest};
+use crate::sim::{Sim, SimDevice, manifest};
 
 #[tokio::test]
 async fn every_described_route_denies_by_default() {
@@ -91,6 +99,9 @@ async fn what_cannot_be_read_is_a_problem_with_its_place() {
     let json = "application/json";
     for (request, status, code, path) in [
         (put("{", json), 400, "bad-request", None),
+        (put(" []", json), 400, "bad-request", None),
+        (put(r#"["bramble/v1","Deployment",{},{}]"#, json), 400, "bad-request", None),
+        (put("null", json), 400, "bad-request", None),
         (put("{}", "text/plain"), 415, "unsupported-media-type", None),
         (put(&huge, json), 413, "too-large", None),
         (put(&unknown.to_string(), json), 422, "invalid", Some("spec.containers[0]")),
@@ -196,14 +207,119 @@ async fn an_expired_device_renews_by_a_signed_nonce_once() {
     };
     let nonce = sim.send(post("nonce", json!({}))).await.body["nonce"].as_str().unwrap().to_owned();
     let sign = |key: &KeyPair| {
-        let text = bramble_contracts::v1::RenewHttpRequest::proof_text(&device.id, &nonce);
+        let text = RenewHttpRequest::proof_text(&device.id, &nonce);
         data_encoding::BASE64URL_NOPAD.encode(&key.sign(text.as_bytes()).unwrap())
     };
-    let body = |key: &KeyPair| json!({ "device": device.id, "nonce": nonce, "proof": sign(key) });
+    let body = |key: &KeyPair| json!({ "device": device.id, "nonce": nonce, "proof": sign(key), "trustVersion": 1 });
     assert_eq!(sim.send(post("renew", body(&KeyPair::new_user()))).await.status, 403);
     let renewed = sim.send(post("renew", body(&device.key))).await;
     assert_eq!((renewed.status.as_u16(), renewed.body["jwt"].is_string()), (200, true), "{}", renewed.body);
+    assert_eq!(renewed.body["trust"], json!([]), "it holds the newest");
     assert_eq!(sim.send(post("renew", body(&device.key))).await.status, 403, "a nonce is used once");
+}
+
+#[tokio::test]
+async fn a_device_that_missed_rotations_is_handed_every_step() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let device = sim.device("pi-1", json!({})).await;
+    let first = TrustDocument::open_stored(sim.core.keys.trust()).unwrap();
+    let start = sim.kill();
+    let mut sim = start();
+    for n in 0..5 {
+        sim = sim.moved_to(&format!("https://c{n}.example"));
+    }
+    sim.ready().await;
+    let two_back = renew_from(&sim, &device, sim.core.keys.trust_document().version - 2).await;
+    assert_eq!(two_back.len(), 2);
+    let mut have = first;
+    while let steps = renew_from(&sim, &device, have.version).await
+        && !steps.is_empty()
+    {
+        assert!(steps.len() <= TRUST_STEPS_MAX);
+        for step in steps {
+            have = have.open_next(&step).unwrap();
+        }
+    }
+    assert_eq!(have, *sim.core.keys.trust_document());
+    assert!(have.version > 1 + TRUST_STEPS_MAX as u64, "more than one answer holds: {}", have.version);
+    assert!(renew_from(&sim, &device, u64::MAX).await.is_empty());
+    let token = sim.token(json!({})).await;
+    let other = sim.enroll(&token, &KeyPair::new_user(), "pi-2").await;
+    let newest = data_encoding::BASE64.encode(sim.core.keys.trust());
+    assert_eq!(other.body["trust"], json!([newest]), "at enrolment the newest alone");
+}
+
+/// The trust documents of a renewal by a device that holds this version.
+async fn renew_from(sim: &Sim, device: &SimDevice, version: u64) -> Vec<Vec<u8>> {
+    let post = |path: &str, body: Value| {
+        let request = Request::post(format!("/api/v1/enroll/{path}")).header("content-type", "application/json");
+        request.body(Body::from(body.to_string())).unwrap()
+    };
+    let nonce = sim.send(post("nonce", json!({}))).await.body["nonce"].as_str().unwrap().to_owned();
+    let text = RenewHttpRequest::proof_text(&device.id, &nonce);
+    let proof = data_encoding::BASE64URL_NOPAD.encode(&device.key.sign(text.as_bytes()).unwrap());
+    let body = json!({ "device": device.id, "nonce": nonce, "proof": proof, "trustVersion": version });
+    let answer = sim.send(post("renew", body)).await;
+    assert!(answer.body["jwt"].is_string(), "{}", answer.body);
+    let documents: Vec<String> = serde_json::from_value(answer.body["trust"].clone()).unwrap();
+    documents.iter().map(|text| data_encoding::BASE64.decode(text.as_bytes()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn guesses_at_tokens_cost_nothing_that_is_kept() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let token = sim.token(json!({})).await;
+    let key = KeyPair::new_user();
+    assert_eq!(sim.enroll(&token, &key, "pi-1").await.status, 200);
+    let kept = || (sim.store.all(Bucket::Tokens), sim.store.all(Bucket::Devices));
+    let events = async || {
+        let trail = sim.must("GET", "/api/v1/audit?limit=1000", None).await;
+        trail["items"].as_array().unwrap().len()
+    };
+    let (before, told) = (kept(), events().await);
+    let unknown = EnrollmentToken::new(Uid::from_entropy([9; 13]), [1; 20], token.pin);
+    let guessed = EnrollmentToken::new(token.id.clone(), [1; 20], token.pin);
+    for n in 0..20 {
+        let guess = if n % 2 == 0 { &unknown } else { &guessed };
+        let answer = sim.enroll(guess, &KeyPair::new_user(), "x").await;
+        assert_eq!((answer.status.as_u16(), answer.body["code"].as_str()), (403, Some("forbidden")));
+    }
+    assert_eq!((kept(), events().await), (before.clone(), told), "guesses leave nothing");
+    for _ in 0..20 {
+        assert_eq!(sim.enroll(&token, &KeyPair::new_user(), "x").await.status, 403);
+    }
+    assert_eq!((kept(), events().await), (before, told + 1), "a spent token is told once");
+    let huge = json!({ "token": token.id, "secret": "x".repeat(20_000) }).to_string();
+    let request = Request::post("/api/v1/enroll").header("content-type", "application/json");
+    assert_eq!(sim.send(request.body(Body::from(huge)).unwrap()).await.status, 413);
+}
+
+#[tokio::test]
+async fn logs_that_cannot_be_read_say_why_and_name_the_way_out() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let detail = async |path: &str| {
+        let answer = sim.ask("GET", path, None).await;
+        (answer.status.as_u16(), answer.body["detail"].as_str().unwrap().to_owned())
+    };
+    let logs = "/api/v1/deployments/web/logs";
+    let (status, why) = detail(logs).await;
+    assert!(status == 404 && why.starts_with("there is no deployment web"), "{status} {why}");
+    sim.must("PUT", "/api/v1/deployments/web", Some(manifest("web", json!({ "a": "b" }), 80, 1))).await;
+    let (status, why) = detail(logs).await;
+    assert!(status == 409 && why.contains("web selects no device"), "{status} {why}");
+    let first = sim.device("pi-0", json!({ "a": "b" })).await;
+    let (status, why) = detail(logs).await;
+    assert!(status == 503 && why.starts_with("device pi-0: ") && !why.contains(first.id.as_str()), "{status} {why}");
+    for n in 1..17 {
+        sim.device(&format!("pi-{n}"), json!({ "a": "b" })).await;
+    }
+    let (status, why) = detail(logs).await;
+    assert!(status == 400 && why.contains("17 devices") && why.contains("--device"), "{status} {why}");
+    let (status, why) = detail("/api/v1/deployments/web/logs?device=pi-3").await;
+    assert!(status == 503 && why.starts_with("device pi-3: "), "{status} {why}");
 }
 
 #[tokio::test]

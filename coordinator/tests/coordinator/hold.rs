@@ -1,10 +1,13 @@
 //! Devices that know more than the store, and devices that are cut off.
 
+use std::sync::Arc;
+
 use bramble_contracts::{
     Generation,
     subjects::Bucket,
     v1::{Refusal, RefusalKind},
 };
+use bramble_coordinator::{background::quarantine::KeeperError, domain::view::Lens, keys::Quarantined};
 use serde_json::json;
 
 use crate::sim::{Sim, manifest};
@@ -118,6 +121,13 @@ async fn quarantine_cuts_at_once_and_survives_wipes_restarts_and_races() {
     assert_eq!(without_reason.status, 422);
     sim.must("POST", "/api/v1/devices/pi-1/quarantine", Some(json!({ "reason": "stolen" }))).await;
     assert_eq!(sim.cut(), std::slice::from_ref(&key));
+    let shown = async || sim.must("GET", "/api/v1/devices/pi-1", None).await["connection"].clone();
+    assert_eq!(shown().await, "offline", "at once, without waiting for heartbeats that do not come");
+    let newest = |lens: &Lens<'_>| lens.fleet.beats.iter().map(|(_, slot)| slot.seq).max();
+    let before = sim.core.index.look(newest);
+    device.repeat(&sim);
+    sim.until("the late heartbeat has come in", |lens| newest(lens) > before).await;
+    assert_eq!(shown().await, "offline", "what was on its way at the cut does not count");
     let approve = sim.ask("POST", "/api/v1/devices/pi-1/approve", None).await;
     assert_eq!(approve.status, 409);
 
@@ -146,4 +156,36 @@ async fn quarantine_cuts_at_once_and_survives_wipes_restarts_and_races() {
     let sim = start();
     sim.converged().await;
     assert!(sim.cut().is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_file_of_quarantined_keys_is_never_replaced_by_a_shorter_list() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let (one, two) = (sim.device("pi-1", json!({})).await, sim.device("pi-2", json!({})).await);
+    sim.must("POST", "/api/v1/devices/pi-1/quarantine", Some(json!({ "reason": "stolen" }))).await;
+    let (first, second) = (one.key.public_key(), two.key.public_key());
+    assert_eq!(sim.cut(), std::slice::from_ref(&first));
+    std::fs::remove_file(sim.keys_dir().join("quarantined.json")).unwrap();
+    let idle = Sim::idle(&sim.store, &sim.mesh, &sim.keys_dir());
+    let cut = idle.quarantine.cut(&idle, &second).await;
+    assert!(matches!(cut, Err(KeeperError::Lost)), "{cut:?}");
+    assert!(matches!(idle.quarantine.release(&idle, &first).await, Err(KeeperError::Lost)));
+    assert!(matches!(idle.keys.quarantined(), Quarantined::Unreadable { .. }), "everybody stays cut off");
+
+    let feed = idle.store.feed();
+    let following = tokio::spawn({
+        let idle = Arc::clone(&idle);
+        async move { idle.index.follow(feed).await }
+    });
+    let mut ticks = idle.index.ticks();
+    while !idle.index.may_write() {
+        ticks.changed().await.unwrap();
+    }
+    idle.quarantine.cut(&idle, &second).await.unwrap();
+    let Quarantined::Known(keys) = idle.keys.quarantined() else { panic!("it was written again") };
+    let mut want = [first, second];
+    want.sort_unstable();
+    assert_eq!(keys.into_keys().collect::<Vec<_>>(), want);
+    following.abort();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -63,7 +64,7 @@ impl Mesh for SimMesh {
     ) -> BoxFuture<'a, Result<Frames, MeshError>> {
         let document = self.documents.lock().unwrap().get(device).cloned();
         Box::pin(async move {
-            let unreachable = || MeshError::Unreachable { why: format!("device {device} is not connected") };
+            let unreachable = || MeshError::Unreachable { why: "it is not connected".to_owned() };
             let bodies = match verb {
                 "desired" => {
                     let document = document.ok_or_else(unreachable)?;
@@ -121,11 +122,28 @@ impl Sim {
         Self::start(self.store.clone(), Arc::clone(&self.mesh), Arc::clone(&self.state))
     }
 
-    fn start(store: Memory, mesh: Arc<SimMesh>, state: Arc<TempDir>) -> Self {
-        let keys = Arc::new(Keys::load_or_create(&state.path().join("keys"), &Addresses::default()).unwrap());
+    /// The same coordinator after it has been told another address.
+    pub(crate) fn moved_to(self, url: &str) -> Self {
+        let addresses = Addresses { coordinators: vec![url.to_owned()], brokers: vec![] };
+        Keys::load_or_create(&self.state.path().join("keys"), &addresses).unwrap();
+        self.kill()()
+    }
+
+    /// A coordinator that knows nothing yet and does nothing by itself.
+    pub(crate) fn idle(store: &Memory, mesh: &Arc<SimMesh>, keys: &Path) -> Arc<Core> {
+        let keys = Arc::new(Keys::load_or_create(keys, &Addresses::default()).unwrap());
         *mesh.keys.lock().unwrap() = Some(Arc::clone(&keys));
         let times = Times { heartbeat_timeout: Duration::from_secs(600), device_jwt: Duration::from_secs(3600) };
-        let core = Core::new(Arc::new(store.clone()), keys, Arc::clone(&mesh) as Arc<dyn Mesh>, times);
+        Core::new(Arc::new(store.clone()), keys, Arc::clone(mesh) as Arc<dyn Mesh>, times)
+    }
+
+    /// The folder of the keys.
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.state.path().join("keys")
+    }
+
+    fn start(store: Memory, mesh: Arc<SimMesh>, state: Arc<TempDir>) -> Self {
+        let core = Self::idle(&store, &mesh, &state.path().join("keys"));
         let running = {
             let core = Arc::clone(&core);
             tokio::spawn(async move {

@@ -67,15 +67,20 @@ async fn reports_and_heartbeats_are_acknowledged_and_bounded() {
 async fn a_device_renews_before_its_jwt_ends_the_connection() {
     let up = Fleet::new().up().await;
     let (id, key) = device_identity(1);
-    let jwt = up.keys.device_jwt(&id, &key.public_key(), Duration::from_secs(3)).unwrap();
-    let mut old = Device::connect_with(up.fleet.listen, id.clone(), key.clone(), jwt).await.unwrap();
     let (keys, public) = (up.keys.clone(), key.public_key());
-    let answers = up.mesh.answer_devices(Arc::new(move |device, verb, request| {
+    let answering = up.mesh.answer_devices(Arc::new(move |device, verb, request| {
         assert_eq!((verb, request.trust_version), (Up::Renew, 1));
         let jwt = keys.device_jwt(&device, &public, Duration::from_secs(600)).ok();
         async move { RenewReply { jwt, trust: vec![], refused: None } }.boxed()
     }));
-    let renewed = old.ask_renewal().await;
+    let answers = answering.await;
+    // Only now does its time begin.
+    let jwt = up.keys.device_jwt(&id, &key.public_key(), Duration::from_secs(5)).unwrap();
+    let mut old = Device::connect_with(up.fleet.listen, id.clone(), key.clone(), jwt).await.unwrap();
+    let ask = envelope::encode(&RenewRequest { trust_version: 1 }).unwrap();
+    let answer =
+        old.client.request(Up::Renew.subject(&id), ask.into()).await.expect("the very first question is heard");
+    let renewed: RenewReply = envelope::decode(&answer.payload).unwrap();
     let fresh = Device::connect_with(up.fleet.listen, id, key, renewed.jwt.unwrap()).await.unwrap();
     old.hears("expired").await;
     fresh.client.flush().await.unwrap();
@@ -93,6 +98,7 @@ async fn nonsense_on_up_is_not_answered() {
         count.fetch_add(1, Ordering::Relaxed);
         async { RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) } }.boxed()
     }));
+    let answers = answers.await;
     device.ask_renewal().await;
     for body in [Bytes::new(), Bytes::from_static(b"rubbish"), Bytes::from(vec![0xB7; 70_000])] {
         assert!(device.client.request(Up::Renew.subject(&device.id), body).await.is_err());

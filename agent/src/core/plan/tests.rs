@@ -1,3 +1,5 @@
+//! Plans of one app from states that are hard to reach: each test says what is there and reads the steps.
+
 use bramble_contracts::Name;
 use bramble_contracts::v1::DesiredApp;
 use serde_json::json;
