@@ -123,7 +123,7 @@ fn what_nobody_of_the_fleet_signed_or_what_is_old_is_refused_reported_and_audite
     let inside = stolen.connect(In::Fleet);
     let held: DesiredDocument = stolen.open(&inside.get(Bucket::Desired, id.as_str()).expect("a document"));
 
-    push_documents(&stolen, &inside, &held);
+    // Commands first: a fork makes the coordinator ask the device for its document, with a counter above ours.
     let beat = heartbeat(&inside, &id);
     send_commands(&stolen, &inside, &id, &beat);
     let subject = subjects::command(&id, "exec");
@@ -134,6 +134,7 @@ fn what_nobody_of_the_fleet_signed_or_what_is_old_is_refused_reported_and_audite
     std::fs::remove_file(traces(&pi, "right").pop().unwrap()).unwrap();
     inside.publish(&subject, Some("_INBOX.nobody.3"), None, &right);
 
+    push_documents(&stolen, &inside, &held);
     let want: BTreeSet<String> = [
         RefusalKind::Signature,
         RefusalKind::OtherDevice,
