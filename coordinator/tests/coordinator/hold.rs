@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bramble_contracts::{
     Generation,
+    api::Connection,
     subjects::Bucket,
     v1::{Refusal, RefusalKind},
 };
@@ -152,6 +153,8 @@ async fn quarantine_cuts_at_once_and_survives_wipes_restarts_and_races() {
 
     sim.must("POST", "/api/v1/devices/pi-1/unquarantine", None).await;
     assert!(sim.cut().is_empty());
+    device.repeat(&sim);
+    sim.until("it is there again", |lens| lens.connection(&device.id) == Connection::Online).await;
     let start = sim.kill();
     let sim = start();
     sim.converged().await;
