@@ -19,7 +19,7 @@ pub enum Accepted {
 pub enum Stale {
     /// Older than what we hold.
     #[error(
-        "desired document of generation {got} is older than generation {have}, which this device holds; if the coordinator was restored from a backup, use `bramble resume`"
+        "desired document of generation {got} is older than generation {have}, which this device has accepted; if the coordinator was restored from a backup, use `bramble resume`"
     )]
     Older {
         /// Its generation.
@@ -37,8 +37,12 @@ pub enum Stale {
     OtherDevice(String),
 }
 
-/// Compares a verified document with the one we hold.
-pub fn accept(have: Option<&DesiredDocument>, got: &DesiredDocument) -> Result<Accepted, Stale> {
+/// Compares a verified document with the one we hold, and with the highest generation that was ever accepted: they differ
+/// when what we accepted was damaged since.
+pub fn accept(have: Option<&DesiredDocument>, floor: Generation, got: &DesiredDocument) -> Result<Accepted, Stale> {
+    if got.generation < floor {
+        return Err(Stale::Older { got: got.generation, have: floor });
+    }
     let Some(have) = have else { return Ok(Accepted::Newer) };
     if got.device != have.device {
         return Err(Stale::OtherDevice(got.device.to_string()));
@@ -71,18 +75,28 @@ mod tests {
     #[test]
     fn generations_decide() {
         let have = document(5, "a");
-        assert_eq!(accept(None, &have), Ok(Accepted::Newer));
-        assert_eq!(accept(Some(&have), &document(6, "b")), Ok(Accepted::Newer));
-        assert_eq!(accept(Some(&have), &document(5, "a")), Ok(Accepted::Same));
-        assert_eq!(accept(Some(&have), &document(5, "b")), Err(Stale::Forked(Generation(5))));
+        assert_eq!(accept(None, Generation(0), &have), Ok(Accepted::Newer));
+        assert_eq!(accept(Some(&have), Generation(0), &document(6, "b")), Ok(Accepted::Newer));
+        assert_eq!(accept(Some(&have), Generation(0), &document(5, "a")), Ok(Accepted::Same));
+        assert_eq!(accept(Some(&have), Generation(0), &document(5, "b")), Err(Stale::Forked(Generation(5))));
         let older = Stale::Older { got: Generation(4), have: Generation(5) };
-        assert_eq!(accept(Some(&have), &document(4, "a")), Err(older));
+        assert_eq!(accept(Some(&have), Generation(0), &document(4, "a")), Err(older));
+    }
+
+    #[test]
+    fn what_was_lost_does_not_let_older_ones_in() {
+        let (held, floor) = (document(4, "a"), Generation(6));
+        let older = |got| Err(Stale::Older { got: Generation(got), have: floor });
+        assert_eq!(accept(None, floor, &document(5, "a")), older(5));
+        assert_eq!(accept(Some(&held), floor, &held), older(4), "not even what we hold");
+        assert_eq!(accept(Some(&held), floor, &document(6, "a")), Ok(Accepted::Newer));
+        assert_eq!(accept(None, floor, &document(6, "a")), Ok(Accepted::Newer));
     }
 
     #[test]
     fn anothers_document_is_refused() {
         let mut other = document(9, "a");
         other.device = DeviceId::from_entropy([2; 13]);
-        assert!(matches!(accept(Some(&document(5, "a")), &other), Err(Stale::OtherDevice(_))));
+        assert!(matches!(accept(Some(&document(5, "a")), Generation(0), &other), Err(Stale::OtherDevice(_))));
     }
 }

@@ -33,6 +33,12 @@ impl AppKey {
         let (tenant, name) = text.split_once('.')?;
         Some(Self { tenant: tenant.parse().ok()?, name: name.parse().ok()? })
     }
+
+    /// What one of its parts is called in Podman: readable, unique per spec, and never that of another app, because
+    /// names cannot hold dots.
+    pub fn podman_name(&self, part: &str, short_hash: &str) -> String {
+        format!("bramble.{self}.{part}.{short_hash}")
+    }
 }
 
 /// What a container is for.

@@ -10,6 +10,7 @@ use bramble_contracts::v1::DesiredApp;
 use serde::{Deserialize, Serialize};
 
 use super::app::{App, AppKey, Role};
+use super::have::Seen;
 
 /// Something we made, or were about to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,28 @@ impl Record {
     /// Nothing yet.
     pub fn new(key: AppKey) -> Self {
         Self { key, instances: BTreeMap::new(), current: None }
+    }
+
+    /// A record to replace a damaged one: whatever carries all our labels under the very name those labels give it.
+    ///
+    /// That proves less than a nonce, so it is done only where there was a record; what it keeps from happening is that
+    /// our own containers stand in our way as strangers for ever. Which spec is in charge is not known: the wanted one
+    /// is adopted, and containers of it that run are not touched.
+    pub fn rebuilt(key: AppKey, seen: &[Seen]) -> Self {
+        let ours = seen.iter().filter(|seen| {
+            let part = if seen.role == Role::Pod { "pod" } else { seen.name.as_str() };
+            seen.hash.get(..8).is_some_and(|short| seen.podman_name == key.podman_name(part, short))
+        });
+        let instance = |seen: &Seen| Instance {
+            name: seen.name.clone(),
+            role: seen.role,
+            hash: seen.hash.clone(),
+            boot: seen.boot.clone(),
+            made_up_ms: 0,
+            id: Some(seen.id.clone()),
+        };
+        let instances = ours.map(|seen| (seen.nonce.clone(), instance(seen))).collect();
+        Self { instances, ..Self::new(key) }
     }
 
     /// The spec in charge.

@@ -35,9 +35,8 @@ pub(super) fn labels(app: &App, name: &str, role: Role, boot: &str, nonce: &str)
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Readable, unique per spec, and never that of another app: names cannot hold dots.
 pub(super) fn podman_name(app: &App, part: &str) -> String {
-    format!("bramble.{}.{part}.{}", app.key(), app.short_hash())
+    app.key().podman_name(part, &app.short_hash())
 }
 
 pub(super) fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::state::{Loaded, StateFile};
+use super::state::{Loaded, StateError, StateFile};
 use crate::core::app::AppKey;
 use crate::core::record::Record;
 use crate::supervise::FoundRecord;
@@ -40,10 +40,49 @@ pub(super) fn read(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
             Some(FoundRecord::Good(Box::new(value), Some(alarm)))
         }
         Ok(Loaded::Good(_) | Loaded::Previous { .. }) => {
-            Some(FoundRecord::Damaged(key, format!("{} is about another app", file.path().display())))
+            Some(FoundRecord::Unusable(key, format!("{} is about another app", file.path().display())))
         }
+        // Its directory entry was there a moment ago; a look that finds it gone ends that.
         Ok(Loaded::Missing) => None,
-        Err(err) => Some(FoundRecord::Damaged(key, super::device::text(&err))),
+        Err(err) => Some(failed(key, &err)),
     });
     Ok(read.collect())
+}
+
+/// What the disk refuses now it may give later; what is damaged stays so.
+fn failed(key: AppKey, err: &StateError) -> FoundRecord {
+    let why = super::device::text(err);
+    match err {
+        StateError::Io { .. } => FoundRecord::Unread(key, why),
+        StateError::Damaged { .. } => FoundRecord::Damaged(key, why),
+        StateError::TooNew { .. } | StateError::Meaning { .. } => FoundRecord::Unusable(key, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(dir: &Path) -> FoundRecord {
+        let mut found = read(dir).unwrap();
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    #[test]
+    fn what_may_pass_and_what_will_not_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = AppKey::parse("default.web").unwrap();
+        let record = file(dir.path(), &key);
+        record.store_json(&Record::new(key.clone())).unwrap();
+        assert!(matches!(found(dir.path()), FoundRecord::Good(_, None)));
+        std::fs::write(record.path(), "rubbish").unwrap();
+        assert!(matches!(found(dir.path()), FoundRecord::Damaged(..)));
+        StateFile::new(record.path(), FORMAT + 1).store(b"{}").unwrap();
+        assert!(matches!(found(dir.path()), FoundRecord::Unusable(..)));
+        record.remove().unwrap();
+        // Reading a directory fails as a bad sector does: with an error that is not "there is none".
+        std::fs::create_dir(record.path()).unwrap();
+        assert!(matches!(found(dir.path()), FoundRecord::Unread(..)));
+    }
 }

@@ -12,10 +12,10 @@ use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, ReplyFrame, V
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::context::{Context, Stop};
-use super::desired::Stored;
 use super::gate::{Admission, Gate};
 use super::identity::millis;
 use super::lines::Lines;
+use super::stored::Stored;
 use crate::core::app::AppKey;
 use crate::host::clock;
 use crate::supervise::{AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, SupervisorHandle};

@@ -1,17 +1,15 @@
 //! The desired document on its way in: pushes, reads and gaps; stored before it is acted on.
 //!
 //! Decides when to read again and what is kept. Whether a document counts is [`super::judge`]'s word. A missing key or
-//! an empty answer changes nothing: absence never deletes.
+//! an empty answer changes nothing: absence never deletes, and neither does a document that we had to fall back to.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message};
-use bramble_contracts::bytes::{Fixed, PublicKey, key_id};
-use bramble_contracts::signed::{self, Role};
-use bramble_contracts::subjects;
+use bramble_contracts::bytes::PublicKey;
 use bramble_contracts::v1::DesiredDocument;
+use bramble_contracts::{Generation, subjects};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,8 +17,8 @@ use super::board::Alarm;
 use super::connection::Link;
 use super::context::{Context, Stop};
 use super::judge::{Judged, Place, judge, missed};
+use super::stored::{Kept, Stored};
 use super::{random, renew};
-use crate::host::state::{StateError, StateFile};
 use crate::supervise::SupervisorHandle;
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -28,47 +26,13 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Strangers' signatures make us ask for a newer trust document at most this often.
 const TRUST_ASK: Duration = Duration::from_secs(30);
 
-/// The document on disk: the key that verified it, then the signed bytes as they came.
-///
-/// The key lies beside it so that a document accepted before a key rotation still counts after a cold boot.
-#[derive(Debug, Clone)]
-pub(crate) struct Stored(StateFile);
-
-impl Stored {
-    pub(crate) fn new(state_dir: &Path) -> Self {
-        Self(StateFile::new(state_dir.join("desired"), 1))
-    }
-
-    pub(crate) fn store(&self, key: PublicKey, bytes: &[u8]) -> Result<(), StateError> {
-        self.0.store(&[key.0.as_slice(), bytes].concat())
-    }
-
-    /// The signed bytes, as they came.
-    pub(crate) fn signed(&self) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.0.load()?.value().and_then(|body| body.get(32..).map(<[u8]>::to_vec)))
-    }
-
-    /// Verifies what is stored. The second value is what people should know of it.
-    pub(crate) fn load(&self, context: &Context) -> (Option<DesiredDocument>, Option<String>) {
-        let body = match self.0.load() {
-            Ok(loaded) => loaded.value(),
-            Err(err) => return (None, Some(err.to_string())),
-        };
-        let Some(body) = body else { return (None, None) };
-        let Some((head, bytes)) = body.split_first_chunk::<32>() else {
-            return (None, Some("the stored desired document is too short; nothing is changed until a new one".into()));
-        };
-        let key: PublicKey = Fixed(*head);
-        match signed::open::<DesiredDocument>(bytes, Role::Fleet, |_, id| (key_id(&key) == *id).then_some(key)) {
-            Ok(document) if document.device == context.device => {
-                let known = context.trust.key(Role::Fleet, &key_id(&key)).is_some();
-                let old = "the stored desired document was signed by a fleet key that is no longer trusted";
-                (Some(document), (!known).then(|| old.into()))
-            }
-            Ok(document) => (None, Some(format!("the stored desired document is for device {}", document.device))),
-            Err(err) => (None, Some(format!("the stored desired document is not usable: {err}"))),
-        }
-    }
+/// What the document we hold is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is the newest that was accepted.
+    Newest,
+    /// The newest was damaged: until one from the network is accepted, nothing is removed for being absent.
+    Fallback,
 }
 
 pub(crate) struct Desired {
@@ -77,6 +41,9 @@ pub(crate) struct Desired {
     supervisor: Arc<SupervisorHandle>,
     link: watch::Receiver<Link>,
     have: Option<Arc<DesiredDocument>>,
+    /// The highest generation that was ever accepted.
+    floor: Generation,
+    standing: Standing,
     /// Sequence of the last message on our subject.
     seen: Option<u64>,
     asked_trust: Option<Instant>,
@@ -88,7 +55,7 @@ impl Desired {
     /// Acts on what is stored, before any network.
     pub(crate) fn start(context: Arc<Context>, supervisor: Arc<SupervisorHandle>, link: watch::Receiver<Link>) -> Self {
         let stored = Stored::new(&context.settings.state_dir);
-        let (document, alarm) = stored.load(&context);
+        let Kept { document, floor, alarm, damaged } = stored.load(&context);
         if let Some(alarm) = alarm {
             context.board.alarm(Alarm::StoredDocument, alarm);
         }
@@ -98,6 +65,8 @@ impl Desired {
             supervisor,
             link,
             have: None,
+            floor,
+            standing: if damaged { Standing::Fallback } else { Standing::Newest },
             seen: None,
             asked_trust: None,
             read_at: now(),
@@ -200,16 +169,23 @@ impl Desired {
         match judged {
             Judged::Newer(document, key) => {
                 let document = Arc::new(*document);
-                if self.keep(key, bytes).await {
+                if self.keep(key, bytes, document.generation).await {
                     let apps = document.apps.len();
                     tracing::info!(generation = %document.generation, apps, "desired document accepted");
                     self.act(document);
                 }
             }
             Judged::Same(key) => {
-                // Signed anew, perhaps by a newer key: then that is what must verify after a cold boot.
-                if self.stored.signed().ok().flatten().is_none_or(|held| held != bytes) {
-                    self.keep(key, bytes).await;
+                // Signed anew, perhaps by a newer key: then that is what must verify after a cold boot. And what we had to
+                // fall back to is confirmed by it.
+                let fallback = self.standing == Standing::Fallback;
+                let anew = || self.stored.signed().ok().flatten().is_none_or(|held| held != bytes);
+                if (fallback || anew())
+                    && self.keep(key, bytes, self.floor).await
+                    && fallback
+                    && let Some(document) = self.have.clone()
+                {
+                    self.act(document);
                 }
             }
             Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(&bad),
@@ -217,7 +193,9 @@ impl Desired {
     }
 
     fn judge(&self, bytes: &[u8]) -> Judged {
-        judge(bytes, &self.context.device, self.have.as_deref(), |role, id| self.context.trust.key(role, id))
+        judge(bytes, &self.context.device, self.have.as_deref(), self.floor, |role, id| {
+            self.context.trust.key(role, id)
+        })
     }
 
     fn may_ask_trust(&mut self) -> bool {
@@ -228,10 +206,14 @@ impl Desired {
         due
     }
 
-    /// Makes a document durable. Where that fails it is not acted on, and read again soon.
-    async fn keep(&mut self, key: PublicKey, bytes: &[u8]) -> bool {
-        let (stored, body) = (self.stored.clone(), bytes.to_vec());
-        let done = tokio::task::spawn_blocking(move || stored.store(key, &body)).await;
+    /// Makes a document and its generation durable. Where that fails it is not acted on, and read again soon.
+    async fn keep(&mut self, key: PublicKey, bytes: &[u8], generation: Generation) -> bool {
+        let (stored, body, device) = (self.stored.clone(), bytes.to_vec(), self.context.device.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            stored.store(key, &body)?;
+            stored.raise(device, generation)
+        })
+        .await;
         let failed = match done {
             Ok(Ok(())) => None,
             Ok(Err(err)) => Some(err.to_string()),
@@ -239,6 +221,8 @@ impl Desired {
         };
         match failed {
             None => {
+                self.floor = self.floor.max(generation);
+                self.standing = Standing::Newest;
                 self.context.board.clear(Alarm::CannotStore);
                 self.context.board.clear(Alarm::StoredDocument);
                 true
@@ -253,7 +237,10 @@ impl Desired {
 
     fn act(&mut self, document: Arc<DesiredDocument>) {
         self.have = Some(document.clone());
-        self.supervisor.set_desired(document.clone());
+        match self.standing {
+            Standing::Newest => self.supervisor.set_desired(document.clone()),
+            Standing::Fallback => self.supervisor.set_fallback(document.clone()),
+        }
         self.context.board.update(|view| view.desired = Some(document));
     }
 }

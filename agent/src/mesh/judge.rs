@@ -29,6 +29,7 @@ pub(crate) fn judge(
     bytes: &[u8],
     device: &DeviceId,
     have: Option<&DesiredDocument>,
+    floor: Generation,
     lookup: impl FnOnce(Role, &KeyId) -> Option<PublicKey>,
 ) -> Judged {
     let used = Cell::new(None);
@@ -54,7 +55,7 @@ pub(crate) fn judge(
         let text = format!("desired document is for device {}", document.device);
         return Judged::Refused(refuse(RefusalKind::OtherDevice, text, Some(document.generation)));
     }
-    match accept(have, &document) {
+    match accept(have, floor, &document) {
         Ok(Accepted::Newer) => Judged::Newer(Box::new(document), key),
         Ok(Accepted::Same) => Judged::Same(key),
         Err(stale) => Judged::Refused(refuse(stale_kind(&stale), stale.to_string(), Some(document.generation))),
@@ -134,7 +135,9 @@ mod tests {
 
     fn verdict(bytes: &[u8], have: Option<&DesiredDocument>) -> Judged {
         let key = public_key(&fleet());
-        judge(bytes, &device(1), have, |role, id| (role == Role::Fleet && key_id(&key) == *id).then_some(key))
+        judge(bytes, &device(1), have, Generation(0), |role, id| {
+            (role == Role::Fleet && key_id(&key) == *id).then_some(key)
+        })
     }
 
     fn kind(judged: Judged) -> Option<RefusalKind> {

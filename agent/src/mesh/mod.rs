@@ -23,6 +23,7 @@ mod random;
 mod refusals;
 mod renew;
 mod report;
+mod stored;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{BLINK, Behaviour, EVENTS_MAX, Link, SimContainer, SimHost, podman_name, seen};
+use super::{BLINK, Behaviour, EVENTS_MAX, Link, SimContainer, SimHost, Spoilt, podman_name, seen};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
 use crate::core::record::Record;
@@ -160,12 +160,23 @@ impl Host for SimHost {
 
     async fn records(&self) -> Result<Vec<FoundRecord>, HostError> {
         self.alive().await;
-        Ok(self.state().records.values().cloned().map(|record| FoundRecord::Good(Box::new(record), None)).collect())
+        let state = self.state();
+        if state.disk == Link::Down {
+            return Err(HostError("cannot read the records: too many open files".into()));
+        }
+        let found = state.records.values().cloned().map(|record| match state.spoilt.get(&record.key) {
+            None => FoundRecord::Good(Box::new(record), None),
+            Some(Spoilt::Damaged) => FoundRecord::Damaged(record.key, "its checksum does not match".into()),
+            Some(Spoilt::Unread) => FoundRecord::Unread(record.key, "cannot read it: input/output error".into()),
+        });
+        Ok(found.collect())
     }
 
     async fn save(&self, record: &Record) -> Result<(), StepError> {
         let work = async {
-            self.state().records.insert(record.key.clone(), record.clone());
+            let mut state = self.state();
+            state.records.insert(record.key.clone(), record.clone());
+            state.spoilt.remove(&record.key);
             Ok(())
         };
         self.effect(&format!("save {}", record.key.name), work).await

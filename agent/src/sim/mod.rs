@@ -45,6 +45,15 @@ pub enum Link {
     Down,
 }
 
+/// What is wrong with the record of an app on the simulated disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoilt {
+    /// Neither it nor the one before it is whole, until it is written anew.
+    Damaged,
+    /// The disk does not give it, for now.
+    Unread,
+}
+
 /// How an effect goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mishap {
@@ -85,6 +94,8 @@ struct State {
     sick: BTreeSet<String>,
     pull_time: Duration,
     records: BTreeMap<AppKey, Record>,
+    disk: Link,
+    spoilt: BTreeMap<AppKey, Spoilt>,
     mishap: Option<(u32, Mishap)>,
     effects: Vec<String>,
     listener: Option<mpsc::Sender<HostEvent>>,
@@ -128,6 +139,8 @@ impl SimHost {
                 sick: BTreeSet::new(),
                 pull_time: Duration::ZERO,
                 records: BTreeMap::new(),
+                disk: Link::Up,
+                spoilt: BTreeMap::new(),
                 mishap: None,
                 effects: Vec::new(),
                 listener: None,
@@ -159,6 +172,23 @@ impl SimHost {
     pub fn set_podman(&self, link: Link) {
         self.state().podman = link;
         self.tell(HostEvent::Everything);
+    }
+
+    /// Records can be read or not.
+    pub fn set_disk(&self, link: Link) {
+        self.state().disk = link;
+    }
+
+    /// The records of all apps of that name are spoilt, or good again.
+    pub fn spoil(&self, name: &str, how: Option<Spoilt>) {
+        let mut state = self.state();
+        let keys: Vec<AppKey> = state.records.keys().filter(|key| key.name.as_str() == name).cloned().collect();
+        for key in keys {
+            match how {
+                Some(how) => state.spoilt.insert(key, how),
+                None => state.spoilt.remove(&key),
+            };
+        }
     }
 
     /// What containers of this image do from their next start on.
@@ -360,7 +390,7 @@ impl State {
 }
 
 fn podman_name(app: &App, part: &str) -> String {
-    format!("bramble.{}.{part}.{}", app.key(), app.short_hash())
+    app.key().podman_name(part, &app.short_hash())
 }
 
 fn seen(

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::host::Host;
+use super::ledger::Recall;
 use super::streams::Known;
 use crate::core::app::{App, AppKey, Role};
 use crate::core::backoff::Backoff;
@@ -58,6 +59,8 @@ pub(super) struct AppTask<H: Host> {
     pub(super) poke: Arc<Notify>,
     pub(super) news: mpsc::Sender<News>,
     pub(super) record: Record,
+    /// The record was lost and is made anew by the next look.
+    from_labels: bool,
     memory: Memory,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
@@ -77,11 +80,15 @@ enum Next {
 impl<H: Host> AppTask<H> {
     pub(super) fn new(
         host: Arc<H>,
-        record: Record,
+        recall: Recall,
         want: watch::Receiver<Want>,
         poke: Arc<Notify>,
         news: mpsc::Sender<News>,
     ) -> Self {
+        let (record, from_labels) = match recall {
+            Recall::Known(record) => (record, false),
+            Recall::FromLabels(key) => (Record::new(key), true),
+        };
         Self {
             host,
             key: record.key.clone(),
@@ -89,6 +96,7 @@ impl<H: Host> AppTask<H> {
             poke,
             news,
             record,
+            from_labels,
             memory: Memory::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
@@ -129,6 +137,14 @@ impl<H: Host> AppTask<H> {
             Ok(observed) => observed,
             Err(err) => return self.cannot_look(want, &err.to_string()).await,
         };
+        if self.from_labels {
+            let record = Record::rebuilt(self.key.clone(), &observed.seen);
+            tracing::warn!(app = %self.key, containers = record.instances.len(), "a lost record is made anew");
+            if let Err(err) = self.keep(record).await {
+                return self.cannot_look(want, &err.to_string()).await;
+            }
+            self.from_labels = false;
+        }
         self.blind = 0;
         let have = Have::sort(observed, &self.record);
         let now = self.host.now();

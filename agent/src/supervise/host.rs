@@ -30,8 +30,22 @@ pub struct HostError(pub String);
 pub enum FoundRecord {
     /// Good. An alarm when it is the one before the newest.
     Good(Box<Record>, Option<String>),
-    /// There is one for this app, and it cannot be trusted.
+    /// There was one for this app; neither it nor the one before it is whole.
     Damaged(AppKey, String),
+    /// There is one for this app, intact, that this agent cannot use: of a newer format, or about another app.
+    Unusable(AppKey, String),
+    /// There is one for this app, and the disk did not give it; it may the next time.
+    Unread(AppKey, String),
+}
+
+impl FoundRecord {
+    /// Whose it is.
+    pub fn key(&self) -> &AppKey {
+        match self {
+            Self::Good(record, _) => &record.key,
+            Self::Damaged(key, _) | Self::Unusable(key, _) | Self::Unread(key, _) => key,
+        }
+    }
 }
 
 /// Which of a container's outputs.

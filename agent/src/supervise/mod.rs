@@ -4,10 +4,12 @@
 
 mod app;
 mod host;
+mod ledger;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bramble_contracts::v1::{AppReport, DesiredDocument, Phase};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -17,10 +19,10 @@ pub use host::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, Outp
 pub use streams::{Chunk, ExecWish, LogsWish, StreamError};
 
 use crate::core::app::{App, AppKey};
-use crate::core::record::Record;
-use crate::core::report::{blocked, fit};
+use crate::core::report::{blocked, fit, unknown};
 use crate::core::step::Device;
 use app::{AppTask, News, Want};
+use ledger::{Ledger, Withheld};
 use streams::{Ask, Known};
 
 /// News wait here when the gatherer is busy.
@@ -30,10 +32,26 @@ const ASKS_MAX: usize = 32;
 /// What the supervisor tells about.
 pub type Reports = watch::Receiver<Arc<Vec<AppReport>>>;
 
+/// What it means that a document does not list an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// That the app is to go.
+    Removes,
+    /// Nothing: the document may be older than what was acted on.
+    Keeps,
+}
+
+/// A document to act on.
+#[derive(Clone, Debug)]
+struct Given {
+    document: Arc<DesiredDocument>,
+    absence: Absence,
+}
+
 /// The way to a running supervisor.
 #[derive(Debug)]
 pub struct SupervisorHandle {
-    desired: watch::Sender<Option<Arc<DesiredDocument>>>,
+    desired: watch::Sender<Option<Given>>,
     reports: Reports,
     alarms: watch::Receiver<Arc<Vec<String>>>,
     asks: mpsc::Sender<Ask>,
@@ -56,8 +74,7 @@ impl Supervisor {
             host,
             slots: BTreeMap::new(),
             tasks: JoinSet::new(),
-            records: BTreeMap::new(),
-            damaged: BTreeMap::new(),
+            ledger: Ledger::unread(),
             alarms: BTreeMap::new(),
             wanted: BTreeMap::new(),
             reports_out,
@@ -71,7 +88,13 @@ impl Supervisor {
 impl SupervisorHandle {
     /// Hands over a document that was verified, accepted and made durable.
     pub fn set_desired(&self, document: Arc<DesiredDocument>) {
-        self.desired.send_replace(Some(document));
+        self.desired.send_replace(Some(Given { document, absence: Absence::Removes }));
+    }
+
+    /// Hands over a document that may be older than what was acted on before, because the newest was damaged: its apps
+    /// are started and kept, and so are apps that are recorded in a newer revision or are not in it at all.
+    pub fn set_fallback(&self, document: Arc<DesiredDocument>) {
+        self.desired.send_replace(Some(Given { document, absence: Absence::Keeps }));
     }
 
     /// Every app's report, as it changes; sorted by tenant and name, and small enough for one message.
@@ -126,12 +149,18 @@ struct Slot {
     containers: Vec<Known>,
 }
 
+/// Why the gatherer stops listening for a moment.
+enum Turn {
+    Spread,
+    ReadAgain,
+    End,
+}
+
 struct Gatherer<H: Host> {
     host: Arc<H>,
     slots: BTreeMap<AppKey, Slot>,
     tasks: JoinSet<()>,
-    records: BTreeMap<AppKey, Record>,
-    damaged: BTreeMap<AppKey, String>,
+    ledger: Ledger,
     alarms: BTreeMap<AppKey, Vec<String>>,
     wanted: BTreeMap<AppKey, Arc<App>>,
     reports_out: watch::Sender<Arc<Vec<AppReport>>>,
@@ -141,7 +170,7 @@ struct Gatherer<H: Host> {
 impl<H: Host> Gatherer<H> {
     async fn run(
         mut self,
-        mut desired: watch::Receiver<Option<Arc<DesiredDocument>>>,
+        mut desired: watch::Receiver<Option<Given>>,
         mut asks: mpsc::Receiver<Ask>,
         mut stop: watch::Receiver<bool>,
     ) {
@@ -149,62 +178,48 @@ impl<H: Host> Gatherer<H> {
         let (news_out, mut news) = mpsc::channel(NEWS_MAX);
         self.load_records().await;
         loop {
-            let document = desired.borrow_and_update().clone();
-            if let Some(document) = document {
-                self.spread(&document, &news_out);
+            let given = desired.borrow_and_update().clone();
+            if let Some(given) = given {
+                self.spread(&given, &news_out);
             }
-            let changed = loop {
+            let turn = loop {
+                let again = self.ledger.again().map(|at| at.saturating_sub(self.host.now()));
                 tokio::select! {
-                    changed = desired.changed() => break changed.is_ok(),
+                    () = pause(again) => break Turn::ReadAgain,
+                    changed = desired.changed() => break if changed.is_ok() { Turn::Spread } else { Turn::End },
                     Some(event) = events.recv() => self.poke(&event),
                     Some(one) = news.recv() => self.hear(one),
                     Some(ask) = asks.recv() => self.answer(ask),
                     Some(ended) = self.tasks.join_next() => if let Err(err) = ended && err.is_panic() {
                         tracing::error!(%err, "an app's loop ended badly");
                     },
-                    _ = stop.wait_for(|stop| *stop) => break false,
+                    _ = stop.wait_for(|stop| *stop) => break Turn::End,
                 }
             };
-            if !changed {
-                break;
+            match turn {
+                Turn::Spread => {}
+                Turn::ReadAgain => self.load_records().await,
+                Turn::End => break,
             }
         }
         self.tasks.shutdown().await;
     }
 
     async fn load_records(&mut self) {
-        let found = match self.host.records().await {
-            Ok(found) => found,
-            Err(err) => {
-                tracing::error!(%err, "cannot read what this agent has made");
-                self.alarms_out.send_replace(Arc::new(vec![err.to_string()]));
-                return;
-            }
-        };
-        for one in found {
-            match one {
-                FoundRecord::Good(record, alarm) => {
-                    self.alarms.insert(record.key.clone(), alarm.into_iter().collect());
-                    self.records.insert(record.key.clone(), *record);
-                }
-                FoundRecord::Damaged(key, why) => {
-                    self.alarms.insert(key.clone(), vec![why.clone()]);
-                    self.damaged.insert(key, why);
-                }
-            }
-        }
+        let found = self.host.records().await;
+        self.ledger.take_in(found, self.host.now());
         self.send_alarms();
     }
 
-    /// Tells every app's loop what is wanted of it; starts the loops that are missing.
-    fn spread(&mut self, document: &DesiredDocument, news: &mpsc::Sender<News>) {
+    /// Tells every app's loop what is wanted of it; starts the loops that are missing. An app whose record could not be
+    /// read is left as it is.
+    fn spread(&mut self, given: &Given, news: &mpsc::Sender<News>) {
+        let document = &given.document;
         let device = Device { id: document.device.to_string(), name: document.name.to_string() };
-        let wanted = document.apps.iter().map(|desired| Arc::new(App::new(desired.clone())));
-        self.wanted = wanted.map(|app| (app.key().clone(), app)).collect();
-        let keys: Vec<AppKey> =
-            self.wanted.keys().chain(self.slots.keys()).chain(self.records.keys()).cloned().collect();
-        for key in keys {
-            if self.damaged.contains_key(&key) {
+        let listed = document.apps.iter().map(|desired| Arc::new(App::new(desired.clone())));
+        let listed = listed.map(|app| (app.key().clone(), app)).collect();
+        for key in self.choose(listed, given.absence) {
+            if self.ledger.withheld(&key).is_some() {
                 continue;
             }
             let want = Want { app: self.wanted.get(&key).cloned(), device: device.clone() };
@@ -218,11 +233,34 @@ impl<H: Host> Gatherer<H> {
         self.send_reports();
     }
 
+    /// Decides what is wanted, and of which apps that is to be told.
+    fn choose(&mut self, mut listed: BTreeMap<AppKey, Arc<App>>, absence: Absence) -> BTreeSet<AppKey> {
+        match absence {
+            Absence::Removes => {
+                self.wanted = listed;
+                self.wanted.keys().chain(self.slots.keys()).chain(self.ledger.keys()).cloned().collect()
+            }
+            Absence::Keeps => {
+                for spec in self.ledger.specs() {
+                    let older = |app: &Arc<App>| app.uid() != spec.uid() || app.revision() < spec.revision();
+                    if listed.get(spec.key()).is_none_or(older) {
+                        listed.insert(spec.key().clone(), Arc::new(spec));
+                    }
+                }
+                // What has a loop has been told already.
+                listed.retain(|key, _| !self.slots.contains_key(key));
+                let keys = listed.keys().cloned().collect();
+                self.wanted.extend(listed);
+                keys
+            }
+        }
+    }
+
     fn open(&mut self, key: AppKey, want: Want, news: &mpsc::Sender<News>) {
-        let record = self.records.remove(&key).unwrap_or_else(|| Record::new(key.clone()));
+        let recall = self.ledger.hand_out(key.clone());
         let (want, want_in) = watch::channel(want);
         let poke = Arc::new(Notify::new());
-        let task = AppTask::new(Arc::clone(&self.host), record, want_in, Arc::clone(&poke), news.clone());
+        let task = AppTask::new(Arc::clone(&self.host), recall, want_in, Arc::clone(&poke), news.clone());
         self.tasks.spawn(task.run());
         self.slots.insert(key, Slot { want, poke, report: None, containers: Vec::new() });
     }
@@ -244,29 +282,34 @@ impl<H: Host> Gatherer<H> {
         if report.is_none() && unwanted {
             // Its loop ends when it sees that nobody can want anything of it any more.
             self.slots.remove(&key);
+            self.ledger.forget(&key);
         } else if let Some(slot) = self.slots.get_mut(&key) {
             slot.report = report;
             slot.containers = containers;
         }
-        let before = self.alarms.get(&key).cloned().unwrap_or_default();
-        if before != alarms && (!alarms.is_empty() || !self.damaged.contains_key(&key)) {
-            self.alarms.insert(key, alarms);
-            self.send_alarms();
-        }
+        self.alarms.insert(key, alarms);
+        self.send_alarms();
         self.send_reports();
     }
 
     fn send_alarms(&self) {
-        self.alarms_out.send_replace(Arc::new(self.alarms.values().flatten().cloned().collect()));
+        let all: Vec<String> = self.ledger.alarms().chain(self.alarms.values().flatten().cloned()).collect();
+        self.alarms_out.send_if_modified(|sent| {
+            let changed = **sent != all;
+            if changed {
+                *sent = Arc::new(all);
+            }
+            changed
+        });
     }
 
     fn send_reports(&self) {
-        let damaged = self.damaged.iter().filter_map(|(key, why)| {
-            let app = self.wanted.get(key)?;
-            Some((key, blocked(app, Phase::Failed, why)))
+        let withheld = self.wanted.iter().filter_map(|(key, app)| match self.ledger.withheld(key)? {
+            Withheld::Unread(why) => Some((key, unknown(app, None, &format!("what runs is unknown: {why}")))),
+            Withheld::Unusable(why) => Some((key, blocked(app, Phase::Failed, why))),
         });
         let live = self.slots.iter().filter_map(|(key, slot)| Some((key, slot.report.clone()?)));
-        let all: BTreeMap<&AppKey, AppReport> = damaged.chain(live).collect();
+        let all: BTreeMap<&AppKey, AppReport> = withheld.chain(live).collect();
         let reports = fit(all.into_values().collect());
         self.reports_out.send_if_modified(|sent| {
             let changed = **sent != reports;
@@ -280,5 +323,12 @@ impl<H: Host> Gatherer<H> {
     fn answer(&mut self, ask: Ask) {
         let containers = |key: &AppKey| self.slots.get(key).map(|slot| slot.containers.clone());
         streams::answer(Arc::clone(&self.host), ask, containers);
+    }
+}
+
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -118,6 +118,12 @@ impl Device {
         }
     }
 
+    /// A document with apps of those names.
+    pub(crate) fn document_of(&self, generation: u64, apps: &[&str]) -> DesiredDocument {
+        let apps = apps.iter().map(|name| desired_app(name)).collect();
+        DesiredDocument { apps, ..self.document(generation, None) }
+    }
+
     pub(crate) fn signed(&self, document: &DesiredDocument) -> Vec<u8> {
         sign(document, Role::Fleet, &self.coordinator.state().fleet).unwrap()
     }

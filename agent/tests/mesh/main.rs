@@ -4,6 +4,7 @@
 
 mod broker;
 mod coordinator;
+mod damage;
 mod device;
 mod enrolment;
 mod messages;

@@ -41,16 +41,33 @@ impl Agent {
     }
 
     fn send(&mut self) {
+        let document = self.document();
+        self.handle.as_ref().unwrap().set_desired(document);
+    }
+
+    /// A new agent that found the newest document damaged, and has the one before it: that with these apps.
+    pub(crate) async fn restart_with_older(&mut self, older: Vec<DesiredApp>) {
+        if let Some(handle) = self.handle.take() {
+            handle.shutdown().await;
+        }
+        self.host.revive();
+        self.handle = Some(Supervisor::start(Arc::clone(&self.host)));
+        let newest = std::mem::replace(&mut self.wanted, older);
+        let document = self.document();
+        self.handle.as_ref().unwrap().set_fallback(document);
+        self.wanted = newest;
+    }
+
+    fn document(&mut self) -> Arc<DesiredDocument> {
         self.generation += 1;
-        let document = DesiredDocument {
+        Arc::new(DesiredDocument {
             device: DeviceId::from_entropy([1; 13]),
             generation: Generation(self.generation),
             tenant: Tenant::default(),
             name: "pi-1".parse().unwrap(),
             labels: Default::default(),
             apps: self.wanted.clone(),
-        };
-        self.handle.as_ref().unwrap().set_desired(Arc::new(document));
+        })
     }
 
     /// kill -9 of the agent; containers run on. A new one acts on the document that was durable.
