@@ -98,7 +98,8 @@ fn remove_device(device: &Path, case: &Path) -> Option<String> {
         }
     };
     // One network, named as its bridge. Gone already, most times: netavark takes it with the last container.
-    let networks = fs::read_dir(device.join("podman/networks")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let networks =
+        fs::read_dir(device.join("podman/networks")).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
     for bridge in networks.filter(|file| file.extension().is_some_and(|e| e == "json")) {
         drop(Cmd::new("ip").args(["link", "del"]).arg(bridge.file_stem().unwrap_or_default()).output());
     }
