@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     keys::Addresses,
     mesh::{Endpoint, Security},
+    store::Replicas,
 };
 
 /// Says what should run where, and shows what does.
@@ -59,9 +60,12 @@ pub struct Place {
     /// Where the embedded broker listens. Not on loopback: TLS.
     #[arg(long, env = "BRAMBLE_BROKER_LISTEN", default_value = "127.0.0.1:7981")]
     pub broker_listen: SocketAddr,
-    /// Use this NATS server or cluster instead of an embedded one.
-    #[arg(long, env = "BRAMBLE_NATS_URL", value_name = "URL", value_delimiter = ',')]
+    /// Use this NATS server or cluster instead of an embedded one: tls://host:port, or nats:// on this machine.
+    #[arg(long, env = "BRAMBLE_NATS_URL", value_name = "URL", value_delimiter = ',', value_parser = nats_url)]
     pub nats_url: Vec<String>,
+    /// CA file (PEM) of the NATS server at --nats-url, where it is not ours; devices are told of it.
+    #[arg(long, env = "BRAMBLE_NATS_CA", value_name = "FILE", requires = "nats_url")]
+    pub nats_ca: Option<PathBuf>,
     /// Host names and addresses by which devices and operators reach this machine.
     #[arg(long, env = "BRAMBLE_ADVERTISE", value_name = "HOST", value_delimiter = ',')]
     pub advertise: Vec<String>,
@@ -76,18 +80,53 @@ pub struct Serve {
     /// The nats-server program for the embedded broker.
     #[arg(long, env = "BRAMBLE_NATS_SERVER", value_name = "PATH", default_value = "nats-server")]
     pub nats_server: PathBuf,
-    /// CA file (PEM) of the NATS server at --nats-url, where it is not ours.
-    #[arg(long, env = "BRAMBLE_NATS_CA", value_name = "FILE")]
-    pub nats_ca: Option<PathBuf>,
     /// Copies of every stream in a NATS cluster: 1, 3 or 5.
-    #[arg(long, env = "BRAMBLE_NATS_REPLICAS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub nats_replicas: u8,
+    #[arg(long, env = "BRAMBLE_NATS_REPLICAS", default_value = "1", value_parser = replicas)]
+    pub nats_replicas: Replicas,
     /// How long a device's JWT lasts.
     #[arg(long, env = "BRAMBLE_DEVICE_JWT_TTL", default_value = "30d")]
     pub device_jwt_ttl: Millis,
     /// A device that is silent for this long is offline.
     #[arg(long, env = "BRAMBLE_HEARTBEAT_TIMEOUT", default_value = "15s")]
     pub heartbeat_timeout: Millis,
+}
+
+/// Coordinator and devices connect there with the same URL.
+fn nats_url(text: &str) -> Result<String, String> {
+    let (scheme, rest) = text.split_once("://").ok_or("write tls://host:port")?;
+    if rest.contains('@') {
+        return Err("no user or password in it: the coordinator has credentials of its own".to_owned());
+    }
+    match scheme {
+        "tls" => {}
+        "nats" if is_loopback(rest) => {}
+        "nats" => return Err("nats:// to another machine is not encrypted: use tls://".to_owned()),
+        other => return Err(format!("{other}:// is not supported here: use tls://")),
+    }
+    if host(rest).is_empty() { Err("it has no host".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// The host of `host:port/…`.
+fn host(rest: &str) -> &str {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}
+
+fn is_loopback(rest: &str) -> bool {
+    let host = host(rest);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn replicas(text: &str) -> Result<Replicas, String> {
+    match text {
+        "1" => Ok(Replicas::One),
+        "3" => Ok(Replicas::Three),
+        "5" => Ok(Replicas::Five),
+        _ => Err("1, 3 or 5".to_owned()),
+    }
 }
 
 fn authority(host: &str, port: u16) -> String {
@@ -120,12 +159,9 @@ impl Place {
 
     /// Where an existing NATS server is; none for the embedded one.
     pub fn external(&self, ca: Option<String>) -> Option<Endpoint> {
-        let is_tls =
-            ca.is_some() || self.nats_url.iter().any(|url| url.starts_with("tls://") || url.starts_with("wss://"));
-        let security = match ca {
-            Some(ca) if is_tls => Security::FleetCa(ca),
-            Some(_) | None => Security::Plain,
-        };
+        // Without a CA nothing is believed; it is never less than TLS.
+        let is_plain = ca.is_none() && self.nats_url.iter().all(|url| url.starts_with("nats://"));
+        let security = if is_plain { Security::Plain } else { Security::FleetCa(ca.unwrap_or_default()) };
         (!self.nats_url.is_empty()).then(|| Endpoint { urls: self.nats_url.clone(), security })
     }
 }
@@ -140,6 +176,40 @@ mod tests {
             Command::NatsConfig(place) => place,
             Command::Serve(_) | Command::Version => unreachable!("it was asked for"),
         }
+    }
+
+    fn refused(args: &[&str]) -> String {
+        let all = [&["bramble-coordinator", "serve", "--state", "/x"], args].concat();
+        Cli::try_parse_from(all).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_nats_server_elsewhere_is_reached_by_tls_only() {
+        for good in ["nats://127.0.0.1:4222", "nats://localhost", "nats://[::1]:4222"] {
+            let endpoint = place(&["--nats-url", good]).external(None).unwrap();
+            assert_eq!((endpoint.urls[0].as_str(), endpoint.security), (good, Security::Plain));
+        }
+        let far = place(&["--nats-url", "tls://a.example:4222,tls://b.example"]);
+        assert_eq!(far.external(Some("CA".into())).unwrap().security, Security::FleetCa("CA".into()));
+        assert_eq!(far.external(None).unwrap().security, Security::FleetCa(String::new()), "never plain");
+        for bad in ["nats://a.example:4222", "nats://10.0.0.1", "nats://[2001:db8::1]:4222", "nats://127.0.0.1.evil"] {
+            assert!(refused(&["--nats-url", bad]).contains("not encrypted"), "{bad}");
+        }
+        for bad in ["wss://a.example", "ws://127.0.0.1", "a.example:4222", "tls://", "nats://u:p@localhost"] {
+            refused(&["--nats-url", bad]);
+        }
+        assert!(refused(&["--nats-ca", "/ca.pem"]).contains("--nats-url"), "our own broker has our own CA");
+        assert_eq!(place(&[]).external(None), None);
+    }
+
+    #[test]
+    fn copies_are_one_three_or_five() {
+        let serve = |n: &str| match Cli::try_parse_from(["x", "serve", "--state", "/x", "--nats-replicas", n]) {
+            Ok(Cli { command: Command::Serve(serve), .. }) => Some(serve.nats_replicas),
+            Ok(_) | Err(_) => None,
+        };
+        assert_eq!(["1", "3", "5"].map(serve), [Replicas::One, Replicas::Three, Replicas::Five].map(Some));
+        assert_eq!(["0", "2", "4", "6", "x"].map(serve), [None; 5]);
     }
 
     #[test]

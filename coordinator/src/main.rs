@@ -66,8 +66,16 @@ fn hostname() -> String {
 
 fn keys(place: &Place) -> anyhow::Result<Arc<Keys>> {
     files::private_dir(&place.state)?;
-    let keys = Keys::load_or_create(&place.state.join("keys"), &place.addresses(&hostname()));
+    let ca = broker_ca(place)?;
+    let addresses = place.addresses(&hostname());
+    let keys = Keys::load_or_create_with(&place.state.join("keys"), &addresses, ca.as_deref());
     Ok(Arc::new(keys.context("cannot use the fleet's keys")?))
+}
+
+/// The CA of an existing NATS server, where it is not ours.
+fn broker_ca(place: &Place) -> anyhow::Result<Option<String>> {
+    let read = |path| String::from_utf8(files::read(path)?).context("the file of --nats-ca is not PEM");
+    place.nats_ca.as_deref().map(read).transpose()
 }
 
 fn nats_config(place: &Place) -> anyhow::Result<()> {
@@ -157,14 +165,13 @@ fn protection(place: &Place, keys: &Keys) -> anyhow::Result<Protection> {
 
 async fn connect(serve: &Serve, keys: &Arc<Keys>) -> anyhow::Result<(Option<Broker>, Mesh, JetStream)> {
     let place = &serve.place;
-    let ca = match &serve.nats_ca {
-        Some(path) => Some(String::from_utf8(files::read(path)?).context("the CA file is not PEM")?),
+    let ca = match broker_ca(place)? {
+        Some(theirs) => Some(theirs),
         None => place.nats_url.iter().any(|u| u.starts_with("tls://")).then(|| keys.ca().pem().to_owned()),
     };
     if let Some(endpoint) = place.external(ca) {
         let mesh = external(keys, &endpoint).await?;
-        let replicas = if serve.nats_replicas == 1 { Replicas::One } else { Replicas::Three };
-        let store = JetStream::open(mesh.fleet(), replicas).await.context("cannot use the store")?;
+        let store = JetStream::open(mesh.fleet(), serve.nats_replicas).await.context("cannot use the store")?;
         return Ok((None, mesh, store));
     }
     let options = broker::Options {

@@ -35,7 +35,7 @@ pub(super) async fn follow(path: PathBuf) {
 }
 
 async fn read(path: &PathBuf, from: u64, len: u64) -> std::io::Result<String> {
-    let mut file = File::open(path).await?;
+    let mut file = File::from_std(super::owner::open(path)?);
     file.seek(SeekFrom::Start(from)).await?;
     let mut bytes = vec![];
     file.take(len).read_to_end(&mut bytes).await?;

@@ -6,6 +6,7 @@
 
 pub mod config;
 mod log;
+mod owner;
 mod process;
 
 use std::{
@@ -36,7 +37,10 @@ use crate::{
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const PROBE_PAUSE: Duration = Duration::from_millis(25);
+/// Before the first try after a broker that ran well.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Before the first try after one that did not.
+const BACKOFF_SHORT: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// A broker that ran this long has not "died at start".
 const STEADY: Duration = Duration::from_secs(60);
@@ -166,6 +170,16 @@ struct Running {
     since: Duration,
 }
 
+/// How long the first try waits after a broker that ran for so long.
+fn first_wait(ran: Duration) -> Duration {
+    if ran >= STEADY { BACKOFF_FIRST } else { BACKOFF_SHORT }
+}
+
+/// How long the try after one that failed waits.
+fn next_wait(wait: Duration) -> Duration {
+    (wait * 2).min(BACKOFF_MAX)
+}
+
 fn transport(listen: SocketAddr) -> Transport {
     if listen.ip().is_loopback() { Transport::Plain } else { Transport::Tls }
 }
@@ -257,15 +271,18 @@ impl Supervisor {
         let layout = self.config.layout.clone();
         let theirs = [layout.jetstream(), layout.accounts(), layout.log_dir()];
         theirs.iter().try_for_each(|dir| files::private_dir(dir))?;
-        if self.config.transport == Transport::Tls {
+        if self.config.transport == Transport::Tls && clock::unix_secs() >= self.cert_renew_at {
             let cert = self.keys.ca().server(&self.names, clock::now())?;
             files::replace(&layout.cert_key(), cert.key.as_bytes())?;
             files::replace(&layout.cert(), cert.cert.as_bytes())?;
             self.cert_renew_at = cert.renew_at;
         }
+        // What its accounts refuse already stays refused: another coordinator may have cut off a device meanwhile, and
+        // the file, being newer, would let it back.
+        self.keys.set_also_cut(owner::refused(&layout, &self.keys.dev_id()));
         self.config.rewrite(clock::unix_secs())?;
         if let Some(user) = self.config.run_as {
-            theirs.iter().try_for_each(|dir| process::give(dir, user))?;
+            theirs.iter().try_for_each(|dir| owner::give(dir, user))?;
             let lent = [layout.cert(), layout.cert_key()];
             lent.iter().filter(|path| path.exists()).try_for_each(|path| process::lend(path, user))?;
         }
@@ -358,15 +375,13 @@ impl Supervisor {
 
     /// Tries until it runs again; `None` when we are told to stop meanwhile. A start that has begun is not left half done.
     async fn restart(&mut self, since: Duration, stop: &mut oneshot::Receiver<()>) -> Option<Running> {
-        let mut pause = BACKOFF_FIRST;
-        let steady = clock::monotonic().saturating_sub(since) >= STEADY;
+        let mut wait = first_wait(clock::monotonic().saturating_sub(since));
         let mut why = process::last_words(self.layout());
         loop {
             tracing::error!(why, "the broker died; starting it again");
             self.status.send_replace(Status::Down { why: why.clone() });
-            let wait = if steady { BACKOFF_FIRST } else { pause };
             tokio::select! { _ = &mut *stop => return None, () = tokio::time::sleep(wait) => {} }
-            pause = (pause * 2).min(BACKOFF_MAX);
+            wait = next_wait(wait);
             let prepared = self.prepare();
             let started = match prepared {
                 Ok(()) => self.start().await,
@@ -417,5 +432,18 @@ impl Running {
         if let Some(child) = &mut self.child {
             let _ = child.wait().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_try_after_a_good_run_is_quick() {
+        assert_eq!((first_wait(STEADY), first_wait(Duration::from_secs(1))), (BACKOFF_FIRST, BACKOFF_SHORT));
+        let waits = std::iter::successors(Some(first_wait(STEADY)), |wait| Some(next_wait(*wait)));
+        let waits: Vec<u128> = waits.take(10).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Seek as _, SeekFrom},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -19,12 +20,14 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use super::config::Layout;
+use super::{config::Layout, owner};
 use crate::keys::{FileError, files};
 
 /// Users the broker may run as when we are root, best first.
 const USERS: [&str; 3] = ["bramble-nats", "nats", "nobody"];
 const STOP_GRACE: Duration = Duration::from_secs(15);
+/// So much of the end of its log is looked at.
+const WORDS: u64 = 64 * 1024;
 const POLL: Duration = Duration::from_millis(100);
 
 /// What must be the same for a running broker to be adopted.
@@ -204,24 +207,6 @@ pub(super) fn other_user(program: &Path, layout: &Layout) -> Option<RunAs> {
     None
 }
 
-/// Gives every file below `dir` to the broker's user, if it is not so already. Links are not followed.
-pub(super) fn give(dir: &Path, run_as: RunAs) -> Result<(), FileError> {
-    let meta = files::at("look at", dir, fs::symlink_metadata(dir))?;
-    if meta.file_type().is_symlink() {
-        return Ok(());
-    }
-    if meta.is_dir() {
-        for entry in files::at("list", dir, fs::read_dir(dir))? {
-            give(&files::at("list", dir, entry)?.path(), run_as)?;
-        }
-    }
-    if meta.uid() != run_as.uid.as_raw() || meta.gid() != run_as.gid.as_raw() {
-        let given = chown(dir, Some(run_as.uid), Some(run_as.gid)).map_err(std::io::Error::from);
-        files::at("give away", dir, given)?;
-    }
-    Ok(())
-}
-
 /// Lets the broker's user read a file that stays ours.
 pub(super) fn lend(path: &Path, run_as: RunAs) -> Result<(), FileError> {
     let lent = chown(path, None, Some(run_as.gid)).map_err(std::io::Error::from);
@@ -248,7 +233,15 @@ pub(super) fn spawn(setup: &Setup, layout: &Layout, run_as: Option<RunAs>) -> Re
 
 /// The last lines a broker printed, for an error message.
 pub(super) fn last_words(layout: &Layout) -> String {
-    let read = |path: PathBuf| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let read = |path: PathBuf| {
+        let mut bytes = vec![];
+        let end = owner::open(&path).and_then(|mut file| {
+            let len = file.metadata()?.len();
+            file.seek(SeekFrom::Start(len.saturating_sub(WORDS)))?;
+            file.take(WORDS).read_to_end(&mut bytes)
+        });
+        end.map(|_| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    };
     let all = read(layout.log()) + &read(layout.dir().join("stderr.log"));
     let bad = |l: &&str| l.contains("[ERR]") || l.contains("[FTL]") || l.contains("nats-server:");
     let lines: Vec<&str> = all.lines().filter(bad).collect();

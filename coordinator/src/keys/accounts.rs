@@ -27,19 +27,28 @@ pub enum Quarantined {
     },
 }
 
+/// Public nkeys (or `*`), each with the second up to which JWTs for it are refused.
+pub type Revocations = BTreeMap<String, u64>;
+
 impl Quarantined {
-    fn revocations(&self) -> Option<Value> {
-        match self {
-            Self::Known(keys) if keys.is_empty() => None,
-            Self::Known(keys) => Some(keys.keys().map(|k| (k.clone(), Value::from(REVOKED_UP_TO))).collect()),
-            Self::Unreadable { since } => Some(json!({ "*": since })),
+    /// What this list and `also` refuse.
+    fn revocations(&self, also: &Revocations) -> Revocations {
+        let mut all = match self {
+            Self::Known(keys) => keys.keys().map(|k| (k.clone(), REVOKED_UP_TO)).collect(),
+            Self::Unreadable { since } => Revocations::from([("*".to_owned(), *since)]),
+        };
+        for (key, up_to) in also {
+            let mine = all.entry(key.clone()).or_insert(0);
+            *mine = (*mine).max(*up_to);
         }
+        all
     }
 }
 
-/// The revoked keys in the claims of an account.
-pub fn revoked(nats: &Value) -> Vec<&str> {
-    nats["revocations"].as_object().map(|keys| keys.keys().map(String::as_str).collect()).unwrap_or_default()
+/// What the claims of an account refuse.
+pub fn revoked(nats: &Value) -> Revocations {
+    let listed = nats["revocations"].as_object().into_iter().flatten();
+    listed.map(|(key, up_to)| (key.clone(), up_to.as_u64().unwrap_or(REVOKED_UP_TO))).collect()
 }
 
 /// Public keys of the two accounts that know each other.
@@ -100,7 +109,7 @@ pub fn fleet(signing_key: &str, pair: Pair<'_>) -> Value {
 }
 
 /// DEV: the devices. No JetStream, nothing allowed by default, no leaf nodes.
-pub fn dev(signing_key: &str, pair: Pair<'_>, quarantined: &Quarantined) -> Value {
+pub fn dev(signing_key: &str, pair: Pair<'_>, quarantined: &Quarantined, also: &Revocations) -> Value {
     let service = |name: &str, subject: &str| json!({ "name": name, "subject": subject, "account": pair.fleet, "type": "service" });
     let mut desired = service("desired", subjects::DIRECT_GET_DESIRED);
     desired["local_subject"] = subjects::DEVICE_GET_ALL.into();
@@ -116,8 +125,9 @@ pub fn dev(signing_key: &str, pair: Pair<'_>, quarantined: &Quarantined) -> Valu
             { "name": "push", "subject": "dev.>", "account": pair.fleet, "type": "stream" },
         ],
     });
-    if let Some(revocations) = quarantined.revocations() {
-        nats["revocations"] = revocations;
+    let revocations = quarantined.revocations(also);
+    if !revocations.is_empty() {
+        nats["revocations"] = json!(revocations);
     }
     nats
 }

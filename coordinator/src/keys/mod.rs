@@ -28,9 +28,10 @@ use bramble_contracts::{
 };
 use ed25519_dalek::SigningKey;
 use nkeys::{KeyPair, KeyPairType};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use zeroize::Zeroizing;
 
-pub use accounts::Quarantined;
+pub use accounts::{Quarantined, Revocations};
 pub use ca::{Ca, CaError, ServerCert};
 pub use files::FileError;
 pub use jwt::JwtError;
@@ -54,6 +55,9 @@ pub enum KeysError {
     /// Certificates.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// The CA file of the broker.
+    #[error("the CA file of the NATS server (--nats-ca) holds no PEM certificate, or a damaged one")]
+    BrokerCa,
     /// The trust document.
     #[error(transparent)]
     Trust(#[from] ChainError),
@@ -112,6 +116,8 @@ pub struct Keys {
     ca: Ca,
     chain: Chain,
     quarantined: RwLock<Quarantined>,
+    /// Cut off besides: see [`Keys::set_also_cut`].
+    also_cut: RwLock<Revocations>,
 }
 
 impl fmt::Debug for Keys {
@@ -150,6 +156,8 @@ pub fn random_text() -> String {
 
 /// Writes a whole new set of keys beside `dir`, then renames it: there is no half set.
 fn generate(dir: &Path) -> Result<(), KeysError> {
+    // First, because it fails where the clock is wrong, and nothing must be left then.
+    let (cert, key) = Ca::generate(clock::now())?;
     let parent = dir.parent().unwrap_or(Path::new("/"));
     files::private_dir(parent)?;
     let temp = parent.join(format!(".keys.new.{}", random_text()));
@@ -163,7 +171,6 @@ fn generate(dir: &Path) -> Result<(), KeysError> {
         let text = Zeroizing::new(data_encoding::HEXLOWER.encode(&*secret));
         files::create(&temp.join(name), text.as_bytes())?;
     }
-    let (cert, key) = Ca::generate(clock::now())?;
     files::create(&temp.join(CA_CERT), cert.as_bytes())?;
     files::create(&temp.join(CA_KEY), key.as_bytes())?;
     files::create(&temp.join(quarantine::FILE), &quarantine::bytes(&BTreeMap::new()))?;
@@ -208,10 +215,40 @@ fn ed25519(path: &Path) -> Result<SigningKey, KeysError> {
     seed.map(|s| SigningKey::from_bytes(&s)).ok_or_else(|| KeysError::Damaged { path: path.to_owned() })
 }
 
+/// The authorities whose servers devices believe: ours, and the broker's where it has another one.
+fn bundle(ca: &Ca, broker_ca: Option<&str>) -> Result<String, KeysError> {
+    let Some(theirs) = broker_ca else { return Ok(ca.pem().to_owned()) };
+    let certs: Vec<_> = CertificateDer::pem_slice_iter(theirs.as_bytes()).collect();
+    if certs.is_empty() || certs.iter().any(Result::is_err) {
+        return Err(KeysError::BrokerCa);
+    }
+    let mut bundle = ca.pem().to_owned();
+    // Certificates only: a CA file may have text, or even a key, beside them.
+    for cert in certs.into_iter().flatten() {
+        let text = data_encoding::BASE64.encode(&cert);
+        bundle.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in text.as_bytes().chunks(64) {
+            bundle.push_str(std::str::from_utf8(line).expect("invariant: base64 is ASCII"));
+            bundle.push('\n');
+        }
+        bundle.push_str("-----END CERTIFICATE-----\n");
+    }
+    Ok(bundle)
+}
+
 impl Keys {
     /// Reads the keys in `dir`, or makes them if there are none at all. A new trust document is signed when the
     /// addresses or the CA differ from what the newest one says.
     pub fn load_or_create(dir: &Path, addresses: &Addresses) -> Result<Self, KeysError> {
+        Self::load_or_create_with(dir, addresses, None)
+    }
+
+    /// The same, where the broker's certificate comes from somebody else: devices trust `broker_ca` (PEM) besides ours.
+    pub fn load_or_create_with(
+        dir: &Path,
+        addresses: &Addresses,
+        broker_ca: Option<&str>,
+    ) -> Result<Self, KeysError> {
         if !dir.exists() {
             generate(dir)?;
         }
@@ -225,14 +262,15 @@ impl Keys {
         let mut listed: Vec<_> = roots.iter().map(|key| trust::listed(Role::Root, key)).collect();
         listed.push(trust::listed(Role::Fleet, &fleet_key));
         listed.push(trust::listed(Role::Time, &time_key));
-        let ca_bundle = if addresses.uses_tls() { ca.pem() } else { "" };
-        let chain = trust::Wanted { keys: listed, ca_bundle, addresses, roots: &roots }.ensure(&trust_dir)?;
+        let ca_bundle = if addresses.uses_tls() { bundle(&ca, broker_ca)? } else { String::new() };
+        let chain = trust::Wanted { keys: listed, ca_bundle: &ca_bundle, addresses, roots: &roots }.ensure(&trust_dir)?;
         Ok(Self {
             operator: account(dir, 0)?,
             sys: account(dir, 2)?,
             fleet: account(dir, 4)?,
             dev: account(dir, 6)?,
             quarantined: RwLock::new(quarantine::load(dir, clock::unix_secs())),
+            also_cut: RwLock::default(),
             dir: dir.to_owned(),
             fleet_key,
             time_key,
@@ -357,11 +395,8 @@ impl Keys {
 
     /// The accounts, issued at `issued_at`; the device account carries what is quarantined now.
     pub fn account_jwts(&self, issued_at: u64) -> AccountJwts {
-        self.account_jwts_with(&self.quarantined(), issued_at)
-    }
-
-    /// The accounts with another list of quarantined keys.
-    pub fn account_jwts_with(&self, quarantined: &Quarantined, issued_at: u64) -> AccountJwts {
+        let also = self.also_cut.read().expect("invariant: nobody panics while holding it").clone();
+        let quarantined = self.quarantined();
         let (fleet, dev) = (self.fleet.id(), self.dev.id());
         let pair = Pair { fleet: &fleet, dev: &dev };
         let issue = |account: &Account, name: &str, nats: &serde_json::Value| {
@@ -372,7 +407,7 @@ impl Keys {
         AccountJwts {
             sys: issue(&self.sys, "SYS", &accounts::sys(&self.sys.signing_id())),
             fleet: issue(&self.fleet, "FLEET", &accounts::fleet(&self.fleet.signing_id(), pair)),
-            dev: issue(&self.dev, "DEV", &accounts::dev(&self.dev.signing_id(), pair, quarantined)),
+            dev: issue(&self.dev, "DEV", &accounts::dev(&self.dev.signing_id(), pair, &quarantined, &also)),
         }
     }
 
@@ -381,13 +416,20 @@ impl Keys {
         self.quarantined.read().expect("invariant: nobody panics while holding it").clone()
     }
 
-    /// Writes the list of quarantined keys; durable when it returns.
+    /// What the accounts refuse besides the list: what a broker was found to refuse already, while it is not certain
+    /// that the list is all there is to know. Not stored; [`Keys::set_quarantined`] ends it.
+    pub fn set_also_cut(&self, also: Revocations) {
+        *self.also_cut.write().expect("invariant: nobody panics while holding it") = also;
+    }
+
+    /// Writes the whole list of quarantined keys; durable when it returns.
     pub fn set_quarantined(&self, keys: &BTreeMap<String, u64>) -> Result<(), FileError> {
         let mut now = self.quarantined.write().expect("invariant: nobody panics while holding it");
         if *now != Quarantined::Known(keys.clone()) {
             quarantine::store(&self.dir, keys)?;
             *now = Quarantined::Known(keys.clone());
         }
+        self.set_also_cut(Revocations::new());
         Ok(())
     }
 }
@@ -455,6 +497,27 @@ mod tests {
     }
 
     #[test]
+    fn the_ca_of_a_foreign_broker_is_told_to_devices_in_a_new_trust_version() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = state.path().join("keys");
+        let far = Addresses { brokers: vec!["tls://nats.example:4222".into()], ..addresses() };
+        let ours = Keys::load_or_create(&dir, &far).unwrap();
+        let (theirs, _) = Ca::generate(clock::now()).unwrap();
+        let file = format!("subject=/CN=theirs\n{theirs}");
+        let both = Keys::load_or_create_with(&dir, &far, Some(&file)).unwrap();
+        assert_eq!(both.trust_document().version, ours.trust_document().version + 1);
+        let next = ours.trust_document().open_next(&both.trust_chain_after(1)[0]).unwrap();
+        let told: Vec<_> = CertificateDer::pem_slice_iter(next.ca_bundle.as_bytes()).map(Result::unwrap).collect();
+        let want = [both.ca().pem(), &theirs].map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap());
+        assert_eq!(told, want);
+        let again = Keys::load_or_create_with(&dir, &far, Some(&file)).unwrap();
+        assert_eq!(again.trust_document().version, next.version, "nothing new: no new version");
+        for bad in ["", "rubbish"] {
+            assert!(matches!(Keys::load_or_create_with(&dir, &far, Some(bad)), Err(KeysError::BrokerCa)), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_device_jwt_names_one_device_and_ends() {
         let state = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(&state.path().join("keys"), &addresses()).unwrap();
@@ -486,10 +549,16 @@ mod tests {
         let again = Keys::load_or_create(&dir, &addresses()).unwrap();
         assert_eq!(again.quarantined(), Quarantined::Known(list));
         let dev = jwt::decode(&again.account_jwts(1).dev).unwrap();
-        assert_eq!(accounts::revoked(&dev["nats"]), ["UX"]);
+        assert!(accounts::revoked(&dev["nats"]).keys().eq(["UX"]));
         fs::remove_file(dir.join(quarantine::FILE)).unwrap();
         let lost = Keys::load_or_create(&dir, &addresses()).unwrap();
         let dev = jwt::decode(&lost.account_jwts(1).dev).unwrap();
-        assert_eq!(accounts::revoked(&dev["nats"]), ["*"]);
+        assert!(accounts::revoked(&dev["nats"]).keys().eq(["*"]));
+        lost.set_also_cut(Revocations::from([("UY".to_owned(), 9), ("*".to_owned(), 3)]));
+        let dev = jwt::decode(&lost.account_jwts(1).dev).unwrap();
+        let both = accounts::revoked(&dev["nats"]);
+        assert!(both.keys().eq(["*", "UY"]) && both["*"] > 3, "the later second counts: {both:?}");
+        lost.set_quarantined(&BTreeMap::new()).unwrap();
+        assert!(accounts::revoked(&jwt::decode(&lost.account_jwts(1).dev).unwrap()["nats"]).is_empty());
     }
 }

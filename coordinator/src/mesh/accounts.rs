@@ -4,21 +4,27 @@
 //! after each change, after each (re)connection when what the broker has differs, and when somebody else pushed
 //! something that lacks a key we know to be cut off. In that last case the union is pushed at once (another coordinator
 //! may know of a quarantine we have not heard of yet); something *more* than we know is given time to reach us.
+//! Our list is *whole* from `set_quarantined` until either connection breaks: until then what the broker refuses already
+//! is never lifted, because another coordinator may have cut off a device while we were away.
 //! Every push is dated after what the broker has, so that a cluster never prefers the older.
 //!
 //! Deliberately does not: decide who is quarantined.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::connect::{Connection, Link};
 use crate::{
     broker::ConfigFile,
     clock,
-    keys::{FileError, Keys, Quarantined, accounts, entropy, jwt},
+    keys::{FileError, Keys, Revocations, accounts, entropy, jwt},
 };
 
 const UPDATE: &str = "$SYS.REQ.CLAIMS.UPDATE";
@@ -64,8 +70,18 @@ struct Inner {
     keys: Arc<Keys>,
     sys: Connection,
     config: Option<ConfigFile>,
-    /// One change at a time, and the date of the last push.
-    turn: Mutex<u64>,
+    /// The connection over which the store is read, once there is one.
+    fleet: OnceLock<watch::Receiver<Link>>,
+    /// One change at a time.
+    turn: Mutex<Turn>,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    /// Date of the last push.
+    issued_at: u64,
+    /// Over which connections the list was said to be whole.
+    whole: Option<[u64; 2]>,
 }
 
 /// One account as we want it.
@@ -83,25 +99,32 @@ fn same(have: &Value, want: &Value) -> bool {
 impl Accounts {
     /// Starts the task that keeps them. It ends with the last handle.
     pub(super) fn start(keys: Arc<Keys>, sys: Connection, config: Option<ConfigFile>) -> Self {
-        let inner = Arc::new(Inner { keys, sys, config, turn: Mutex::new(0) });
+        let inner = Arc::new(Inner { keys, sys, config, fleet: OnceLock::new(), turn: Mutex::default() });
         tokio::spawn(keep(Arc::downgrade(&inner), inner.sys.clone()));
         Self { inner }
     }
 
     /// Pushes what differs now.
     pub(super) async fn settle(&self) -> Result<(), PushError> {
-        self.inner.settle(&[]).await
+        self.inner.settle(&Revocations::new()).await
+    }
+
+    /// Tells of the connection over which the store is read.
+    pub(super) fn reads_over(&self, fleet: watch::Receiver<Link>) {
+        // Told once; a second one would be the same.
+        let _ = self.inner.fleet.set(fleet);
     }
 
     pub(super) async fn set_quarantined(&self, list: &BTreeMap<String, u64>) -> Result<(), PushError> {
         let mut turn = self.inner.turn.lock().await;
         self.inner.keys.set_quarantined(list)?;
+        turn.whole = self.inner.over();
         if matches!(*self.inner.sys.link.borrow(), Link::Down(_)) {
             return Err(PushError::Away);
         }
         let mut tries = 1;
         loop {
-            match self.inner.push_what_differs(&mut turn, &[]).await {
+            match self.inner.push_what_differs(&mut turn, &Revocations::new()).await {
                 Err(PushError::NoAnswer(_)) if tries < TRIES => tries += 1,
                 done => return done,
             }
@@ -115,7 +138,7 @@ async fn keep(inner: std::sync::Weak<Inner>, sys: Connection) {
         let up = sys.up().await;
         let Some(this) = inner.upgrade() else { return };
         let listening = sys.client.subscribe(UPDATE).await;
-        let settled = this.settle(&[]).await;
+        let settled = this.settle(&Revocations::new()).await;
         drop(this);
         let (Ok(()), Ok(mut pushes)) = (&settled, listening) else {
             if let Err(err) = settled {
@@ -149,12 +172,12 @@ async fn heard_foreign(inner: &std::sync::Weak<Inner>, pushes: &mut async_nats::
         if same(&claims, &ours) {
             continue;
         }
-        let theirs = accounts::revoked(&claims["nats"]);
-        let missing = accounts::revoked(&ours["nats"]).iter().any(|key| !theirs.contains(key));
+        let mut theirs = accounts::revoked(&claims["nats"]);
+        let missing = accounts::revoked(&ours["nats"]).keys().any(|key| !theirs.contains_key(key));
         if missing {
-            let more: Vec<String> = theirs.iter().map(|k| (*k).to_owned()).collect();
+            theirs.remove("*");
             tracing::warn!("somebody pushed accounts that lack a quarantined device: pushing all that are known");
-            if let Err(err) = this.settle(&more).await {
+            if let Err(err) = this.settle(&theirs).await {
                 tracing::error!(%err, "the quarantine cannot be pushed; trying again");
             }
         }
@@ -166,25 +189,21 @@ async fn heard_foreign(inner: &std::sync::Weak<Inner>, pushes: &mut async_nats::
 }
 
 impl Inner {
-    async fn settle(&self, more: &[String]) -> Result<(), PushError> {
+    /// The connections as they stand; none if one does not.
+    fn over(&self) -> Option<[u64; 2]> {
+        match (*self.fleet.get()?.borrow(), *self.sys.link.borrow()) {
+            (Link::Up(fleet), Link::Up(sys)) => Some([fleet, sys]),
+            (Link::Down(_), _) | (_, Link::Down(_)) => None,
+        }
+    }
+
+    async fn settle(&self, more: &Revocations) -> Result<(), PushError> {
         let mut turn = self.turn.lock().await;
         self.push_what_differs(&mut turn, more).await
     }
 
-    /// What is to be cut off: what we know, and `more`.
-    fn list(&self, more: &[String]) -> Quarantined {
-        match self.keys.quarantined() {
-            Quarantined::Known(mut keys) => {
-                let now = clock::unix_secs();
-                keys.extend(more.iter().filter(|k| *k != "*").map(|k| (k.clone(), now)));
-                Quarantined::Known(keys)
-            }
-            lost @ Quarantined::Unreadable { .. } => lost,
-        }
-    }
-
-    fn wanted(&self, issued_at: u64, more: &[String]) -> [Wanted; 3] {
-        let jwts = self.keys.account_jwts_with(&self.list(more), issued_at);
+    fn wanted(&self, issued_at: u64) -> [Wanted; 3] {
+        let jwts = self.keys.account_jwts(issued_at);
         [
             Wanted { name: "DEV", id: self.keys.dev_id(), jwt: jwts.dev },
             Wanted { name: "FLEET", id: self.keys.fleet_id(), jwt: jwts.fleet },
@@ -192,10 +211,16 @@ impl Inner {
         ]
     }
 
-    async fn push_what_differs(&self, turn: &mut u64, more: &[String]) -> Result<(), PushError> {
-        let mut issued_at = clock::unix_secs().max(*turn + 1);
+    async fn push_what_differs(&self, turn: &mut Turn, more: &Revocations) -> Result<(), PushError> {
+        let mut also = more.clone();
+        let is_whole = turn.whole.is_some() && turn.whole == self.over();
+        if !is_whole && let Some(have) = self.lookup(&self.keys.dev_id()).await? {
+            also.extend(accounts::revoked(&have["nats"]));
+        }
+        self.keys.set_also_cut(also);
+        let mut issued_at = clock::unix_secs().max(turn.issued_at + 1);
         let mut differ = vec![];
-        for wanted in self.wanted(issued_at, more) {
+        for wanted in self.wanted(issued_at) {
             let have = self.lookup(&wanted.id).await?;
             let want = jwt::decode(&wanted.jwt).expect("invariant: our own JWT reads back");
             if let Some(have) = &have {
@@ -208,12 +233,12 @@ impl Inner {
         if differ.is_empty() {
             return Ok(());
         }
-        *turn = issued_at;
+        turn.issued_at = issued_at;
         // First what a restart reads, then the broker that runs.
         if let Some(config) = &self.config {
             config.rewrite(issued_at)?;
         }
-        for wanted in self.wanted(issued_at, more).into_iter().filter(|w| differ.contains(&w.name)) {
+        for wanted in self.wanted(issued_at).into_iter().filter(|w| differ.contains(&w.name)) {
             self.push(wanted).await?;
         }
         Ok(())

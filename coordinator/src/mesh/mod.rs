@@ -45,6 +45,7 @@ impl Mesh {
             tracing::warn!(%err, "the broker does not have our accounts yet; trying on");
         }
         let fleet = connect::connect(endpoint, &keys.coordinator_creds(), "bramble-coordinator").await?;
+        accounts.reads_over(fleet.link.clone());
         Ok(Self { fleet, accounts, sys, keys })
     }
 
@@ -60,7 +61,8 @@ impl Mesh {
 
     /// Makes `quarantined` (public nkey → second since when) the list of keys that are cut off: durable beside the
     /// keys first, then in the broker's file, then in the running broker, which closes their connections at once.
-    /// `quarantined` must be whole. Returns when the broker has it.
+    /// `quarantined` must be whole, with all that the store says now: what else the broker refuses is lifted by it, and
+    /// by nothing before it. Returns when the broker has it.
     pub async fn set_quarantined(&self, quarantined: &BTreeMap<String, u64>) -> Result<(), PushError> {
         self.accounts.set_quarantined(quarantined).await
     }

@@ -20,6 +20,8 @@ pub enum Replicas {
     One,
     /// A cluster of at least three.
     Three,
+    /// A cluster of at least five.
+    Five,
 }
 
 impl Replicas {
@@ -27,6 +29,7 @@ impl Replicas {
         match self {
             Self::One => 1,
             Self::Three => 3,
+            Self::Five => 5,
         }
     }
 }
@@ -206,6 +209,25 @@ mod tests {
             let mut changed = want.clone();
             changed[field] = value;
             assert_eq!(difference(&want, &changed).map(|d| d.field).as_deref(), Some(field));
+        }
+    }
+
+    #[test]
+    fn in_a_cluster_every_stream_has_all_copies_and_no_setting_for_one_copy_only() {
+        for (replicas, number) in [(Replicas::One, 1), (Replicas::Three, 3), (Replicas::Five, 5)] {
+            assert_eq!(all(replicas).len(), Bucket::ALL.len() + 1);
+            for (name, config) in all(replicas) {
+                assert_eq!(config["num_replicas"], number, "{name}");
+                let alone = number == 1 && name == Bucket::Reported.stream();
+                assert_eq!(config.get("persist_mode").is_some(), alone, "{name}");
+                // In all else a cluster's stream is the same.
+                let mut one = config.clone();
+                one["num_replicas"] = json!(1);
+                let (_, want) = all(Replicas::One).into_iter().find(|(n, _)| *n == name).unwrap();
+                let differs = difference(&want, &one).map(|d| d.field);
+                let only_mode = name == Bucket::Reported.stream() && number != 1;
+                assert_eq!(differs.as_deref(), only_mode.then_some("persist_mode"), "{name}");
+            }
         }
     }
 

@@ -1,11 +1,16 @@
 //! Quarantine: instant, and it stays through every restart. Each test ends with the device refused again, and with
 //! another device that still works, so that nothing passes because nobody can connect.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use bramble_coordinator::{clock, keys::Keys, mesh::Mesh};
+use bramble_coordinator::{
+    clock,
+    keys::{Keys, accounts, jwt},
+    mesh::{Endpoint, Link, Mesh, Security},
+};
+use futures::{FutureExt as _, StreamExt as _};
 
-use crate::common::{Device, Fleet, PATIENCE, Running, device_identity, kill, until};
+use crate::common::{Device, Fleet, PATIENCE, Running, device_identity, free_port, kill, until};
 
 fn list(seeds: &[u8]) -> BTreeMap<String, u64> {
     seeds.iter().map(|s| (device_identity(*s).1.public_key(), clock::unix_secs())).collect()
@@ -98,23 +103,124 @@ async fn an_older_account_pushed_by_somebody_is_put_right() {
     up.down().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_coordinators_that_race_cut_off_both_devices() {
-    let up = Fleet::new().up().await;
-    // A second coordinator with the same keys in a folder of its own, as after a copy to another machine.
-    let copy = tempfile::tempdir().unwrap();
-    let status = std::fs::read_dir(up.fleet.dir.path().join("keys")).unwrap();
-    let keys_dir = copy.path().join("keys");
+/// A second coordinator's keys: the same in a folder of its own, as after a copy to another machine.
+fn second_keys(up: &Running, copy: &std::path::Path) -> Arc<Keys> {
+    let keys_dir = copy.join("keys");
     std::fs::create_dir_all(keys_dir.join("trust")).unwrap();
-    for entry in status.map(Result::unwrap).filter(|e| e.path().is_file()) {
+    let files = std::fs::read_dir(up.fleet.dir.path().join("keys")).unwrap().map(Result::unwrap);
+    for entry in files.filter(|e| e.path().is_file()) {
         std::fs::copy(entry.path(), keys_dir.join(entry.file_name())).unwrap();
     }
     std::fs::copy(up.fleet.dir.path().join("keys/trust/000001"), keys_dir.join("trust/000001")).unwrap();
-    let addresses = bramble_coordinator::keys::Addresses {
-        coordinators: vec![],
-        brokers: vec![format!("nats://{}", up.fleet.listen)],
-    };
-    let keys = std::sync::Arc::new(Keys::load_or_create(&keys_dir, &addresses).unwrap());
+    let brokers = vec![format!("nats://{}", up.fleet.listen)];
+    let addresses = bramble_coordinator::keys::Addresses { coordinators: vec![], brokers };
+    Arc::new(Keys::load_or_create(&keys_dir, &addresses).unwrap())
+}
+
+/// Passes connections on to the broker until it is dropped.
+async fn way(from: SocketAddr, to: SocketAddr) -> tokio::task::JoinSet<()> {
+    let listener = tokio::net::TcpListener::bind(from).await.unwrap();
+    let mut all = tokio::task::JoinSet::new();
+    all.spawn(async move {
+        let mut each = tokio::task::JoinSet::new();
+        while let Ok((mut here, _)) = listener.accept().await {
+            each.spawn(async move {
+                let mut there = tokio::net::TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+            });
+        }
+    });
+    all
+}
+
+/// Every list that is pushed from now on.
+async fn pushes(up: &Running) -> async_nats::Subscriber {
+    let (endpoint, creds) = (up.broker.as_ref().unwrap().endpoint(), up.keys.sys_creds());
+    let sys = bramble_coordinator::mesh::connect::connect(endpoint, &creds, "watch").await.unwrap();
+    let heard = sys.client.subscribe("$SYS.REQ.CLAIMS.UPDATE").await.unwrap();
+    // Answered, so the subscription before it stands.
+    let lookup = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", up.keys.dev_id());
+    sys.client.request(lookup, "".into()).await.unwrap();
+    heard
+}
+
+/// No push so far was without this device.
+fn never_lifted(heard: &mut async_nats::Subscriber, up: &Running, seed: u8) {
+    let key = device_identity(seed).1.public_key();
+    while let Some(Some(message)) = heard.next().now_or_never() {
+        let claims = jwt::decode(std::str::from_utf8(&message.payload).unwrap()).unwrap();
+        if claims["sub"] == up.keys.dev_id() {
+            assert!(accounts::revoked(&claims["nats"]).contains_key(&key), "lifted: {claims}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_missed_a_quarantine_does_not_lift_it_at_its_start() {
+    let up = Fleet::new().up().await;
+    let copy = tempfile::tempdir().unwrap();
+    let keys = second_keys(&up, copy.path());
+    up.mesh.set_quarantined(&list(&[1])).await.unwrap();
+    let mut heard = pushes(&up).await;
+    let second = Mesh::connect(keys, up.broker.as_ref().unwrap().endpoint(), None).await.unwrap();
+    refused_and_other_works(&up).await;
+    never_lifted(&mut heard, &up, 1);
+    // Once it knows the whole list it counts, also for lifting.
+    second.set_quarantined(&list(&[1])).await.unwrap();
+    up.mesh.set_quarantined(&list(&[])).await.unwrap();
+    second.set_quarantined(&list(&[])).await.unwrap();
+    until("device 1 is let back", async || may_connect(&up, 1).await).await;
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_was_cut_off_meanwhile_does_not_lift_a_quarantine() {
+    let up = Fleet::new().up().await;
+    let copy = tempfile::tempdir().unwrap();
+    let keys = second_keys(&up, copy.path());
+    let at = free_port();
+    let endpoint = Endpoint { urls: vec![format!("nats://{at}")], security: Security::Plain };
+    let open = way(at, up.fleet.listen).await;
+    let second = Mesh::connect(keys, &endpoint, None).await.unwrap();
+    second.set_quarantined(&list(&[])).await.unwrap(); // it knows the whole list
+    drop(open);
+    let link = second.link();
+    until("it notices", async || matches!(*link.borrow(), Link::Down(_))).await;
+    up.mesh.set_quarantined(&list(&[1])).await.unwrap();
+    let mut heard = pushes(&up).await;
+    let _open = way(at, up.fleet.listen).await;
+    until("it is back", async || matches!(*link.borrow(), Link::Up(_))).await;
+    // It looks at the accounts with its first request after the break; this one comes after it, or is the same look.
+    until("it pushes what it knows", async || second.set_quarantined(&list(&[1, 3])).await.is_ok()).await;
+    never_lifted(&mut heard, &up, 1);
+    assert!(!may_connect(&up, 1).await && !may_connect(&up, 3).await && may_connect(&up, 2).await);
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_started_anew_refuses_what_another_coordinator_had_it_refuse() {
+    let mut up = Fleet::new().up().await;
+    let copy = tempfile::tempdir().unwrap();
+    let second = Mesh::connect(second_keys(&up, copy.path()), up.broker.as_ref().unwrap().endpoint(), None);
+    let second = second.await.unwrap();
+    up.broker.take().unwrap().abandon().await;
+    second.set_quarantined(&list(&[1])).await.unwrap();
+    kill(&up.fleet);
+    drop(second);
+    // From the files of the first, which has not heard of it.
+    up.keys = up.fleet.keys();
+    up.broker = Some(up.fleet.broker(&up.keys).await);
+    refused_and_other_works(&up).await;
+    up.mesh = Mesh::connect(up.keys.clone(), up.broker.as_ref().unwrap().endpoint(), None).await.unwrap();
+    refused_and_other_works(&up).await;
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_coordinators_that_race_cut_off_both_devices() {
+    let up = Fleet::new().up().await;
+    let copy = tempfile::tempdir().unwrap();
+    let keys = second_keys(&up, copy.path());
     let second = Mesh::connect(keys, up.broker.as_ref().unwrap().endpoint(), None).await.unwrap();
 
     // Each knows of one quarantine only, and they push at the same time.
