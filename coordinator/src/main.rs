@@ -26,6 +26,8 @@ use tracing_subscriber::EnvFilter;
 /// How long an existing NATS server may take to answer at our start.
 const EXTERNAL_PATIENCE: Duration = Duration::from_secs(120);
 const EXTERNAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long mutations under way may take when we are asked to stop.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -107,7 +109,9 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     let answering = mesh.answer_devices(renew::answerer(&core)).await;
     let background = tokio::spawn(background::run(Arc::clone(&core), mesh.device_links()));
     announce(place);
-    let router = http::router(App::new(core, auth, stop.clone()));
+    let app = App::new(core, auth, stop.clone());
+    let settled = app.settled();
+    let router = http::router(app);
     let mut stopped = stop.clone();
     let serving = http::serve::serve(listener, router, protection, async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -120,6 +124,9 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     };
     let result = ended.await;
     tracing::info!("stopping");
+    if tokio::time::timeout(SETTLE_MAX, settled).await.is_err() {
+        tracing::warn!("a mutation was still under way: the audit trail may lack its outcome");
+    }
     answering.abort();
     if let Some(broker) = broker {
         broker.shutdown().await;

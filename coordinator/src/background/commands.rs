@@ -1,7 +1,9 @@
 //! Commands to devices: addressed to one run of one agent, counted, and bound in time by the device's own clock.
 //!
 //! Decides: session, counter and expiry. Counters begin at the wall clock's milliseconds, so that they grow across
-//! coordinators of one session. Deliberately does not: carry the bytes; `mesh` does.
+//! coordinators of one session. A number at or above every counter in use is kept in bucket `meta`: when a device says
+//! that it has seen a later one (a clock was set back, or another coordinator's is ahead), counters go on from there.
+//! Deliberately does not: carry the bytes; `mesh` does.
 
 use std::{
     collections::BTreeMap,
@@ -12,14 +14,28 @@ use std::{
 use bramble_contracts::{
     SessionId,
     id::DeviceId,
-    v1::{Command, Verb},
+    subjects::Bucket,
+    v1::{Command, FrameBody, ReplyFrame, Verb},
 };
+use bytes::Bytes;
 
-use crate::domain::{Now, fleet::Beat, liveness::Heard};
+use super::Core;
+use crate::{
+    domain::{Now, fleet::Beat, liveness::Heard},
+    store::{Expect, StoreError},
+};
 
 /// Sessions remembered at most; the ones of devices not commanded for longest are forgotten (their counter then comes
 /// from the clock again, which is above).
 const MAX_SESSIONS: usize = 4096;
+/// A millisecond of the clock in counters.
+const MILLI: u32 = 16;
+/// The number in `meta` is this far ahead of the counter it is written for, so that it is not written for each.
+const AHEAD: u64 = 10_000 << MILLI;
+const MARK: &str = "commands";
+const RACES: u32 = 8;
+/// What an agent says to a counter that is not above the last one.
+const NOT_ABOVE: &str = "came after a later one";
 
 /// A command that cannot be addressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +44,16 @@ pub struct NotHeard;
 
 /// The counters of sessions.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<BTreeMap<DeviceId, (SessionId, u64)>>);
+pub struct Counters(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    sessions: BTreeMap<DeviceId, (SessionId, u64)>,
+    /// Counters begin above this, too.
+    floor: u64,
+    /// `meta` holds at least this.
+    marked: u64,
+}
 
 impl Counters {
     /// Addresses `verb` to the run of the agent that sent `beat`.
@@ -54,16 +79,69 @@ impl Counters {
     }
 
     fn next(&self, device: &DeviceId, session: SessionId, wall_ms: u64) -> u64 {
-        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let from_clock = wall_ms << 16;
-        let last = counters.get(device).filter(|(s, _)| *s == session).map_or(0, |(_, last)| *last);
-        let counter = from_clock.max(last + 1);
-        if counters.len() >= MAX_SESSIONS && !counters.contains_key(device) {
-            counters.pop_first();
+        let mut kept = self.kept();
+        let last = kept.sessions.get(device).filter(|(s, _)| *s == session).map_or(0, |(_, last)| *last);
+        let counter = (wall_ms << MILLI).max(last.saturating_add(1)).max(kept.floor.saturating_add(1));
+        if kept.sessions.len() >= MAX_SESSIONS && !kept.sessions.contains_key(device) {
+            kept.sessions.pop_first();
         }
-        counters.insert(device.clone(), (session, counter));
+        kept.sessions.insert(device.clone(), (session, counter));
         counter
     }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(bytes: &Bytes) -> u64 {
+    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Makes the number in `meta` at least `counter`, before it is used. Nothing is written while recovering.
+pub(crate) async fn mark(core: &Core, counter: u64) -> Result<(), StoreError> {
+    if core.counters.kept().marked >= counter || !core.index.may_write() {
+        return Ok(());
+    }
+    let mut lost = None;
+    for _ in 0..RACES {
+        let stored = core.store.get(Bucket::Meta, MARK).await?;
+        let mut marked = stored.as_ref().map_or(0, |entry| number(&entry.bytes));
+        if marked < counter {
+            marked = counter.saturating_add(AHEAD);
+            let expect = stored.map_or(Expect::Absent, |entry| Expect::Seq(entry.seq));
+            match core.store.put(Bucket::Meta, MARK, Bytes::from(marked.to_string()), expect).await {
+                Ok(_) => {}
+                Err(err @ StoreError::Conflict { .. }) => {
+                    lost = Some(err);
+                    continue;
+                }
+                Err(err @ StoreError::Unavailable { .. }) => return Err(err),
+            }
+        }
+        core.counters.kept().marked = marked;
+        return Ok(());
+    }
+    lost.map_or(Ok(()), Err)
+}
+
+/// Goes on above every counter that any coordinator has used. False when `counter` was above them all already.
+pub(crate) async fn pass_all(core: &Core, counter: u64) -> bool {
+    let stored = match core.store.get(Bucket::Meta, MARK).await {
+        Ok(stored) => stored.map_or(0, |entry| number(&entry.bytes)),
+        Err(err) => {
+            tracing::warn!(error = %err, "cannot read how far the counters of commands have come");
+            return false;
+        }
+    };
+    let mut kept = core.counters.kept();
+    kept.floor = kept.floor.max(stored);
+    kept.floor >= counter
+}
+
+/// Does the device say that it has seen a later command?
+pub(crate) fn is_behind(frame: &ReplyFrame) -> bool {
+    matches!(&frame.body, FrameBody::Refused { why } if why.contains(NOT_ABOVE))
 }
 
 #[cfg(test)]

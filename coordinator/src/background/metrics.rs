@@ -1,4 +1,7 @@
-//! Numbers for people and Prometheus. Decides: names. Deliberately does not: judge.
+//! Numbers for people and Prometheus.
+//!
+//! Decides: names, and that nothing a stranger sends becomes a name: methods and routes come from closed lists.
+//! Deliberately does not: judge.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +13,16 @@ use std::{
 };
 
 use bramble_contracts::api::{Connection, DeviceState};
+use bytes::Bytes;
 
+use super::index::Index;
 use crate::domain::{lifecycle, view::Lens};
 
+/// The text is made anew at most this often: whoever asks needs no token, and each making walks the whole fleet.
+const FRESH_MS: u64 = 1000;
+
 /// Method, route and status.
-type Answered = (String, String, u16);
+type Answered = (&'static str, String, u16);
 /// How often, and for how many microseconds in all.
 type Sum = (u64, u64);
 
@@ -31,7 +39,16 @@ pub struct Metrics {
     pub failed: AtomicU64,
     /// Devices put on hold.
     pub holds: AtomicU64,
+    /// Looks at every record for quarantine.
+    pub quarantine_looks: AtomicU64,
     http: Mutex<BTreeMap<Answered, Sum>>,
+    made: Mutex<Option<(u64, Bytes)>>,
+}
+
+/// A method by a name of ours: a client may send any word.
+fn method_name(method: &str) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|name| *name == method).unwrap_or("other")
 }
 
 /// Adds one.
@@ -40,12 +57,25 @@ pub fn count(counter: &AtomicU64) {
 }
 
 impl Metrics {
-    /// An HTTP request was answered.
-    pub fn http(&self, method: &str, route: &str, status: u16, micros: u64) {
+    /// An HTTP request was answered. `route`: the template that matched; none when none did.
+    pub fn http(&self, method: &str, route: Option<&str>, status: u16, micros: u64) {
         let mut http = self.http.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = http.entry((method.to_owned(), route.to_owned(), status)).or_default();
+        let entry = http.entry((method_name(method), route.unwrap_or("-").to_owned(), status)).or_default();
         entry.0 += 1;
         entry.1 += micros;
+    }
+
+    /// Everything as Prometheus text, a second old at most. Whoever asks at the same time gets the same.
+    pub fn recent(&self, index: &Index, mono_ms: u64) -> Bytes {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*made
+            && mono_ms.saturating_sub(*at) < FRESH_MS
+        {
+            return text.clone();
+        }
+        let text = Bytes::from(index.look(|lens| self.text(lens)));
+        *made = Some((mono_ms, text.clone()));
+        text
     }
 
     /// Everything as Prometheus text.
@@ -60,6 +90,7 @@ impl Metrics {
         counter("bramble_reconcile_stale_total", "Passes put off until the index has caught up.", get(&self.stale));
         counter("bramble_reconcile_failed_total", "Passes that failed.", get(&self.failed));
         counter("bramble_holds_total", "Devices put on hold.", get(&self.holds));
+        counter("bramble_quarantine_looks_total", "Looks at all records for quarantine.", get(&self.quarantine_looks));
         self.gauges(lens, &mut out);
         self.http_text(&mut out);
         out
@@ -116,5 +147,33 @@ pub fn connection_word(connection: Connection) -> &'static str {
         Connection::Offline => "offline",
         Connection::Recovering => "recovering",
         Connection::Never => "never",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_make_no_names() {
+        let metrics = Metrics::default();
+        for n in 0..1000 {
+            metrics.http(&format!("M{n}"), None, 404, 1);
+            metrics.http("GET", None, 404, 1);
+        }
+        let mut text = String::new();
+        metrics.http_text(&mut text);
+        assert_eq!(metrics.http.lock().unwrap().len(), 2);
+        assert!(text.contains("{method=\"other\",route=\"-\",status=\"404\"} 1000"), "{text}");
+    }
+
+    #[test]
+    fn the_text_is_made_once_a_second() {
+        let index = Index::new(crate::domain::testing::trust().0, std::time::Duration::from_secs(1));
+        let metrics = Metrics::default();
+        let first = metrics.recent(&index, 5);
+        count(&metrics.written);
+        assert_eq!(metrics.recent(&index, 5 + FRESH_MS - 1), first);
+        assert_ne!(metrics.recent(&index, 5 + FRESH_MS), first);
     }
 }

@@ -22,13 +22,14 @@ use bramble_contracts::{
     v1::Verb,
 };
 
+use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::{
     clock,
     domain::{Now, when::rfc3339},
     keys::Keys,
-    mesh::DeviceLink,
+    mesh::LinkNews,
     store::{Store, StoreError},
 };
 
@@ -97,6 +98,26 @@ impl Core {
         verb: Verb,
         silence: Duration,
     ) -> Result<port::Frames, port::MeshError> {
+        let (counter, mut frames) = self.ask(device, verb.clone(), silence).await?;
+        let mut first = frames.next().await;
+        if let Some(Ok(frame)) = &first
+            && commands::is_behind(frame)
+            && commands::pass_all(self, counter).await
+        {
+            tracing::warn!(%device, "it has seen later commands (was the clock set back?): asking it above them");
+            frames = self.ask(device, verb, silence).await?.1;
+            first = frames.next().await;
+        }
+        Ok(futures::stream::iter(first).chain(frames).boxed())
+    }
+
+    /// Asks once; the command's counter and the frames of the answer.
+    async fn ask(
+        &self,
+        device: &DeviceId,
+        verb: Verb,
+        silence: Duration,
+    ) -> Result<(u64, port::Frames), port::MeshError> {
         let name = verb.name();
         let unreachable = |why: String| port::MeshError::Unreachable { why };
         let at = now();
@@ -105,8 +126,11 @@ impl Core {
             self.counters.address(device, seen.beat, verb, COMMAND_TTL, at)
         });
         let command = addressed.map_err(|err| unreachable(err.to_string()))?;
+        if let Err(err) = commands::mark(self, command.counter).await {
+            tracing::warn!(error = %err, "cannot note how far the counters of commands have come");
+        }
         let signed = self.keys.sign_command(&command).map_err(|err| unreachable(err.to_string()))?;
-        self.mesh.command(device, name, signed, silence).await
+        Ok((command.counter, self.mesh.command(device, name, signed, silence).await?))
     }
 
     /// An audit event of the coordinator's own doing.
@@ -141,7 +165,7 @@ pub(crate) struct Own<'a> {
 }
 
 /// Runs everything; ends only when a part does.
-pub async fn run(core: Arc<Core>, device_links: mpsc::Receiver<DeviceLink>) {
+pub async fn run(core: Arc<Core>, device_links: mpsc::Receiver<LinkNews>) {
     let feed = core.store.feed();
     tokio::select! {
         () = core.index.follow(feed) => tracing::error!("the store's feed has ended"),

@@ -10,9 +10,9 @@ use bramble_contracts::{
     id::DeviceId,
     subjects::Bucket,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
-use super::{Core, Own, now, port::MeshError};
+use super::{Core, Own, metrics::count, now, port::MeshError};
 use crate::{
     domain::{
         quarantine::{Known, settle},
@@ -25,12 +25,14 @@ use crate::{
 /// Between two tries to tell the broker.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Between two looks: heartbeats of a large fleet tick all the time. An operator's quarantine does not wait for a look.
+/// Between two looks. An operator's quarantine does not wait for a look.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Looks at least this often, whatever changed.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Serializes everything that changes who is cut off.
 #[derive(Debug, Default)]
-pub struct Keeper(Mutex<Memory>);
+pub struct Keeper(Mutex<Memory>, Notify);
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -58,7 +60,7 @@ impl Keeper {
         let mut memory = self.0.lock().await;
         let mut keys = listed(core)?;
         keys.entry(key.to_owned()).or_insert(now().wall_ms / 1000);
-        apply(core, &mut memory, keys).await
+        self.again_unless_done(apply(core, &mut memory, keys).await)
     }
 
     /// Lets a key back: the file first, then the broker.
@@ -66,7 +68,14 @@ impl Keeper {
         let mut memory = self.0.lock().await;
         let mut keys = listed(core)?;
         keys.remove(key);
-        apply(core, &mut memory, keys).await
+        self.again_unless_done(apply(core, &mut memory, keys).await)
+    }
+
+    fn again_unless_done<T, E>(&self, done: Result<T, E>) -> Result<T, E> {
+        if done.is_err() {
+            self.1.notify_one();
+        }
+        done
     }
 }
 
@@ -104,10 +113,32 @@ async fn apply(core: &Core, memory: &mut Memory, keys: BTreeMap<String, u64>) ->
     Ok(())
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Now,
+    IfChanged,
+}
+
 /// Runs for ever.
 pub async fn run(core: &Core) {
     let mut ticks = core.index.ticks();
-    while ticks.changed().await.is_ok() {
+    let mut seen = None;
+    loop {
+        let due = tokio::select! {
+            ticked = ticks.changed() => match ticked {
+                Ok(()) => Due::IfChanged,
+                Err(_) => return,
+            },
+            () = core.quarantine.1.notified() => Due::Now,
+            () = tokio::time::sleep(LOOK) => Due::Now,
+        };
+        // Heartbeats of a large fleet tick all the time, and a look walks every record.
+        let there = core.index.look(|lens| (lens.fleet.devices.changes(), lens.fleet.waits_for().is_empty()));
+        if due == Due::IfChanged && seen == Some(there) {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
+        seen = Some(there);
         while let Err(err) = keep(core).await {
             tracing::error!(error = %err, "quarantine is not enforced yet");
             tokio::time::sleep(RETRY).await;
@@ -122,6 +153,7 @@ pub async fn keep(core: &Core) -> Result<(), KeeperError> {
     if !core.index.may_write() {
         return Ok(());
     }
+    count(&core.metrics.quarantine_looks);
     let devices = known(core);
     let file = match core.keys.quarantined() {
         Quarantined::Known(keys) => keys,
@@ -137,6 +169,7 @@ pub async fn keep(core: &Core) -> Result<(), KeeperError> {
     for id in &settled.requarantine {
         if let Err(err) = requarantine(core, id).await {
             tracing::warn!(device = %id, error = %err, "cannot put the record right yet");
+            core.quarantine.1.notify_one();
         }
     }
     memory.seen = devices.into_iter().map(|d| (d.id, d.state)).collect();

@@ -20,6 +20,7 @@ use super::{
     Now,
     liveness::{Heard, Listening},
     record::{self, DeploymentRecord, DeviceRecord, TokenRecord},
+    view::unrecorded,
 };
 use crate::store::{
     Change,
@@ -52,11 +53,12 @@ pub struct Table<K, T> {
     fresh: Option<BTreeMap<K, Slot<T>>>,
     known: bool,
     head: u64,
+    changes: u64,
 }
 
 impl<K: Ord, T> Default for Table<K, T> {
     fn default() -> Self {
-        Self { live: BTreeMap::new(), fresh: Some(BTreeMap::new()), known: false, head: 0 }
+        Self { live: BTreeMap::new(), fresh: Some(BTreeMap::new()), known: false, head: 0, changes: 0 }
     }
 }
 
@@ -80,17 +82,24 @@ impl<K: Ord, T> Table<K, T> {
     pub fn head(&self) -> u64 {
         self.head
     }
+    /// Grows with every change, also where places in history begin again.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
     fn reset(&mut self) {
+        self.changes += 1;
         self.fresh = Some(BTreeMap::new());
         self.head = 0;
     }
     fn caught_up(&mut self) {
+        self.changes += 1;
         if let Some(fresh) = self.fresh.take() {
             self.live = fresh;
         }
         self.known = true;
     }
     fn set(&mut self, key: K, seq: u64, value: Option<Result<T, String>>) {
+        self.changes += 1;
         self.head = self.head.max(seq);
         let map = self.fresh.as_mut().unwrap_or(&mut self.live);
         match value {
@@ -386,7 +395,8 @@ impl Fleet {
         let id: DeviceId = name.parse().ok()?;
         let ours = match self.devices.get(&id) {
             Some(slot) => slot.ok().is_none_or(|d| d.tenant == *tenant),
-            None => self.reports.get(&id).is_some(),
+            // What has no record is whose its document or report says it is, as everywhere it is shown.
+            None => self.reports.get(&id).is_some() && unrecorded(&id, &self.device(&id)).tenant == *tenant,
         };
         ours.then_some(id)
     }
@@ -495,5 +505,51 @@ impl<'a> Seen<'a> {
     pub fn reported_generation(&self) -> Generation {
         let beat = self.beat.map_or(Generation(0), |b| b.heartbeat.generation);
         self.report().map_or(Generation(0), |r| r.generation).max(beat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::testing;
+
+    #[test]
+    fn a_device_without_a_record_is_found_by_its_own_tenant_alone() {
+        let (document, key) = testing::trust();
+        let mut fleet = Fleet::new(document);
+        let device = testing::device(1, &[]);
+        let now = Now { wall_ms: 1, mono_ms: 1 };
+        let mut tell = |bucket, bytes: Vec<u8>| {
+            fleet.apply(Change::Reset(bucket), now);
+            let bytes = Some(bytes.into());
+            fleet.apply(Change::Value { bucket, key: device.id.to_string(), seq: 1, bytes }, now);
+            fleet.apply(Change::CaughtUp(bucket), now);
+        };
+        tell(Bucket::Reported, envelope::encode(&testing::report(&device, 1)).unwrap());
+        let document = DesiredDocument {
+            device: device.id.clone(),
+            generation: Generation(1),
+            tenant: "theirs".parse().unwrap(),
+            name: device.name.clone(),
+            labels: device.labels.clone(),
+            apps: vec![],
+        };
+        tell(Bucket::Desired, signed::sign(&document, Role::Fleet, &key).unwrap());
+        let found = |tenant: &str| fleet.device_named(&tenant.parse().unwrap(), device.id.as_str());
+        assert_eq!((found("theirs"), found("default")), (Some(device.id.clone()), None));
+    }
+
+    #[test]
+    fn a_table_says_that_it_changed_also_when_its_history_begins_again() {
+        let mut table: Table<u8, u8> = Table::default();
+        let mut seen = BTreeSet::from([table.changes()]);
+        for _ in 0..2 {
+            table.reset();
+            assert!(seen.insert(table.changes()));
+            table.set(1, 1, Some(Ok(1)));
+            assert!(seen.insert(table.changes()));
+            table.caught_up();
+            assert!(seen.insert(table.changes()));
+        }
     }
 }

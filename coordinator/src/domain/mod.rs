@@ -16,7 +16,7 @@ pub mod quarantine;
 pub mod record;
 pub mod resume;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod view;
 pub mod when;
 

@@ -58,7 +58,8 @@ pub(super) fn event(
     }
 }
 
-/// Does `work` between an intent and an outcome. Without the intent nothing is done.
+/// Does `work` between an intent and an outcome. Without the intent nothing is done. Nobody who goes away comes between
+/// the two: `layers` runs every handler that changes something in a task of its own.
 pub(super) async fn audited<T>(
     app: &App,
     asked: &Asked,

@@ -19,6 +19,8 @@ use super::{App, auth::Caller, error::ApiError, layers::Ids};
 
 /// Largest body of a request.
 pub(super) const BODY_MAX: usize = 1024 * 1024;
+/// For the whole body: also of a client whom nobody waits for any more.
+const BODY_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 
@@ -121,7 +123,9 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
 }
 
 async fn bytes(request: Request, state: &App) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|rejection| {
+    let whole = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await;
+    let whole = whole.map_err(|_| ApiError::new(Code::Timeout, "the body did not come within 20 s: send it again"))?;
+    whole.map_err(|rejection| {
         if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
             ApiError::new(Code::TooLarge, "the body is larger than this route takes")
         } else {

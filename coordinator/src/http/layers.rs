@@ -84,21 +84,17 @@ fn trace_of(text: &str) -> Option<(String, String)> {
 pub(super) async fn outer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let ids = Ids::of(request.headers());
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("-", |m| m.as_str()).to_owned();
+    let route = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned());
     request.extensions_mut().insert(ids.clone());
-    let span = tracing::info_span!("http", %method, route, request_id = ids.request, correlation_id = ids.correlation, traceparent = ids.traceparent);
+    let span = tracing::info_span!("http", method = %format_args!("{method:.20}"), route, request_id = ids.request, correlation_id = ids.correlation, traceparent = ids.traceparent);
     let begun = now().mono_ms;
-    let answered = AssertUnwindSafe(tokio::time::timeout(DEADLINE, next.run(request)))
-        .catch_unwind()
-        .instrument(span.clone())
-        .await;
-    let response = match answered {
+    let response = match tokio::time::timeout(DEADLINE, handled(&app, request, next, &span)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => {
+        Err(_) => {
             ApiError::new(Code::Timeout, format!("no answer within {} s: look, then try again", DEADLINE.as_secs()))
                 .into_response()
         }
-        Err(_) => {
+        Ok(Err(Defect)) => {
             ApiError::new(Code::Internal, "a defect of ours; please report it with the request id").into_response()
         }
     };
@@ -106,9 +102,28 @@ pub(super) async fn outer(State(app): State<App>, mut request: Request, next: Ne
     ids.put(response.headers_mut());
     let status = response.status().as_u16();
     let micros = now().mono_ms.saturating_sub(begun) * 1000;
-    app.core.metrics.http(method.as_str(), &route, status, micros);
+    app.core.metrics.http(method.as_str(), route.as_deref(), status, micros);
     span.in_scope(|| tracing::debug!(status, micros, "answered"));
     response
+}
+
+/// The handler panicked.
+struct Defect;
+
+/// Runs the handler. One that may change something runs in a task of its own: a client that goes away, and the
+/// deadline, stop the waiting for it and never the work between its intent and its outcome.
+async fn handled(app: &App, request: Request, next: Next, span: &tracing::Span) -> Result<Response, Defect> {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        let run = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+        return run.await.map_err(|_| Defect);
+    }
+    let place = app.under_way.enter();
+    let work = async move {
+        let response = next.run(request).await;
+        drop(place);
+        response
+    };
+    tokio::spawn(work.instrument(span.clone())).await.map_err(|_| Defect)
 }
 
 /// Every error is a problem, also those of the framework.

@@ -14,9 +14,11 @@ pub mod openapi;
 mod resume;
 pub mod routes;
 pub mod serve;
+mod steady;
 mod streams;
 mod system;
 mod tokens;
+mod under_way;
 mod watched;
 
 use std::{sync::Arc, time::Duration};
@@ -47,13 +49,20 @@ pub struct App {
     pub auth: Arc<auth::Auth>,
     nonces: Arc<enroll::Nonces>,
     door: Arc<enroll::Door>,
+    under_way: under_way::UnderWay,
     stop: watch::Receiver<bool>,
 }
 
 impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
-        Self { core, auth: Arc::new(auth), nonces: Arc::default(), door: Arc::default(), stop }
+        let (nonces, door) = (Arc::default(), Arc::default());
+        Self { core, auth: Arc::new(auth), nonces, door, under_way: under_way::UnderWay::default(), stop }
+    }
+
+    /// Resolves when no mutation is under way, also none whose client has gone.
+    pub fn settled(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.under_way.settled()
     }
 
     /// Resolves when the coordinator is asked to stop.

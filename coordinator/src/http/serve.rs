@@ -1,9 +1,15 @@
-//! Serving: bounded connections, bounded heads, TLS where it is not loopback, and an end that drains.
+//! Serving: bounded connections, in all and of one peer, bounded heads, readers that must read, TLS where it is not loopback, and an end that drains.
 //!
 //! One accept loop for both, on hyper-util, rather than `axum::serve` for one and another crate for the other: only so
 //! do plain and TLS connections share their limits (`axum::serve` has neither a limit nor a deadline for heads).
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use hyper::body::Incoming;
@@ -21,9 +27,13 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use super::steady::Steady;
+
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
-/// For a handshake, and for the head of a request.
+/// Of one peer at once; more are closed. Loopback is exempt: behind a proxy everybody comes from there.
+const PEER_MAX: usize = 256;
+/// For a handshake, and for the head of a request; between two requests, too.
 const HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long requests under way may take when we are asked to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -61,10 +71,55 @@ impl Protection {
     }
 }
 
+/// How many connections each peer has. What one customer is given counts as one peer: an IPv4 address, an IPv6 /64.
+#[derive(Debug, Clone, Default)]
+struct Peers(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One connection of one peer, until it is dropped; none where nobody counts.
+#[derive(Debug)]
+struct Seat(Option<(Peers, IpAddr)>);
+
+fn peer_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+    }
+}
+
+impl Peers {
+    fn seat(&self, ip: IpAddr) -> Option<Seat> {
+        if ip.to_canonical().is_loopback() {
+            return Some(Seat(None));
+        }
+        let peer = peer_of(ip);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = all.entry(peer).or_default();
+        if *taken >= PEER_MAX {
+            return None;
+        }
+        *taken += 1;
+        Some(Seat(Some((self.clone(), peer))))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some((peers, peer)) = &self.0 else { return };
+        let mut all = peers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = all.get_mut(peer) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(peer);
+            }
+        }
+    }
+}
+
 /// Serves until `stop` resolves, then drains.
 pub async fn serve(listener: TcpListener, router: Router, protection: Protection, stop: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let peers = Peers::default();
     tokio::pin!(stop);
     loop {
         let permit = tokio::select! {
@@ -77,8 +132,12 @@ pub async fn serve(listener: TcpListener, router: Router, protection: Protection
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(seat) = peers.seat(peer.ip()) else {
+                    tracing::debug!(%peer, "closed a connection: this peer has {PEER_MAX} already");
+                    continue;
+                };
                 let watcher = graceful.watcher();
-                tokio::spawn(connection(stream, peer, router.clone(), protection.clone(), watcher, permit));
+                tokio::spawn(connection(stream, peer, router.clone(), protection.clone(), watcher, (permit, seat)));
             }
             Err(err) => {
                 tracing::warn!(error = %err, "cannot accept a connection");
@@ -98,11 +157,12 @@ async fn connection(
     router: Router,
     protection: Protection,
     watcher: hyper_util::server::graceful::Watcher,
-    _permit: OwnedSemaphorePermit,
+    _held: (OwnedSemaphorePermit, Seat),
 ) {
     if let Err(err) = stream.set_nodelay(true) {
         tracing::debug!(%peer, error = %err, "no TCP_NODELAY");
     }
+    let stream = Steady::new(stream);
     let done = match protection {
         Protection::Plain => http(stream, router, watcher).await,
         Protection::Tls(acceptor) => match tokio::time::timeout(HEAD_MAX, acceptor.accept(stream)).await {
@@ -126,4 +186,23 @@ where
         .header_read_timeout(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service);
     watcher.watch(connection).await.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_cannot_take_every_connection() {
+        let peers = Peers::default();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let seats: Vec<Seat> = (0..PEER_MAX).map(|n| peers.seat(ip(&format!("2001:db8::{n:x}"))).unwrap()).collect();
+        assert!(peers.seat(ip("2001:db8::ffff:1")).is_none(), "the same /64");
+        assert!(peers.seat(ip("2001:db8:0:1::1")).is_some() && peers.seat(ip("192.0.2.1")).is_some());
+        let local: Vec<_> = (0..=PEER_MAX).map(|_| peers.seat(ip("::ffff:127.0.0.1"))).collect();
+        assert!(local.iter().all(Option::is_some));
+        drop(seats);
+        assert!(peers.seat(ip("2001:db8::1")).is_some());
+        assert!(peers.0.lock().unwrap().is_empty(), "nobody who has gone is remembered");
+    }
 }

@@ -102,17 +102,21 @@ async fn logs(
     let named = q.device.as_deref().map(|d| find(&app, &tenant, d)).transpose()?;
     let devices = app.core.index.look(|lens| of_deployment(lens, &tenant, &name, named))?;
     let silence = if args.follow { SILENCE_FOLLOWED } else { SILENCE };
-    let mut lines = vec![];
-    for (id, device) in devices {
-        let frames = app.core.command(&id, Verb::Logs(args.clone()), silence).await;
-        lines.push(frames.map(|f| lines_of(f, device.clone()).boxed()).map_err(|err| (device, err)));
+    if let [(id, device)] = &devices[..] {
+        let frames = app.core.command(id, Verb::Logs(args), silence).await;
+        let frames = frames.map_err(|err| ApiError::of_device(device, &err))?;
+        return Ok(ndjson(&app, lines_of(frames, device.clone())));
     }
-    if let [Err((device, err))] = &lines[..] {
-        return Err(ApiError::of_device(device, err));
-    }
-    let streams = lines.into_iter().map(|line| match line {
-        Ok(lines) => lines,
-        Err((device, err)) => stream::iter([StreamLine::Error { device, detail: err.to_string() }]).boxed(),
+    // Asked side by side while their lines are read: a silent device keeps nobody waiting for the others.
+    let streams = devices.into_iter().map(|(id, device)| {
+        let (core, verb) = (std::sync::Arc::clone(&app.core), Verb::Logs(args.clone()));
+        let asked = async move {
+            match core.command(&id, verb, silence).await {
+                Ok(frames) => lines_of(frames, device).boxed(),
+                Err(err) => stream::iter([StreamLine::Error { device, detail: err.to_string() }]).boxed(),
+            }
+        };
+        stream::once(asked).flatten().boxed()
     });
     // Each device's own `end` is left out; one stands for all.
     let all = stream::select_all(streams).filter(|l| std::future::ready(!matches!(l, StreamLine::End { .. })));

@@ -1,9 +1,10 @@
 //! What the coordinator says of itself: alive, ready, numbers, its description, who is asking, tenants.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::State,
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
@@ -21,6 +22,7 @@ use super::{
     extract::{Asked, Query, limit, page},
     openapi,
 };
+use crate::background::now;
 
 /// The version of this coordinator.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -70,12 +72,14 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let text = app.core.index.look(|lens| app.core.metrics.text(lens));
+    let text = app.core.metrics.recent(&app.core.index, now().mono_ms);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn description() -> Json<serde_json::Value> {
-    Json(openapi::document())
+/// It is the same for everybody, and everybody may ask: made once.
+async fn description() -> Response {
+    static MADE: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi::document().to_string()));
+    ([(header::CONTENT_TYPE, "application/json")], MADE.clone()).into_response()
 }
 
 async fn me(asked: Asked) -> Json<Me> {

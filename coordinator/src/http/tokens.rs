@@ -35,7 +35,8 @@ use crate::{
 };
 
 const TTL_MAX: Millis = Millis::secs(365 * 86_400);
-const USES_MAX: u32 = 100_000;
+/// All uses of a token are kept in its one record, about 115 bytes each; a value of the store has 1 MiB at most.
+const USES_MAX: u32 = 5_000;
 
 /// The routes.
 pub(super) fn router() -> Router<App> {
@@ -87,7 +88,7 @@ async fn create(
         return Err(ApiError::field("ttl", "longer than 0 and at most 365d"));
     }
     if request.uses == 0 || request.uses > USES_MAX {
-        return Err(ApiError::field("uses", format!("from 1 to {USES_MAX}")));
+        return Err(ApiError::field("uses", format!("from 1 to {USES_MAX}: for more devices make several tokens")));
     }
     if request.labels.len() > 64 {
         return Err(ApiError::field("labels", "at most 64"));

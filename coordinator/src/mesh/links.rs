@@ -1,7 +1,8 @@
 //! Devices that connect and disconnect, told by the broker in the moment it happens.
 //!
-//! Decides: nothing; it tells. Deliberately does not: keep who is connected (`background::index` does), nor replace
-//! heartbeats: events are lost while the coordinator is away.
+//! Decides: when to ask who is connected: events are lost while the coordinator is away, so that with every
+//! (re)connection the broker is asked for all connections, and events count from there on. Deliberately does not: keep
+//! who is connected (`background::links` does), nor replace heartbeats.
 
 use std::time::Duration;
 
@@ -11,10 +12,16 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::connect::{Connection, Link};
+use super::connect::Connection;
 use crate::keys::jwt;
 
 const CAPACITY: usize = 1024;
+/// Connections in one part of the broker's answer.
+const PART: usize = 512;
+/// Servers of a cluster answer each for itself: nobody more is waited for after this much silence.
+const QUIET: Duration = Duration::from_millis(500);
+/// Parts asked for at most: more connections than a broker of ours takes.
+const PARTS: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What happened to a device's connection.
@@ -27,6 +34,15 @@ pub enum LinkChange {
         /// Why.
         reason: String,
     },
+}
+
+/// What the broker tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkNews {
+    /// These connections there are, and no others.
+    All(Vec<DeviceLink>),
+    /// One has changed.
+    One(DeviceLink),
 }
 
 /// One connection of one device.
@@ -66,7 +82,46 @@ fn device_of(client: &Value) -> Option<DeviceId> {
     jwt::decode(client["jwt"].as_str()?).ok()?["name"].as_str()?.parse().ok()
 }
 
-pub(super) fn start(sys: Connection, account: String) -> mpsc::Receiver<DeviceLink> {
+/// One connection as the broker lists it.
+fn listed(connection: &Value, told_over: u64) -> Option<DeviceLink> {
+    Some(DeviceLink {
+        device: device_of(connection)?,
+        public_key: connection["authorized_user"].as_str()?.to_owned(),
+        connection: connection["cid"].as_u64()?,
+        told_over,
+        change: LinkChange::Connected,
+    })
+}
+
+/// All connections of the account, or nothing when no server answers.
+async fn all(sys: &Connection, account: &str, told_over: u64) -> Option<Vec<DeviceLink>> {
+    let mut links = vec![];
+    for part in 0..PARTS {
+        let mut largest = 0;
+        let mut servers = 0;
+        let inbox = sys.client.new_inbox();
+        let mut answers = sys.client.subscribe(inbox.clone()).await.ok()?;
+        let ask = serde_json::json!({ "auth": true, "limit": PART, "offset": part * PART }).to_string();
+        let subject = format!("$SYS.REQ.ACCOUNT.{account}.CONNZ");
+        sys.client.publish_with_reply(subject, inbox, ask.into()).await.ok()?;
+        while let Ok(Some(answer)) = tokio::time::timeout(QUIET, answers.next()).await {
+            let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
+            let connections = answer["data"]["connections"].as_array()?;
+            links.extend(connections.iter().filter_map(|c| listed(c, told_over)));
+            largest = largest.max(connections.len());
+            servers += 1;
+        }
+        if servers == 0 {
+            return None;
+        }
+        if largest < PART {
+            break;
+        }
+    }
+    Some(links)
+}
+
+pub(super) fn start(sys: Connection, account: String) -> mpsc::Receiver<LinkNews> {
     let (to, links) = mpsc::channel(CAPACITY);
     tokio::spawn(async move {
         let _ = tokio::select! { ended = follow(&sys, &account, &to) => ended, () = to.closed() => None };
@@ -74,20 +129,31 @@ pub(super) fn start(sys: Connection, account: String) -> mpsc::Receiver<DeviceLi
     links
 }
 
-async fn follow(sys: &Connection, account: &str, to: &mpsc::Sender<DeviceLink>) -> Option<std::convert::Infallible> {
+async fn follow(sys: &Connection, account: &str, to: &mpsc::Sender<LinkNews>) -> Option<std::convert::Infallible> {
     loop {
-        sys.up().await;
+        let up = sys.up().await;
+        // First the subscription, then the question: nothing falls between them.
         if let Ok(mut events) = sys.client.subscribe(format!("$SYS.ACCOUNT.{account}.*")).await {
-            while let Some(message) = events.next().await {
-                let (Link::Up(told_over) | Link::Down(told_over)) = *sys.link.borrow();
-                let ours = message.subject.ends_with(".CONNECT") || message.subject.ends_with(".DISCONNECT");
-                if let Some(link) = ours.then(|| parse(&message, told_over)).flatten()
-                    && to.try_send(link).is_err()
-                {
-                    tracing::debug!("a device's (dis)connection was not noted: too many at once");
-                }
+            match all(sys, account, up).await {
+                Some(links) => to.send(LinkNews::All(links)).await.ok()?,
+                None => tracing::warn!("the broker does not say which devices are connected: waiting for its events"),
+            }
+            tokio::select! {
+                () = sys.left(up) => {}
+                () = tell(&mut events, up, to) => {}
             }
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn tell(events: &mut async_nats::Subscriber, told_over: u64, to: &mpsc::Sender<LinkNews>) {
+    while let Some(message) = events.next().await {
+        let ours = message.subject.ends_with(".CONNECT") || message.subject.ends_with(".DISCONNECT");
+        if let Some(link) = ours.then(|| parse(&message, told_over)).flatten()
+            && to.try_send(LinkNews::One(link)).is_err()
+        {
+            tracing::debug!("a device's (dis)connection was not noted: too many at once");
+        }
     }
 }

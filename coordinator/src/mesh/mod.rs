@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 pub use accounts::{Accounts, PushError};
 pub use command::{Answer, CommandError};
 pub use connect::{ConnectError, Connection, Endpoint, Link, Security};
-pub use links::{DeviceLink, LinkChange};
+pub use links::{DeviceLink, LinkChange, LinkNews};
 pub use up::Answerer;
 
 use crate::{broker::ConfigFile, keys::Keys};
@@ -85,7 +85,7 @@ impl Mesh {
 
     /// Devices that connect and disconnect, as the broker tells it. Bounded: what does not fit is dropped, because
     /// heartbeats say the same a little later.
-    pub fn device_links(&self) -> mpsc::Receiver<DeviceLink> {
+    pub fn device_links(&self) -> mpsc::Receiver<LinkNews> {
         links::start(self.sys.clone(), self.keys.dev_id())
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 mod api;
+mod bounds;
 mod converge;
 mod hold;
 mod sim;

@@ -17,11 +17,12 @@ use bramble_contracts::{
     bytes::Fixed,
     envelope,
     id::{DeviceId, Tenant},
+    signed::{self, Role},
     subjects::{Bucket, liveness_key},
     token::EnrollmentToken,
     v1::{
-        DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, Refusal, ReplyFrame,
-        Report,
+        Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, Refusal,
+        ReplyFrame, Report,
     },
 };
 use bramble_coordinator::{
@@ -32,6 +33,7 @@ use bramble_coordinator::{
     domain::{invariants::violations, view::Lens},
     http::{self, App, auth::Auth},
     keys::{Addresses, Keys, Quarantined},
+    mesh::LinkNews,
     store::memory::Memory,
 };
 use bytes::Bytes;
@@ -39,7 +41,10 @@ use futures::{StreamExt as _, future::BoxFuture, stream};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Barrier, mpsc},
+    task::JoinHandle,
+};
 use tower::ServiceExt as _;
 
 /// Longer than anything here takes.
@@ -52,6 +57,10 @@ pub(crate) struct SimMesh {
     /// The keys the broker refuses.
     pub(crate) cut: Mutex<BTreeMap<String, u64>>,
     keys: Mutex<Option<Arc<Keys>>>,
+    /// Devices that carry out a command only above this counter.
+    pub(crate) gates: Mutex<BTreeMap<DeviceId, u64>>,
+    /// Logs come once all who share this have been asked.
+    pub(crate) logs_together: Mutex<Option<Arc<Barrier>>>,
 }
 
 impl Mesh for SimMesh {
@@ -59,11 +68,23 @@ impl Mesh for SimMesh {
         &'a self,
         device: &'a DeviceId,
         verb: &'static str,
-        _signed: Vec<u8>,
+        signed: Vec<u8>,
         _silence: Duration,
     ) -> BoxFuture<'a, Result<Frames, MeshError>> {
         let document = self.documents.lock().unwrap().get(device).cloned();
+        let refused = self.gates.lock().unwrap().get_mut(device).and_then(|last| {
+            let keys = self.keys.lock().unwrap().clone().unwrap();
+            let trust = keys.trust_document();
+            let command: Command = signed::open(&signed, Role::Fleet, |role, id| trust.key(role, id)).unwrap();
+            let stale = command.counter <= *last;
+            *last = command.counter.max(*last);
+            stale.then(|| "command was used before, or came after a later one; try again".to_owned())
+        });
+        let together = self.logs_together.lock().unwrap().clone();
         Box::pin(async move {
+            if let Some(why) = refused {
+                return Ok(stream::iter([Ok(ReplyFrame { seq: 0, body: FrameBody::Refused { why } })]).boxed());
+            }
             let unreachable = || MeshError::Unreachable { why: "it is not connected".to_owned() };
             let bodies = match verb {
                 "desired" => {
@@ -71,6 +92,10 @@ impl Mesh for SimMesh {
                     vec![FrameBody::Document(document.to_vec()), FrameBody::End { exit_code: None }]
                 }
                 "exec" => vec![FrameBody::Stdout(b"hi".to_vec()), FrameBody::End { exit_code: Some(3) }],
+                "logs" => {
+                    together.ok_or_else(unreachable)?.wait().await;
+                    vec![FrameBody::End { exit_code: None }]
+                }
                 _ => return Err(unreachable()),
             };
             let frames = bodies.into_iter().zip(0..).map(|(body, seq)| Ok(ReplyFrame { seq, body }));
@@ -92,8 +117,9 @@ pub(crate) struct Sim {
     pub(crate) mesh: Arc<SimMesh>,
     pub(crate) router: Router,
     pub(crate) admin: String,
+    pub(crate) links: mpsc::Sender<LinkNews>,
     state: Arc<TempDir>,
-    running: JoinHandle<()>,
+    pub(crate) running: JoinHandle<()>,
 }
 
 impl Drop for Sim {
@@ -144,18 +170,16 @@ impl Sim {
 
     fn start(store: Memory, mesh: Arc<SimMesh>, state: Arc<TempDir>) -> Self {
         let core = Self::idle(&store, &mesh, &state.path().join("keys"));
+        let (tell, links) = mpsc::channel(8);
         let running = {
             let core = Arc::clone(&core);
-            tokio::spawn(async move {
-                let (_tell, links) = mpsc::channel(1);
-                background::run(core, links).await;
-            })
+            tokio::spawn(async move { background::run(core, links).await })
         };
         std::fs::write(state.path().join("api-tokens.json"), crate::api::powerless().to_string()).unwrap();
         let auth = Auth::load(state.path()).unwrap();
         let admin = std::fs::read_to_string(state.path().join("admin.token")).unwrap().trim().to_owned();
         let router = http::router(App::new(Arc::clone(&core), auth, tokio::sync::watch::channel(false).1));
-        Self { core, store, mesh, router, admin, state, running }
+        Self { core, store, mesh, router, admin, links: tell, state, running }
     }
 
     /// Stops it, as kill -9 would.

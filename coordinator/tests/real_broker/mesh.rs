@@ -14,7 +14,7 @@ use bramble_contracts::{
     v1::{FrameBody, RenewReply, RenewRequest, ReplyFrame},
 };
 use bramble_coordinator::{
-    mesh::{CommandError, LinkChange},
+    mesh::{CommandError, DeviceLink, LinkChange, LinkNews},
     store::{Expect, Store as _},
 };
 use bytes::Bytes;
@@ -158,25 +158,24 @@ async fn a_command_is_answered_by_many_frames_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_devices_are_told() {
     let up = Fleet::new().up().await;
+    let early = up.device(2).await;
     let mut links = up.mesh.device_links();
-    // The subscription is made by a task: connect until it is heard.
-    let (link, device) = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let device = up.device(1).await;
-            if let Ok(Some(link)) = tokio::time::timeout(Duration::from_millis(300), links.recv()).await {
-                return (link, device);
-            }
-        }
-    })
-    .await
-    .unwrap();
+    let next = async |links: &mut tokio::sync::mpsc::Receiver<LinkNews>| {
+        tokio::time::timeout(PATIENCE, links.recv()).await.unwrap().unwrap()
+    };
+    let LinkNews::All(listed) = next(&mut links).await else { panic!("first comes who is there") };
+    let [link] = &listed[..] else { panic!("one device was there before us: {listed:?}") };
+    assert_eq!((&link.device, &link.public_key), (&early.id, &early.key.public_key()));
+    let device = up.device(1).await;
+    let LinkNews::One(link) = next(&mut links).await else { panic!("then what changes") };
+    assert_eq!(link.change, LinkChange::Connected);
     assert_eq!((&link.device, &link.public_key), (&device.id, &device.key.public_key()));
     let _ = device.client.drain().await;
     let gone = tokio::time::timeout(PATIENCE, async {
         loop {
-            match links.recv().await.unwrap().change {
-                LinkChange::Disconnected { reason } => return reason,
-                LinkChange::Connected => {}
+            match links.recv().await.unwrap() {
+                LinkNews::One(DeviceLink { change: LinkChange::Disconnected { reason }, .. }) => return reason,
+                LinkNews::One(_) | LinkNews::All(_) => {}
             }
         }
     });
