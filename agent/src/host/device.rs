@@ -11,10 +11,11 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use tokio::sync::mpsc;
 
+use super::leash::Leash;
 use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
-    ContainerSpec, ExecSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits,
-    Stamps, State, Stream,
+    ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, Stamps, State,
+    Stream,
 };
 use super::state::StateError;
 use super::{clock, facts, probe, records};
@@ -81,7 +82,11 @@ impl PodmanHost {
             seen.push(one);
         }
         for pod in pods {
-            let state = if pod.containers.iter().any(|c| c.state == State::Running) {
+            // Its pause container holds the network: once that has ended, the members run on, but nobody reaches them.
+            let ended = pod.containers.iter().any(|c| c.id == pod.infra_id && c.state == State::Exited);
+            let state = if ended {
+                SeenState::Exited
+            } else if pod.containers.iter().any(|c| c.state == State::Running) {
                 SeenState::Running
             } else {
                 SeenState::Created
@@ -388,12 +393,14 @@ impl Host for PodmanHost {
     }
 
     async fn exec(&self, id: &str, argv: &[String], out: mpsc::Sender<Piece>) -> Result<i32, HostError> {
-        let spec = ExecSpec { command: argv.to_vec(), ..ExecSpec::default() };
         let fail = |err: PodmanError| host_error(&err);
-        let session = self.podman.exec_create(id, &spec).await.map_err(fail)?;
-        let output = self.podman.exec_start(&session).await.map_err(fail)?;
+        let command = Leash::prepare(&self.podman, id, argv).await.map_err(fail)?;
+        let output = self.podman.exec_start(command.session()).await.map_err(fail)?;
         send_on(output, &out).await?;
-        Ok(self.podman.exec_end(&session).await.map_err(fail)?.exit_code)
+        if out.is_closed() {
+            return Err(HostError("nobody listens any more, so the command is ended".into()));
+        }
+        command.end().await.map_err(fail)
     }
 }
 

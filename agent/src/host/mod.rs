@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cmd;
 pub mod device;
 pub mod facts;
+mod leash;
 mod naming;
 pub mod podman;
 mod probe;

@@ -12,7 +12,8 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::podman::{ExecSpec, Podman};
+use super::leash::Leash;
+use super::podman::Podman;
 use crate::core::app::App;
 
 /// One question. The error says what was asked and what came back.
@@ -87,16 +88,15 @@ async fn get(at: SocketAddr, path: &str) -> Result<(), String> {
 /// Output of a probe is read, so that it never blocks, and only its end is kept.
 async fn command(podman: &Podman, id: &str, argv: &[String]) -> Result<(), String> {
     let text = |err: super::podman::PodmanError| err.to_string();
-    let spec = ExecSpec { command: argv.to_vec(), ..ExecSpec::default() };
-    let session = podman.exec_create(id, &spec).await.map_err(text)?;
-    let mut output = podman.exec_start(&session).await.map_err(text)?;
+    let command = Leash::prepare(podman, id, argv).await.map_err(text)?;
+    let mut output = podman.exec_start(command.session()).await.map_err(text)?;
     let mut last = Vec::new();
     while let Some((_, piece)) = output.next().await.map_err(text)? {
         last.extend_from_slice(&piece);
         let extra = last.len().saturating_sub(200);
         last.drain(..extra);
     }
-    match podman.exec_end(&session).await.map_err(text)?.exit_code {
+    match command.end().await.map_err(text)? {
         0 => Ok(()),
         code => Err(format!("ended with exit code {code} {}", String::from_utf8_lossy(&last).trim()).trim().to_owned()),
     }

@@ -121,7 +121,7 @@ impl SupervisorHandle {
         answer.await.map_err(|_| StreamError::Stopped)?
     }
 
-    /// Runs a command in a container. Dropping the receiver stops listening.
+    /// Runs a command in a container. It ends when its time is up or the receiver is dropped.
     pub async fn exec(&self, wish: ExecWish) -> Result<mpsc::Receiver<Chunk>, StreamError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Exec(wish, reply)).await?;

@@ -203,7 +203,13 @@ async fn finish(out: mpsc::Sender<Chunk>, last: Chunk) {
 fn forward(container: String, out: mpsc::Sender<Chunk>) -> (mpsc::Sender<Piece>, impl Future<Output = ()>) {
     let (pieces, mut receiver) = mpsc::channel::<Piece>(1);
     let work = async move {
-        while let Some(piece) = receiver.recv().await {
+        loop {
+            // A silent command must notice too that nobody listens.
+            let piece = tokio::select! {
+                piece = receiver.recv() => piece,
+                () = out.closed() => return,
+            };
+            let Some(piece) = piece else { return };
             if out.send(Chunk::Output { container: container.clone(), piece }).await.is_err() {
                 return;
             }

@@ -183,9 +183,11 @@ fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan
     plan
 }
 
-/// A part that was made and is not there any more: somebody removed it.
+/// A part that was made and is not there any more, because somebody removed it; or a pod that lost its network, which
+/// its members cannot get back.
 fn was_lost(have: &Have, hash: &str) -> bool {
-    have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some())
+    let broken = have.of(Role::Pod, hash).any(|pod| pod.state == SeenState::Exited);
+    broken || have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some())
 }
 
 /// Taking out of the record what is gone; never urgent.

@@ -324,6 +324,9 @@ pub struct ExecDetail {
     /// Whether it still runs.
     #[serde(default)]
     pub running: bool,
+    /// Its process on the device, while it runs.
+    #[serde(default)]
+    pub pid: i64,
     /// Its exit code.
     #[serde(default)]
     pub exit_code: i32,
