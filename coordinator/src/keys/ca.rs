@@ -38,7 +38,9 @@ pub enum CaError {
         err: rcgen::Error,
     },
     /// The dates in it would be wrong.
-    #[error("the clock of this machine says {says}: set it, then start again (certificates made now would be of no use)")]
+    #[error(
+        "the clock of this machine says {says}: set it, then start again (certificates made now would be of no use)"
+    )]
     Clock {
         /// The clock's date.
         says: time::Date,

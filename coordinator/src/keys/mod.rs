@@ -244,11 +244,7 @@ impl Keys {
     }
 
     /// The same, where the broker's certificate comes from somebody else: devices trust `broker_ca` (PEM) besides ours.
-    pub fn load_or_create_with(
-        dir: &Path,
-        addresses: &Addresses,
-        broker_ca: Option<&str>,
-    ) -> Result<Self, KeysError> {
+    pub fn load_or_create_with(dir: &Path, addresses: &Addresses, broker_ca: Option<&str>) -> Result<Self, KeysError> {
         if !dir.exists() {
             generate(dir)?;
         }
@@ -263,7 +259,8 @@ impl Keys {
         listed.push(trust::listed(Role::Fleet, &fleet_key));
         listed.push(trust::listed(Role::Time, &time_key));
         let ca_bundle = if addresses.uses_tls() { bundle(&ca, broker_ca)? } else { String::new() };
-        let chain = trust::Wanted { keys: listed, ca_bundle: &ca_bundle, addresses, roots: &roots }.ensure(&trust_dir)?;
+        let chain =
+            trust::Wanted { keys: listed, ca_bundle: &ca_bundle, addresses, roots: &roots }.ensure(&trust_dir)?;
         Ok(Self {
             operator: account(dir, 0)?,
             sys: account(dir, 2)?,

@@ -3,9 +3,9 @@
 //! Decides: that frames come in order and without a gap, and how long silence may last. Deliberately does not: sign
 //! (`keys`) or judge what a device says; frames are shown to people as the device's own words.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use bramble_contracts::{
     DeviceId,
     envelope::{self, DecodeError},
@@ -13,11 +13,15 @@ use bramble_contracts::{
     v1::{FrameBody, ReplyFrame},
 };
 use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// How long a device may take to say anything at all.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
 /// Frames of one answer, at most.
 const FRAMES_MAX: u32 = 1_000_000;
+/// What may wait for whoever reads an answer: so many frames, and so many bytes. More ends the answer.
+const WAITING_MAX: usize = 1024;
+const WAITING_BYTES: u32 = 8 << 20;
 const INPUT_VERB: &str = "input";
 
 /// Why a command has no (whole) answer. The texts say "it": people know the device by another word than we do here.
@@ -77,7 +81,7 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct Answer {
     device: DeviceId,
-    frames: Subscriber,
+    frames: mpsc::Receiver<(Message, OwnedSemaphorePermit)>,
     due: u32,
     ended: bool,
 }
@@ -96,7 +100,28 @@ pub(super) async fn send(
     let frames = client.subscribe(inbox.clone()).await.map_err(|err| not_sent(device, err))?;
     let sent = client.publish_with_reply(subjects::command(device, verb), inbox, signed.into()).await;
     sent.map_err(|err| not_sent(device, err))?;
-    Ok(Answer { device: device.clone(), frames, due: 0, ended: false })
+    let (to, waiting) = mpsc::channel(WAITING_MAX);
+    tokio::spawn(take_in(device.clone(), frames, to));
+    Ok(Answer { device: device.clone(), frames: waiting, due: 0, ended: false })
+}
+
+/// Takes frames out of the subscription as they come; ends when one does not fit or nobody reads any more.
+async fn take_in(device: DeviceId, mut frames: Subscriber, to: mpsc::Sender<(Message, OwnedSemaphorePermit)>) {
+    let room = Arc::new(Semaphore::new(WAITING_BYTES as usize));
+    loop {
+        let message = tokio::select! { message = frames.next() => message, () = to.closed() => None };
+        let Some(message) = message else { return };
+        let size = u32::try_from(message.length).unwrap_or(u32::MAX);
+        let kept = room.clone().try_acquire_many_owned(size).ok().map(|place| to.try_send((message, place)));
+        match kept {
+            Some(Ok(())) => {}
+            Some(Err(mpsc::error::TrySendError::Closed(_))) => return,
+            Some(Err(mpsc::error::TrySendError::Full(_))) | None => {
+                tracing::warn!(%device, "an answer is read too slowly: the rest of it is dropped");
+                return;
+            }
+        }
+    }
 }
 
 pub(super) async fn send_input(client: &Client, device: &DeviceId, signed: Vec<u8>) -> Result<(), CommandError> {
@@ -123,8 +148,9 @@ impl Answer {
         let device = || self.device.clone();
         let within = if self.due == 0 { within.min(FIRST_WITHIN) } else { within };
         let silent = || CommandError::Silent { device: device(), within };
-        let message =
-            tokio::time::timeout(within, self.frames.next()).await.map_err(|_| silent())?.ok_or_else(silent)?;
+        let lost = || CommandError::Gap { device: device(), want: self.due, got: self.due.saturating_add(1) };
+        let next = tokio::time::timeout(within, self.frames.recv()).await.map_err(|_| silent())?;
+        let (message, _) = next.ok_or_else(lost)?;
         if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
             return Err(CommandError::NotConnected { device: device() });
         }

@@ -13,6 +13,9 @@ use crate::keys::{Creds, entropy};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that may wait in one subscription; more are dropped, and whoever reads notices. A pull of the store's feed
+/// brings 512 and some heartbeats at most.
+const WAITING_MAX: usize = 2048;
 const PING: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -96,6 +99,7 @@ fn options(endpoint: &Endpoint, creds: &Creds, name: &str) -> Result<ConnectOpti
         async move { auth }
     })
     .name(name)
+    .subscription_capacity(WAITING_MAX)
     .request_timeout(Some(REQUEST_TIMEOUT))
     .connection_timeout(CONNECT_TIMEOUT)
     .ping_interval(PING);

@@ -156,6 +156,42 @@ async fn a_command_is_answered_by_many_frames_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_is_bounded_and_its_reader_hears_of_it() {
+    let up = Fleet::new().up().await;
+    let device = up.device(1).await;
+    let mut commands = device.client.subscribe(subjects::command_all(&device.id)).await.unwrap();
+    device.client.flush().await.unwrap();
+    let within = Duration::from_secs(5);
+    // The first has too many bytes, the second too many frames.
+    for (count, size) in [(300, 60_000), (3000, 10)] {
+        let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+        let reply = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap().reply.unwrap();
+        for n in 0..count {
+            device.client.publish(reply.clone(), frame(n, FrameBody::Stdout(vec![1; size]))).await.unwrap();
+        }
+        device.client.publish(reply, frame(count, FrameBody::End { exit_code: Some(0) })).await.unwrap();
+        // Answered in order by the same connection: by then the coordinator has been sent all of it.
+        let alive = Bucket::Liveness.subject(&format!("{}.a", device.id));
+        let _ = device.client.request(alive, Bytes::from_static(b"x")).await;
+        up.mesh.fleet().client.request("nobody.there", Bytes::new()).await.unwrap_err();
+        let (mut frames, mut bytes) = (0, 0);
+        let end = loop {
+            match answer.next(within).await {
+                Ok(Some(frame)) => {
+                    assert_eq!(frame.seq, frames);
+                    frames += 1;
+                    bytes += size;
+                }
+                other => break other,
+            }
+        };
+        assert!(matches!(end, Err(CommandError::Gap { .. })), "{end:?}");
+        assert!((1..=1100).contains(&frames) && bytes <= 9 << 20, "{frames} frames, {bytes} bytes were kept");
+    }
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_of_devices_are_told() {
     let up = Fleet::new().up().await;
     let early = up.device(2).await;
