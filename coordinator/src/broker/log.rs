@@ -3,7 +3,11 @@
 //! The broker writes to a file of bounded size, not to a pipe of ours: it must outlive a killed coordinator, and a
 //! broken pipe would end it. Decides: which lines matter (warnings and errors). Deliberately does not: keep them.
 
-use std::{io::SeekFrom, path::PathBuf, time::Duration};
+use std::{
+    io::SeekFrom,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     fs::File,
@@ -34,7 +38,7 @@ pub(super) async fn follow(path: PathBuf) {
     }
 }
 
-async fn read(path: &PathBuf, from: u64, len: u64) -> std::io::Result<String> {
+async fn read(path: &Path, from: u64, len: u64) -> std::io::Result<String> {
     let mut file = File::from_std(super::owner::open(path)?);
     file.seek(SeekFrom::Start(from)).await?;
     let mut bytes = vec![];

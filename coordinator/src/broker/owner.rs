@@ -5,7 +5,7 @@
 //! Deliberately does not: choose the user; `process` does.
 
 use std::{
-    ffi::OsString,
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
     os::{
@@ -37,7 +37,7 @@ fn is(stat: &FileStat, kind: SFlag) -> bool {
 pub(super) fn give(dir: &Path, run_as: RunAs) -> Result<(), FileError> {
     let given = || -> io::Result<()> {
         let parent = File::open(dir.parent().unwrap_or(Path::new("/")))?;
-        let top = handle(parent.as_fd(), dir.file_name().unwrap_or_default().to_owned())?;
+        let top = handle(parent.as_fd(), dir.file_name().unwrap_or_default())?;
         let stat = fstat(&top)?;
         if stat.st_uid == run_as.uid.as_raw() && stat.st_gid == run_as.gid.as_raw() {
             return Ok(());
@@ -48,9 +48,9 @@ pub(super) fn give(dir: &Path, run_as: RunAs) -> Result<(), FileError> {
 }
 
 /// A handle on exactly this name: of a link the link itself, of a pipe nothing is opened.
-fn handle(dir: BorrowedFd<'_>, name: OsString) -> io::Result<OwnedFd> {
+fn handle(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(openat(dir, name.as_os_str(), flags, Mode::empty())?)
+    Ok(openat(dir, name, flags, Mode::empty())?)
 }
 
 fn give_handle(it: &OwnedFd, stat: &FileStat, run_as: RunAs, depth: u32) -> io::Result<()> {
@@ -58,7 +58,7 @@ fn give_handle(it: &OwnedFd, stat: &FileStat, run_as: RunAs, depth: u32) -> io::
         let deeper = depth.checked_sub(1).ok_or_else(|| io::Error::other("folders in it are too deep"))?;
         // By the handle, not by its name: whoever exchanges the name changes nothing.
         for entry in fs::read_dir(format!("/proc/self/fd/{}", it.as_raw_fd()))? {
-            let below = match handle(it.as_fd(), entry?.file_name()) {
+            let below = match handle(it.as_fd(), &entry?.file_name()) {
                 Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
                 below => below?,
             };

@@ -13,7 +13,10 @@ use bramble_contracts::{
     v1::{FrameBody, ReplyFrame},
 };
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    mpsc::{self, error::TrySendError},
+};
 
 /// How long a device may take to say anything at all.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
@@ -112,11 +115,10 @@ async fn take_in(device: DeviceId, mut frames: Subscriber, to: mpsc::Sender<(Mes
         let message = tokio::select! { message = frames.next() => message, () = to.closed() => None };
         let Some(message) = message else { return };
         let size = u32::try_from(message.length).unwrap_or(u32::MAX);
-        let kept = room.clone().try_acquire_many_owned(size).ok().map(|place| to.try_send((message, place)));
-        match kept {
-            Some(Ok(())) => {}
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => return,
-            Some(Err(mpsc::error::TrySendError::Full(_))) | None => {
+        match (to.try_reserve(), room.clone().try_acquire_many_owned(size)) {
+            (Ok(slot), Ok(place)) => slot.send((message, place)),
+            (Err(TrySendError::Closed(())), _) => return,
+            (Err(TrySendError::Full(())), _) | (Ok(_), Err(_)) => {
                 tracing::warn!(%device, "an answer is read too slowly: the rest of it is dropped");
                 return;
             }
