@@ -254,3 +254,64 @@ async fn logs_follow_and_commands_give_their_exit_code() {
         "{rest:?}"
     );
 }
+
+/// Processes on this machine that run `sleep` for that long.
+fn sleepers(seconds: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let line = format!("sleep\0{seconds}\0");
+    all.filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|found| found == line.as_bytes())).count()
+}
+
+async fn until_so_many_sleep(seconds: &str, count: usize) {
+    let gone = async {
+        while sleepers(seconds) != count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), gone).await.is_ok(), "never {count} sleepers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_its_time_and_with_its_listener() {
+    let device = Device::start().await;
+    device.want(&[(1, web(1))]);
+    let before = device.until("web", running).await;
+    let seconds = std::process::id().to_string();
+    let begin = |seconds: &str, timeout| {
+        // The program is a child of the command: both are to end.
+        let argv = vec!["sh".into(), "-c".into(), format!("sleep {seconds} & echo on; wait")];
+        let wish = ExecWish { app: AppKey::parse("default.web").unwrap(), container: None, argv, timeout };
+        device.agent().exec(wish)
+    };
+    let mut timed = begin(&seconds, Duration::from_secs(3)).await.unwrap();
+    assert!(matches!(timed.recv().await, Some(Chunk::Output { .. })));
+    until_so_many_sleep(&seconds, 1).await;
+    let last = timed.recv().await;
+    assert!(matches!(&last, Some(Chunk::Broken { why }) if why.contains("did not end within 3 s")), "{last:?}");
+    until_so_many_sleep(&seconds, 0).await;
+
+    let mut left = begin(&seconds, Duration::from_secs(3600)).await.unwrap();
+    assert!(matches!(left.recv().await, Some(Chunk::Output { .. })));
+    until_so_many_sleep(&seconds, 1).await;
+    drop(left);
+    until_so_many_sleep(&seconds, 0).await;
+    let after = device.report("web").unwrap();
+    assert_eq!((&after.containers[0].id, after.containers[0].restarts), (&before.containers[0].id, 0), "nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_loses_its_network_is_made_anew() {
+    let device = Device::start().await;
+    let part = |name: &str| container(name, "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    device.want(&[(1, deployment("pair", &[], &[part("a"), part("b")]))]);
+    let before = device.until("pair", running).await;
+    let pods = device.podman.pod_list(&[]).await.unwrap();
+    device.kill_container(&pods[0].infra_id).await;
+    let other = |report: &bramble_contracts::v1::AppReport| {
+        running(report) && report.containers.iter().zip(&before.containers).all(|(new, old)| new.id != old.id)
+    };
+    device.until("pair", other).await;
+    let anew = device.podman.pod_list(&[]).await.unwrap();
+    assert_eq!(anew.len(), 1);
+    assert_ne!(anew[0].id, pods[0].id);
+}

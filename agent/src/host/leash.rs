@@ -71,7 +71,7 @@ async fn kill_command(podman: &Podman, container: &str, session: &str) -> Result
             if main.state.pid <= 0 {
                 return Ok(());
             }
-            if lives_with(command.pid, main.state.pid) && send_kill(command.pid) {
+            if lives_with(command.pid, main.state.pid) && send_kill(command.pid, main.state.pid) {
                 return Ok(());
             }
         }
@@ -86,12 +86,20 @@ fn lives_with(pid: i64, main: i64) -> bool {
     place(pid).is_some_and(|here| place(main) == Some(here) && place(i64::from(std::process::id())) != place(pid))
 }
 
-fn send_kill(pid: i64) -> bool {
-    let Ok(pid) = i32::try_from(pid).map(Pid::from_raw) else { return false };
-    let sent = match getpgid(Some(pid)) {
-        Ok(group) if group == pid => killpg(pid, Signal::SIGKILL),
-        Ok(_) => kill(pid, Signal::SIGKILL),
-        Err(err) => Err(err),
+/// Kills the command with its process group. The runtime makes the group and is gone by then; a group that is led from
+/// elsewhere (the container's main process, somebody outside) is not the command's own.
+fn send_kill(pid: i64, main: i64) -> bool {
+    let (Ok(pid), Ok(main)) = (i32::try_from(pid).map(Pid::from_raw), i32::try_from(main).map(Pid::from_raw)) else {
+        return false;
+    };
+    let sent = match (getpgid(Some(pid)), getpgid(Some(main))) {
+        (Ok(group), Ok(of_main)) if group != of_main && own(group, pid) => killpg(group, Signal::SIGKILL),
+        (Ok(_), _) => kill(pid, Signal::SIGKILL),
+        (Err(err), _) => Err(err),
     };
     sent.is_ok()
+}
+
+fn own(group: Pid, pid: Pid) -> bool {
+    group == pid || !PathBuf::from(format!("/proc/{group}")).exists()
 }

@@ -1,19 +1,20 @@
 //! A damaged desired document on disk: what runs, runs on, people are told, and no older document slips in.
 
+use bramble_contracts::subjects::Bucket;
+
 use crate::coordinator::{Coordinator, Tls};
 use crate::device::Device;
 use crate::eventually;
 
-/// A device on which web runs since generation 1 and db since generation 2, stopped.
-async fn stopped(coordinator: &Coordinator) -> (Device, Vec<u8>, Vec<String>) {
-    let mut device = Device::connected(coordinator).await;
+/// A device on which web runs since generation 1 and db since generation 2.
+async fn two_apps(coordinator: &Coordinator) -> (Device, Vec<u8>, Vec<String>) {
+    let device = Device::connected(coordinator).await;
     let first = device.signed(&device.document_of(1, &["web"]));
     device.put(first.clone()).await;
     device.reaches(1).await;
     device.put(device.signed(&device.document_of(2, &["web", "db"]))).await;
     device.reaches(2).await;
     eventually("both apps", || async { ids(&device).len() == 2 }).await;
-    device.stop().await;
     let ids = ids(&device);
     (device, first, ids)
 }
@@ -29,7 +30,8 @@ fn spoil(device: &Device, name: &str) {
 #[tokio::test]
 async fn after_a_damaged_document_nothing_is_removed_until_the_network_says_so() {
     let coordinator = Coordinator::start(Tls::Plain).await;
-    let (mut device, _, before) = stopped(&coordinator).await;
+    let (mut device, _, before) = two_apps(&coordinator).await;
+    device.stop().await;
     coordinator.broker.lock().await.kill().await;
     spoil(&device, "desired");
     device.start();
@@ -53,10 +55,13 @@ async fn after_a_damaged_document_nothing_is_removed_until_the_network_says_so()
 async fn a_damaged_document_lets_no_older_one_in() {
     for files in [&["desired"][..], &["desired", "desired.prev"]] {
         let coordinator = Coordinator::start(Tls::Plain).await;
-        let (mut device, first, before) = stopped(&coordinator).await;
+        let (mut device, first, before) = two_apps(&coordinator).await;
+        let id = device.id();
+        device.stop().await;
         files.iter().for_each(|file| spoil(&device, file));
         // The broker holds what was signed long ago: restored from a backup, or replayed by somebody.
-        device.put(first).await;
+        let subject = Bucket::Desired.subject(id.as_str());
+        device.client.request(subject, first.into()).await.unwrap();
         device.start();
         let refused = || async { device.agent().view().refused.iter().any(|bad| bad.detail.contains("older")) };
         eventually("the refusal", refused).await;
