@@ -8,12 +8,13 @@ use std::{
 use axum::{body::Body, http::Request};
 use bramble_contracts::{
     Generation,
-    api::Outcome,
+    api::{Connection, Outcome},
     subjects::Bucket,
     v1::{Refusal, RefusalKind},
 };
 use bramble_coordinator::{
     clock,
+    domain::view::Lens,
     mesh::{DeviceLink, LinkChange, LinkNews},
     store::Store as _,
 };
@@ -182,10 +183,12 @@ async fn the_key_of_a_device_that_connected_before_us_is_learnt_and_it_can_be_qu
     };
     sim.links.send(LinkNews::All(vec![link])).await.unwrap();
     until_told(&sim, "device.key", Outcome::Done, 1).await;
+    let online = |lens: &Lens<'_>| lens.connection(&device.id) == Connection::Online;
+    assert!(sim.core.index.look(online));
+    sim.links.send(LinkNews::All(vec![])).await.unwrap();
+    sim.until("it has gone, as the list says", |lens| !online(lens)).await;
     assert_eq!(quarantine().await, 200);
     assert_eq!(sim.cut(), [key]);
-    // A list without it: it has gone, whatever was told before.
-    sim.links.send(LinkNews::All(vec![])).await.unwrap();
 }
 
 #[tokio::test]
