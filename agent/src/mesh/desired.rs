@@ -175,20 +175,28 @@ impl Desired {
                     self.act(document);
                 }
             }
-            Judged::Same(key) => {
-                // Signed anew, perhaps by a newer key: then that is what must verify after a cold boot. And what we had to
-                // fall back to is confirmed by it.
-                let fallback = self.standing == Standing::Fallback;
-                let anew = || self.stored.signed().ok().flatten().is_none_or(|held| held != bytes);
-                if (fallback || anew())
-                    && self.keep(key, bytes, self.floor).await
-                    && fallback
+            Judged::Same(key) => self.confirmed(key, bytes).await,
+            Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(&bad),
+        }
+    }
+
+    /// What we hold came again.
+    async fn confirmed(&mut self, key: PublicKey, bytes: &[u8]) {
+        match self.standing {
+            Standing::Newest => {
+                // Signed anew, perhaps by a newer key: then that is what must verify after a cold boot.
+                if self.stored.signed().ok().flatten().is_none_or(|held| held != bytes) {
+                    self.keep(key, bytes, self.floor).await;
+                }
+            }
+            Standing::Fallback => {
+                // What we had to fall back to is the newest after all: from here on absence removes again.
+                if self.keep(key, bytes, self.floor).await
                     && let Some(document) = self.have.clone()
                 {
                     self.act(document);
                 }
             }
-            Judged::UnknownKey(bad) | Judged::Refused(bad) => self.context.refusals.add(&bad),
         }
     }
 

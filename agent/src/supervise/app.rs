@@ -86,7 +86,7 @@ impl<H: Host> AppTask<H> {
         news: mpsc::Sender<News>,
     ) -> Self {
         let (record, from_labels) = match recall {
-            Recall::Known(record) => (record, false),
+            Recall::Known(record) => (*record, false),
             Recall::FromLabels(key) => (Record::new(key), true),
         };
         Self {

@@ -18,7 +18,7 @@ const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Recall {
     /// It is known, or there never was one.
-    Known(Record),
+    Known(Box<Record>),
     /// It was damaged: the containers' labels tell what we made.
     FromLabels(AppKey),
 }
@@ -129,7 +129,7 @@ impl Ledger {
         if self.damaged.remove(&key).is_some() {
             return Recall::FromLabels(key);
         }
-        Recall::Known(self.good.remove(&key).unwrap_or_else(|| Record::new(key)))
+        Recall::Known(Box::new(self.good.remove(&key).unwrap_or_else(|| Record::new(key))))
     }
 
     /// Nothing is left of the app.
@@ -166,7 +166,7 @@ mod tests {
         ledger.take_in(Ok(vec![FoundRecord::Unread(web.clone(), "EIO".into()), good(&db)]), Duration::ZERO);
         assert_eq!((ledger.withheld(&web), ledger.withheld(&db)), (Some(Withheld::Unread("EIO")), None));
         assert!(ledger.alarms().any(|alarm| alarm.contains("EIO")));
-        assert_eq!(ledger.hand_out(db.clone()), Recall::Known(Record::new(db.clone())));
+        assert_eq!(ledger.hand_out(db.clone()), Recall::Known(Box::new(Record::new(db.clone()))));
         ledger.take_in(Ok(vec![good(&web), good(&db)]), Duration::ZERO);
         assert_eq!((ledger.withheld(&web), ledger.again(), ledger.alarms().count()), (None, None, 0));
         assert_eq!(ledger.keys().collect::<Vec<_>>(), [&web], "what a loop has is not handed out again");
