@@ -15,7 +15,7 @@ use bramble_coordinator::{
         auth::{ADMIN_FILE, Auth},
         serve::Protection,
     },
-    keys::{Keys, files},
+    keys::{Keys, ca, files},
     mesh::{Endpoint, Mesh},
     store::{JetStream, Replicas},
 };
@@ -158,7 +158,7 @@ fn signals() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(stop)
 }
 
-fn protection(place: &Place, keys: &Keys) -> anyhow::Result<Protection> {
+fn protection(place: &Place, keys: &Arc<Keys>) -> anyhow::Result<Protection> {
     if place.listen.ip().is_loopback() {
         return Ok(Protection::Plain);
     }
@@ -166,8 +166,8 @@ fn protection(place: &Place, keys: &Keys) -> anyhow::Result<Protection> {
     if !place.listen.ip().is_unspecified() {
         names.push(place.listen.ip().to_string());
     }
-    let cert = keys.ca().server(&names, clock::now()).context("cannot issue the API's certificate")?;
-    Ok(Protection::tls(&cert.cert, &cert.key)?)
+    let certs = ca::renewing(Arc::clone(keys), names).context("cannot issue the API's certificate")?;
+    Ok(Protection::tls(certs)?)
 }
 
 async fn connect(serve: &Serve, keys: &Arc<Keys>) -> anyhow::Result<(Option<Broker>, Mesh, JetStream)> {

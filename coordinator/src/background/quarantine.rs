@@ -151,6 +151,8 @@ pub async fn run(core: &Core) {
 pub async fn keep(core: &Core) -> Result<(), KeeperError> {
     let mut memory = core.quarantine.0.lock().await;
     if !core.index.may_write() {
+        // The broker was away: what it refuses beyond our list stays until we say the whole list again.
+        memory.pushed = None;
         return Ok(());
     }
     count(&core.metrics.quarantine_looks);

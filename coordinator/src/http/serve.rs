@@ -22,12 +22,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use super::steady::Steady;
+use crate::keys::ca::ServerCert;
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
@@ -45,8 +46,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum Protection {
     /// Not at all: loopback.
     Plain,
-    /// TLS with our certificate.
-    Tls(TlsAcceptor),
+    /// TLS with our certificate; every connection takes the newest.
+    Tls(watch::Receiver<TlsAcceptor>),
 }
 
 /// Our certificate cannot be used.
@@ -55,20 +56,37 @@ pub enum Protection {
 pub struct TlsError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Protection {
-    /// TLS with this certificate and key (PEM).
-    pub fn tls(cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
-        let fail = |err: Box<dyn std::error::Error + Send + Sync>| TlsError(err);
-        let certs: Vec<_> = CertificateDer::pem_slice_iter(cert_pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| fail(e.into()))?;
-        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| fail(e.into()))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|b| b.with_no_client_auth().with_single_cert(certs, key))
-            .map_err(|e| fail(e.into()))?;
-        Ok(Self::Tls(TlsAcceptor::from(Arc::new(config))))
+    /// TLS with the certificate that `certs` holds; follows it when it is renewed.
+    pub fn tls(mut certs: watch::Receiver<ServerCert>) -> Result<Self, TlsError> {
+        let newest = |certs: &mut watch::Receiver<ServerCert>| {
+            let cert = certs.borrow_and_update();
+            acceptor(&cert.cert, &cert.key)
+        };
+        let (tell, current) = watch::channel(newest(&mut certs)?);
+        tokio::spawn(async move {
+            while certs.changed().await.is_ok() {
+                match newest(&mut certs) {
+                    Ok(acceptor) => drop(tell.send_replace(acceptor)),
+                    Err(err) => tracing::error!(error = %err, "the renewed certificate is left out"),
+                }
+            }
+        });
+        Ok(Self::Tls(current))
     }
+}
+
+/// TLS with this certificate and key (PEM).
+fn acceptor(cert_pem: &str, key_pem: &str) -> Result<TlsAcceptor, TlsError> {
+    let fail = |err: Box<dyn std::error::Error + Send + Sync>| TlsError(err);
+    let certs: Vec<_> =
+        CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| fail(e.into()))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| fail(e.into()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|b| b.with_no_client_auth().with_single_cert(certs, key))
+        .map_err(|e| fail(e.into()))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// How many connections each peer has. What one customer is given counts as one peer: an IPv4 address, an IPv6 /64.
@@ -165,11 +183,14 @@ async fn connection(
     let stream = Steady::new(stream);
     let done = match protection {
         Protection::Plain => http(stream, router, watcher).await,
-        Protection::Tls(acceptor) => match tokio::time::timeout(HEAD_MAX, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => http(stream, router, watcher).await,
-            Ok(Err(err)) => Err(err),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        },
+        Protection::Tls(newest) => {
+            let acceptor = newest.borrow().clone();
+            match tokio::time::timeout(HEAD_MAX, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => http(stream, router, watcher).await,
+                Ok(Err(err)) => Err(err),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
     };
     if let Err(err) = done {
         tracing::debug!(%peer, error = %err, "connection ended");
