@@ -162,10 +162,10 @@ impl<H: Host> AppTask<H> {
         for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
             self.begin(step.clone());
         }
-        let foreground = plan.steps.into_iter().find(|step| step.background_key().is_none());
+        let foreground = together(plan.steps);
         let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
         let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
-        let Some(step) = foreground else {
+        let Some(step) = foreground.first() else {
             self.last_step = (String::new(), 0);
             return Next::After(wait.min(AUDIT));
         };
@@ -175,7 +175,11 @@ impl<H: Host> AppTask<H> {
         {
             return Next::After(wait.min(trouble.next - now).max(Duration::from_millis(1)));
         }
-        self.act(step, &hash, &facts).await;
+        if foreground.len() > 1 {
+            self.start_together(&foreground, &hash).await;
+        } else {
+            self.act(&foreground[0], &hash, &facts).await;
+        }
         Next::Now
     }
 
@@ -280,24 +284,52 @@ impl<H: Host> AppTask<H> {
         }
     }
 
-    async fn act(&mut self, step: Step, hash: &str, facts: &Facts) {
-        tracing::info!(app = %self.key, %step, "doing");
+    /// The mains of a pod start side by side: none waits for another. Of several failures the first one is told.
+    async fn start_together(&mut self, steps: &[Step], hash: &str) {
+        tracing::info!(app = %self.key, count = steps.len(), "starting side by side");
+        let host = &self.host;
+        let results = futures::future::join_all(steps.iter().map(|step| host.perform(step))).await;
+        let now = self.host.now();
+        let mut failed = None;
+        for (step, result) in steps.iter().zip(results) {
+            match result {
+                Ok(_) => self.memory.done(step, now),
+                Err(err) => {
+                    tracing::warn!(app = %self.key, %step, %err, "step failed");
+                    failed.get_or_insert((step, err.to_string()));
+                }
+            }
+        }
+        if let Some((step, why)) = failed {
+            self.memory.failed(step, hash, why, now);
+        } else {
+            self.repeated(&steps[0], hash, now);
+        }
+    }
+
+    /// A step that succeeds again and again changes nothing: a failure, so that it is not done without pause.
+    fn repeated(&mut self, step: &Step, hash: &str, now: Duration) {
         let text = step.to_string();
-        let result = self.perform(&step, facts).await;
+        let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
+        if count > SAME_STEP_MAX {
+            let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
+            self.memory.failed(step, hash, message, now);
+        }
+        self.last_step = (text, count);
+    }
+
+    async fn act(&mut self, step: &Step, hash: &str, facts: &Facts) {
+        tracing::info!(app = %self.key, %step, "doing");
+        let result = self.perform(step, facts).await;
         let now = self.host.now();
         match result {
             Ok(()) => {
-                self.memory.done(&step, now);
-                let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
-                self.last_step = (text, count);
-                if count > SAME_STEP_MAX {
-                    let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
-                    self.memory.failed(&step, hash, message, now);
-                }
+                self.memory.done(step, now);
+                self.repeated(step, hash, now);
             }
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
-                self.memory.failed(&step, hash, err.to_string(), now);
+                self.memory.failed(step, hash, err.to_string(), now);
             }
         }
     }
@@ -364,6 +396,14 @@ impl<H: Host> AppTask<H> {
         self.record = record;
         Ok(())
     }
+}
+
+/// The next step of the foreground; with the start of one main container, those of all others that are due.
+fn together(steps: Vec<Step>) -> Vec<Step> {
+    let is_start = |step: &Step| matches!(step, Step::Start { role: Role::Main, .. });
+    let mut steps = steps.into_iter().filter(|step| step.background_key().is_none()).peekable();
+    let Some(first) = steps.next() else { return Vec::new() };
+    if is_start(&first) { std::iter::once(first).chain(steps.filter(is_start)).collect() } else { vec![first] }
 }
 
 fn images(want: Option<&App>, current: Option<&App>) -> Vec<String> {

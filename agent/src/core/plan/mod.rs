@@ -35,7 +35,7 @@ pub struct Facts {
 /// What to do, and how it looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// In order; each background step may begin at once, of the others only the first.
+    /// In order; each background step may begin at once, of the others only the first, and starts of mains together.
     pub steps: Vec<Step>,
     /// For people.
     pub status: Status,
