@@ -28,10 +28,9 @@ use super::{
 };
 use crate::{
     domain::{
-        compose, enrollment,
-        fleet::Slot,
-        hold,
+        compose, enrollment, hold,
         record::{self, DeviceRecord, Note},
+        table::Slot,
         view,
     },
     store::{Expect, StoreError},

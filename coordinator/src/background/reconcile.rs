@@ -14,8 +14,9 @@ use super::{Core, hold, index::Dirty, metrics::count};
 use crate::{
     domain::{
         compose,
-        fleet::{Fleet, Slot},
+        fleet::Fleet,
         record::{self, DeviceRecord},
+        table::Slot,
     },
     store::{Expect, StoreError},
 };

@@ -15,6 +15,7 @@ pub mod liveness;
 pub mod quarantine;
 pub mod record;
 pub mod resume;
+pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod view;
