@@ -366,4 +366,26 @@ mod tests {
     fn references_are_escaped() {
         assert_eq!(escape("localhost/x:1"), "localhost%2Fx%3A1");
     }
+
+    #[test]
+    fn what_podman_5_4_refuses_is_told_apart() {
+        let mut told = include_str!("../captured/podman-5.4/refusals.ndjson").lines().map(|body| {
+            let said: serde_json::Value = serde_json::from_str(body).unwrap();
+            let status = StatusCode::from_u16(said["response"].as_u64().unwrap().try_into().unwrap()).unwrap();
+            refusal("do it".into(), status, body.as_bytes())
+        });
+        let mut next = || told.next().unwrap();
+        for what in ["container", "pod"] {
+            let taken = next();
+            assert!(taken.is_name_taken() && !taken.is_not_found() && taken.to_string().contains("in use"), "{what}");
+        }
+        assert!(next().is_wrong_state());
+        for what in ["container", "pod", "exec session"] {
+            let gone = next();
+            assert!(gone.is_not_found() && gone.to_string().ends_with(&format!("no such {what}")));
+        }
+        assert!(next().is_image_unknown() && next().is_image_unknown());
+        assert!(next().to_string().contains("executable file `/no/such` not found"));
+        assert!(told.next().is_none());
+    }
 }

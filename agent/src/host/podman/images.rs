@@ -162,4 +162,15 @@ mod tests {
         assert_eq!(heard, ["Trying to pull 127.0.0.1:5999/nope:1..."]);
         assert!(id.is_empty());
     }
+
+    #[test]
+    fn a_captured_pull_of_podman_5_4_ends_with_the_id() {
+        let lines = include_bytes!("../captured/podman-5.4/pull_done.ndjson");
+        let (mut id, mut heard) = (String::new(), 0);
+        let read = lines
+            .split_inclusive(|b| *b == b'\n')
+            .try_for_each(|line| read_line("pull x", line, &mut id, &mut |_: &str| heard += 1));
+        assert!(read.is_ok() && heard == 5, "{heard}");
+        assert_eq!(id, "570b42a542a77de7aaa59f78630d38f7dd0219e5df6018d68acdb38a3fc93e2e");
+    }
 }

@@ -401,4 +401,40 @@ mod tests {
             assert_eq!(State::parse(&word.to_ascii_lowercase()), want);
         }
     }
+
+    #[test]
+    fn what_podman_5_4_says_of_pods_and_containers_is_read() {
+        let members: Vec<ContainerLine> = read(include_str!("../captured/podman-5.4/list_pod.json"));
+        let infra = members.iter().find(|c| c.is_infra).unwrap();
+        let web = members.iter().find(|c| c.names == ["p1-web"]).unwrap();
+        assert_eq!((web.state, web.labels["x"].as_str(), web.exit_code), (State::Running, "y", 0));
+        assert_eq!((web.image.as_str(), web.pod.as_str()), ("localhost/t:1", infra.pod.as_str()));
+        let pods: Vec<PodLine> = read(include_str!("../captured/podman-5.4/pod_list.json"));
+        assert_eq!((pods[0].id.as_str(), pods[0].infra_id.as_str()), (infra.pod.as_str(), infra.id.as_str()));
+        assert!(pods[0].containers.len() == 2 && pods[0].containers.iter().all(|c| c.state == State::Running));
+        let pod: PodDetail = read(include_str!("../captured/podman-5.4/pod_inspect.json"));
+        assert_eq!((pod.infra_container_id.as_str(), pod.labels["x"].as_str()), (infra.id.as_str(), "y"));
+        assert!(pod.containers.iter().any(|c| c.id == web.id && c.state == State::Running));
+        let running: ContainerDetail = read(include_str!("../captured/podman-5.4/inspect_running.json"));
+        assert_eq!((running.state.status, running.address()), (State::Running, Some("10.88.0.2")));
+        assert!(running.state.pid > 0 && running.config.labels["x"] == "y");
+        let killed: ContainerDetail = read(include_str!("../captured/podman-5.4/inspect_oom.json"));
+        assert_eq!((killed.state.status, killed.state.exit_code, killed.state.oom_killed), (State::Exited, 137, true));
+    }
+
+    #[test]
+    fn what_podman_5_4_says_of_the_rest_is_read() {
+        let image: ImageDetail = read(include_str!("../captured/podman-5.4/image_inspect.json"));
+        assert!(image.digest.starts_with("sha256:") && image.size > 0 && image.repo_digests.len() == 1);
+        let info: Info = read(include_str!("../captured/podman-5.4/info.json"));
+        assert_eq!((info.version.version.as_str(), info.host.network_backend.as_str()), ("5.4.2", "netavark"));
+        let exec: ExecDetail = read(include_str!("../captured/podman-5.4/exec_inspect.json"));
+        assert_eq!((exec.running, exec.exit_code), (false, 3));
+        let events: Vec<EventLine> = include_str!("../captured/podman-5.4/events.ndjson").lines().map(read).collect();
+        let happened = |kind: &str, action: &str| {
+            events.iter().any(|e| e.kind == kind && e.action == action && e.actor.attributes["x"] == "y")
+        };
+        assert!(happened("container", "died") && happened("container", "remove"));
+        assert!(events.iter().any(|e| e.kind == "pod" && e.action == "start"));
+    }
 }
