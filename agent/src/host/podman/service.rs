@@ -239,22 +239,26 @@ async fn end(child: &mut Child) {
     }
 }
 
-/// Ends services on our socket that an earlier agent started and could not end.
+/// Ends services on our socket that an earlier agent started and could not end. Asked first: one that is killed in the
+/// middle of a start leaves a monitor behind that holds the container's ports, and no later start succeeds.
 async fn end_leftovers(config: &ServiceConfig) {
     for pid in services_on(&config.url()) {
         tracing::info!(%pid, "ending the podman service of an earlier agent; containers run on");
-        if kill(pid, Signal::SIGKILL).is_err() {
+        if ended_by(pid, Signal::SIGTERM, config).await || ended_by(pid, Signal::SIGKILL, config).await {
             continue;
         }
-        let gone = async {
-            while services_on(&config.url()).contains(&pid) {
-                tokio::time::sleep(PROBE_PAUSE).await;
-            }
-        };
-        if tokio::time::timeout(STOP_TIME_MAX, gone).await.is_err() {
-            tracing::warn!(%pid, "the podman service of an earlier agent does not end");
-        }
+        tracing::warn!(%pid, "the podman service of an earlier agent does not end");
     }
+}
+
+/// Sends the signal and waits; true once the service is gone.
+async fn ended_by(pid: Pid, signal: Signal, config: &ServiceConfig) -> bool {
+    let gone = async {
+        while services_on(&config.url()).contains(&pid) {
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+    };
+    kill(pid, signal).is_err() || tokio::time::timeout(STOP_TIME_MAX, gone).await.is_ok()
 }
 
 /// Processes whose command line is `… system service … <url>`, exactly ours.
