@@ -401,7 +401,7 @@ impl<H: Host> AppTask<H> {
 /// The next step of the foreground; with the start of one main container, those of all others that are due.
 fn together(steps: Vec<Step>) -> Vec<Step> {
     let is_start = |step: &Step| matches!(step, Step::Start { role: Role::Main, .. });
-    let mut steps = steps.into_iter().filter(|step| step.background_key().is_none()).peekable();
+    let mut steps = steps.into_iter().filter(|step| step.background_key().is_none());
     let Some(first) = steps.next() else { return Vec::new() };
     if is_start(&first) { std::iter::once(first).chain(steps.filter(is_start)).collect() } else { vec![first] }
 }

@@ -254,7 +254,7 @@ async fn end_leftovers(config: &ServiceConfig) {
 /// Sends the signal and waits; true once the service is gone.
 async fn ended_by(pid: Pid, signal: Signal, config: &ServiceConfig) -> bool {
     let gone = async {
-        while services_on(&config.url()).contains(&pid) {
+        while is_service(pid, &config.url()) {
             tokio::time::sleep(PROBE_PAUSE).await;
         }
     };
@@ -265,9 +265,11 @@ async fn ended_by(pid: Pid, signal: Signal, config: &ServiceConfig) -> bool {
 fn services_on(url: &str) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_service_line(&line, url)))
-        .map(Pid::from_raw)
-        .collect()
+    pids.map(Pid::from_raw).filter(|pid| is_service(*pid, url)).collect()
+}
+
+fn is_service(pid: Pid, url: &str) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_service_line(&line, url))
 }
 
 fn is_service_line(cmdline: &[u8], url: &str) -> bool {
