@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use bramble_contracts::v1::{AppReport, Health};
+use bramble_contracts::v1::Health;
+use bramble_contracts::v2::AppReport;
 use serde::{Deserialize, Serialize};
 
 /// One look at an agent.

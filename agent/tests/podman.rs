@@ -307,7 +307,7 @@ async fn a_pod_that_loses_its_network_is_made_anew() {
     let before = device.until("pair", running).await;
     let pods = device.podman.pod_list(&[]).await.unwrap();
     device.kill_container(&pods[0].infra_id).await;
-    let other = |report: &bramble_contracts::v1::AppReport| {
+    let other = |report: &bramble_contracts::v2::AppReport| {
         running(report) && report.containers.iter().zip(&before.containers).all(|(new, old)| new.id != old.id)
     };
     device.until("pair", other).await;

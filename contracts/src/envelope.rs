@@ -14,7 +14,7 @@ pub const MAGIC: u8 = 0xB7;
 pub enum Kind {
     /// [`crate::v1::DesiredDocument`]
     Desired = 1,
-    /// [`crate::v1::Report`]
+    /// [`crate::v2::Report`]
     Report = 2,
     /// [`crate::v1::Heartbeat`]
     Heartbeat = 3,
@@ -40,6 +40,11 @@ pub trait Message: Serialize + DeserializeOwned {
     const VERSION: u8;
     /// The largest whole envelope that is read or written, in bytes.
     const MAX_BYTES: usize;
+
+    /// Reads what an older version of this type wrote, converted; `None` for a version that never was.
+    fn older(_version: u8, _body: &[u8]) -> Option<Result<Self, DecodeError>> {
+        None
+    }
 }
 
 /// Why bytes are not a message.
@@ -118,10 +123,16 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     if *version > M::VERSION {
         return Err(DecodeError::Future { kind: M::KIND, got: *version, newest: M::VERSION });
     }
-    let damaged = |why: String| DecodeError::Damaged { kind: M::KIND, why };
-    if *version != M::VERSION {
-        return Err(damaged(format!("version {version} was never written")));
+    if *version == M::VERSION {
+        return contents(body);
     }
+    let never = || Err(DecodeError::Damaged { kind: M::KIND, why: format!("version {version} was never written") });
+    M::older(*version, body).unwrap_or_else(never)
+}
+
+/// Reads what stands behind the header of a message; every byte must be used.
+pub(crate) fn contents<M: Message>(body: &[u8]) -> Result<M, DecodeError> {
+    let damaged = |why: String| DecodeError::Damaged { kind: M::KIND, why };
     let (message, rest) = postcard::take_from_bytes(body).map_err(|e| damaged(e.to_string()))?;
     if !rest.is_empty() {
         return Err(damaged(format!("{} bytes too many", rest.len())));

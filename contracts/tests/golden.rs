@@ -11,12 +11,13 @@ use bramble_contracts::{
     signed::{self, Role},
     trust::TrustDocument,
     v1::{DesiredDocument, Manifest},
+    v2,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The frozen text, or with `BRAMBLE_GOLDEN=write` and no file yet, the text to freeze from now on.
 fn frozen(file: &str, now: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/v1").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
     if !path.exists() && std::env::var("BRAMBLE_GOLDEN").is_ok_and(|v| v == "write") {
         std::fs::write(&path, format!("{now}\n")).unwrap();
     }
@@ -48,37 +49,47 @@ fn json<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, value: 
 
 #[test]
 fn every_message_on_the_wire() {
-    wire("desired.hex", &samples::desired());
-    wire("heartbeat.hex", &samples::heartbeat());
-    wire("report.hex", &samples::report());
+    wire("v1/desired.hex", &samples::desired());
+    wire("v1/heartbeat.hex", &samples::heartbeat());
+    wire("v2/report.hex", &samples::report());
+    wire("v1/report.hex", &samples::report_v1());
     for command in samples::commands() {
-        wire(&format!("command-{}.hex", command.verb.name()), &command);
+        wire(&format!("v1/command-{}.hex", command.verb.name()), &command);
     }
-    wire("input.hex", &samples::input());
+    wire("v1/input.hex", &samples::input());
     for frame in samples::frames() {
-        wire(&format!("frame-{}.hex", frame.seq), &frame);
+        wire(&format!("v1/frame-{}.hex", frame.seq), &frame);
     }
-    wire("trust.hex", &samples::trust());
+    wire("v1/trust.hex", &samples::trust());
     let (request, reply) = samples::renew();
-    wire("renew-request.hex", &request);
-    wire("renew-reply.hex", &reply);
+    wire("v1/renew-request.hex", &request);
+    wire("v1/renew-reply.hex", &reply);
 }
 
 #[test]
 fn every_document_that_people_read() {
     let manifest: Manifest = samples::manifest();
-    json("manifest-full.json", &manifest);
-    json("report.json", &samples::report());
-    json("desired.json", &samples::desired());
-    json("trust.json", &samples::trust());
-    json("heartbeat.json", &samples::heartbeat());
+    json("v1/manifest-full.json", &manifest);
+    json("v2/report.json", &samples::report());
+    json("v1/report.json", &samples::report_v1());
+    json("v1/desired.json", &samples::desired());
+    json("v1/trust.json", &samples::trust());
+    json("v1/heartbeat.json", &samples::heartbeat());
+}
+
+#[test]
+fn what_an_older_agent_says_is_read_as_the_newest() {
+    let old = unhex(&frozen("v1/report.hex", ""));
+    let read: v2::Report = envelope::decode(&old).unwrap();
+    assert_eq!(read, samples::report_v1().into());
+    assert_eq!((read.clock.verdict, read.apps[0].stages.len()), (v2::ClockVerdict::Unknown, 0));
 }
 
 #[test]
 fn signatures() {
     let fleet = samples::key(2);
     let bytes = signed::sign(&samples::desired(), Role::Fleet, &fleet).unwrap();
-    let text = frozen("desired-signed.hex", &hex(&bytes));
+    let text = frozen("v1/desired-signed.hex", &hex(&bytes));
     assert_eq!(text, hex(&bytes), "Ed25519 is deterministic: the same bytes for ever");
     let trust = samples::trust();
     let got = signed::open::<DesiredDocument>(&unhex(&text), Role::Fleet, |role, id| trust.key(role, id));
@@ -86,14 +97,14 @@ fn signatures() {
 
     let root = samples::key(1);
     let bytes = trust.sign(&[&root]).unwrap();
-    let text = frozen("trust-signed.hex", &hex(&bytes));
+    let text = frozen("v1/trust-signed.hex", &hex(&bytes));
     assert_eq!(TrustDocument::open_stored(&unhex(&text)).unwrap(), trust);
 }
 
 #[test]
 fn spec_hash_is_frozen() {
     let hash = samples::deployment().spec_hash().to_string();
-    assert_eq!(frozen("spec-hash.txt", &hash), hash, "a new hash would replace every container of every fleet");
+    assert_eq!(frozen("v1/spec-hash.txt", &hash), hash, "a new hash would replace every container of every fleet");
 }
 
 #[test]

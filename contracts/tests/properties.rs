@@ -8,7 +8,8 @@ use bramble_contracts::{
     signed::{self, Role, VerifyError},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{Command, CommandInput, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, Report},
+    v1::{Command, CommandInput, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame},
+    v2::Report,
 };
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 

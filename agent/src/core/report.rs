@@ -2,7 +2,8 @@
 
 use bramble_contracts::Name;
 use bramble_contracts::bytes::Sha256;
-use bramble_contracts::v1::{AppReport, ContainerReport, ContainerRole, ContainerState, Phase, Status};
+use bramble_contracts::v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status};
+use bramble_contracts::v2::AppReport;
 
 use super::app::{App, Role};
 use super::have::{Have, Seen, SeenState};
@@ -47,6 +48,7 @@ pub fn compose(
         reason: cut(&plan.reason, REASON_BYTES_MAX),
         last_downtime_ms: memory.last_downtime_ms(),
         containers,
+        stages: Vec::new(),
     })
 }
 
@@ -71,6 +73,7 @@ pub fn blocked(app: &App, phase: Phase, reason: &str) -> AppReport {
         reason: cut(reason, REASON_BYTES_MAX),
         last_downtime_ms: None,
         containers: Vec::new(),
+        stages: Vec::new(),
     }
 }
 

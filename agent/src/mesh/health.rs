@@ -1,6 +1,7 @@
 //! How the device is, in one word; pure.
 
-use bramble_contracts::v1::{AgentVersion, AppReport, DesiredDocument, Health, Phase, Status};
+use bramble_contracts::v1::{AgentVersion, DesiredDocument, Health, Phase, Status};
+use bramble_contracts::v2::AppReport;
 
 /// Of this program.
 pub fn agent_version() -> AgentVersion {

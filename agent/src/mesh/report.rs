@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
-use bramble_contracts::v1::{AppReport, DeviceFacts, NEWEST_DOCUMENT, Report};
+use bramble_contracts::v1::{DeviceFacts, NEWEST_DOCUMENT};
+use bramble_contracts::v2::{AppReport, ClockReport, Report};
 use tokio::sync::watch;
 
 use super::board::View;
@@ -95,6 +96,7 @@ impl Reporter {
             agent: health::agent_version(),
             health: health::judge(view.desired.as_deref(), &apps),
             facts: self.facts.borrow_and_update().clone(),
+            clock: ClockReport::default(),
             apps: apps.to_vec(),
             refused: view.refused.clone(),
             alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
@@ -211,6 +213,7 @@ mod tests {
                 healthy: None,
                 last_lines: (0..lines).map(|line| format!("{line} {}", "x".repeat(width))).collect(),
             }],
+            stages: vec![],
         };
         Report {
             device: DeviceId::from_entropy([1; 13]),
@@ -223,6 +226,7 @@ mod tests {
             agent: health::agent_version(),
             health: Health::Degraded,
             facts: DeviceFacts::default(),
+            clock: ClockReport::default(),
             apps: (0..apps).map(app).collect(),
             refused: vec![],
             alarms: vec!["a".repeat(width); 3],

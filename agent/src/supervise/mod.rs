@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_contracts::v1::{AppReport, DesiredDocument, Phase};
+use bramble_contracts::v1::{DesiredDocument, Phase};
+use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 

@@ -12,7 +12,8 @@ use bramble_agent::host::podman::{ContainerSpec, Podman};
 use bramble_agent::supervise::{
     AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, Supervisor, SupervisorHandle,
 };
-use bramble_contracts::v1::{AppReport, Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v1::{Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v2::AppReport;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 

@@ -12,8 +12,9 @@ use bramble_agent::sim::SimHost;
 use bramble_contracts::signed::{Role, sign};
 use bramble_contracts::subjects::{self, Bucket};
 use bramble_contracts::v1::{
-    Command, DesiredApp, DesiredDocument, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Report, Verb,
+    Command, DesiredApp, DesiredDocument, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Verb,
 };
+use bramble_contracts::v2::Report;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid, envelope};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bramble_agent::core::app::App;
 use bramble_agent::sim::SimHost;
 use bramble_agent::supervise::{Supervisor, SupervisorHandle};
-use bramble_contracts::v1::{AppReport, Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v1::{Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v2::AppReport;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 

@@ -2,7 +2,8 @@
 
 use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceView, TargetView},
-    v1::{AppReport, ContainerReport, ContainerState, DeviceFacts, Report},
+    v1::{ContainerReport, ContainerState, DeviceFacts},
+    v2::{AppReport, Report},
 };
 
 use super::{

@@ -7,10 +7,8 @@ use bramble_contracts::{
     signed::{self, Role},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{
-        Command, CommandInput, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame,
-        Report,
-    },
+    v1::{Command, CommandInput, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame},
+    v2::Report,
 };
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -9,10 +9,10 @@ use crate::id::Revision;
 use crate::id::Tenant;
 use crate::id::Uid;
 use crate::problem::FieldError;
-use crate::v1::AppReport;
 use crate::v1::Manifest;
 use crate::v1::Phase;
 use crate::v1::Status;
+use crate::v2::AppReport;
 
 /// A deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

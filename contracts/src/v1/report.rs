@@ -11,13 +11,11 @@ use crate::{
 
 /// What runs, how, and why not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Who speaks.
     pub device: DeviceId,
     /// This run of the agent.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub session: SessionId,
     /// Which of the two agents.
     pub instance: Instance,
@@ -122,7 +120,6 @@ pub enum Phase {
 
 /// One app on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AppReport {
     /// Of the deployment.
@@ -136,7 +133,6 @@ pub struct AppReport {
     /// Revision of what runs now, if any.
     pub running_revision: Option<Revision>,
     /// Spec hash of what runs now, if any.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub running_hash: Option<Sha256>,
     /// How far it is.
     pub status: Status,

@@ -6,11 +6,13 @@ use bramble_contracts::{
     bytes::{Fixed, Sha256},
     signed::{self, Role},
     trust::{TrustDocument, TrustedKey},
+    v1,
     v1::{
-        AgentVersion, AppReport, Command, CommandInput, ContainerReport, ContainerRole, ContainerState, Deployment,
-        DesiredApp, DesiredDocument, DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs,
-        Manifest, Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, Report, Status, Verb,
+        AgentVersion, Command, CommandInput, ContainerReport, ContainerRole, ContainerState, Deployment, DesiredApp,
+        DesiredDocument, DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, Manifest,
+        Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, Status, Verb,
     },
+    v2::{ClockReport, ClockVerdict, Report, Stage, StageName, StageState},
 };
 use ed25519_dalek::SigningKey;
 
@@ -78,8 +80,8 @@ fn container() -> ContainerReport {
     }
 }
 
-pub fn report() -> Report {
-    Report {
+pub fn report_v1() -> v1::Report {
+    v1::Report {
         device: device(),
         session: Fixed([9; 8]),
         instance: Instance::A,
@@ -102,7 +104,7 @@ pub fn report() -> Report {
             disk_free_bytes: 20 << 30,
             disk_total_bytes: 32 << 30,
         },
-        apps: vec![AppReport {
+        apps: vec![v1::AppReport {
             uid: Uid::from_entropy([0x17; 13]),
             tenant: "default".parse().unwrap(),
             deployment: "web".parse().unwrap(),
@@ -124,6 +126,24 @@ pub fn report() -> Report {
         }],
         alarms: vec!["state/desired is damaged; the previous one is used".into()],
     }
+}
+
+pub fn report() -> Report {
+    let mut report = Report::from(report_v1());
+    report.clock = ClockReport {
+        verdict: ClockVerdict::Skewed,
+        skew_ms: Some(-94_608_000_000),
+        sources: "the coordinator".into(),
+        detail: "clock skew -94608000s; enable systemd-timesyncd or chrony".into(),
+    };
+    let stage = |name, state, took_ms| Stage { name, state, took_ms, detail: String::new() };
+    report.apps[0].stages = vec![
+        stage(StageName::Preparing, StageState::Passed, Some(1_200)),
+        stage(StageName::Stopping, StageState::Skipped, None),
+        Stage { detail: "http :80/ answered 500".into(), ..stage(StageName::Probing, StageState::Failed, Some(9_000)) },
+        stage(StageName::Running, StageState::Waiting, None),
+    ];
+    report
 }
 
 pub fn commands() -> Vec<Command> {

@@ -6,7 +6,8 @@
 use bramble_contracts::{
     api::{Connection, DeviceState, Explanation},
     id::{DeviceId, Name},
-    v1::{AppReport, ContainerReport, ContainerRole, ContainerState, Phase, Status},
+    v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status},
+    v2::AppReport,
 };
 
 use super::{compose, hold, record::DeviceRecord, view::Lens};
@@ -263,7 +264,8 @@ mod tests {
         Generation, Revision, envelope,
         signed::{self, Role},
         subjects::{Bucket, liveness_key},
-        v1::{Health, Heartbeat, Instance, Report},
+        v1::{Health, Heartbeat, Instance},
+        v2::Report,
     };
     use bytes::Bytes;
 
@@ -318,6 +320,7 @@ mod tests {
                 reason: reason.to_owned(),
                 last_downtime_ms: None,
                 containers: container.into_iter().collect(),
+                stages: vec![],
             };
             self.report.as_mut().unwrap().apps.push(app);
             self

@@ -12,7 +12,8 @@ use bramble_contracts::{
     signed::{self, Role},
     subjects::Bucket,
     trust::TrustDocument,
-    v1::{DesiredDocument, Heartbeat, Instance, Report},
+    v1::{DesiredDocument, Heartbeat, Instance},
+    v2::Report,
 };
 use serde::Deserialize;
 

@@ -5,7 +5,8 @@
 
 use bramble_contracts::{
     Generation,
-    v1::{DesiredDocument, RefusalKind, Report},
+    v1::{DesiredDocument, RefusalKind},
+    v2::Report,
 };
 
 /// Why a device knows more than the store.

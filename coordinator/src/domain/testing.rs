@@ -6,7 +6,8 @@ use bramble_contracts::{
     bytes::Fixed,
     id::{DeviceId, Tenant, Uid},
     trust::TrustDocument,
-    v1::{Deployment, DeviceFacts, Health, Instance, Manifest, Report},
+    v1::{Deployment, DeviceFacts, Health, Instance, Manifest},
+    v2::{ClockReport, Report},
 };
 use serde_json::json;
 
@@ -67,6 +68,7 @@ pub(crate) fn report(device: &DeviceRecord, generation: u64) -> Report {
         agent: "0.1.0".parse().unwrap(),
         health: Health::Healthy,
         facts: DeviceFacts::default(),
+        clock: ClockReport::default(),
         apps: vec![],
         refused: vec![],
         alarms: vec![],

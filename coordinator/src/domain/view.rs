@@ -6,7 +6,8 @@ use bramble_contracts::{
     Generation,
     api::{Connection, DeploymentView, DeviceState, DeviceView, Summary, TargetView},
     id::{DeviceId, Name},
-    v1::{Health, Manifest, Report, Status},
+    v1::{Health, Manifest, Status},
+    v2::Report,
 };
 
 use super::{

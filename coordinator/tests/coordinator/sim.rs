@@ -22,8 +22,9 @@ use bramble_contracts::{
     token::EnrollmentToken,
     v1::{
         Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, Refusal,
-        ReplyFrame, Report,
+        ReplyFrame,
     },
+    v2::Report,
 };
 use bramble_coordinator::{
     background::{
@@ -349,6 +350,7 @@ impl SimDevice {
             agent: "0.1.0".parse().unwrap(),
             health: Health::Healthy,
             facts: Default::default(),
+            clock: Default::default(),
             apps: vec![],
             refused,
             alarms: vec![],
