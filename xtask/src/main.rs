@@ -34,7 +34,7 @@ enum Command {
     },
     /// Say what of the local fleet runs.
     Status,
-    /// Install what is missing and run every check: format, lints, licences, tests, README's tour.
+    /// Install what is missing and run every check: format, lints, licences, tests, the commands of README and guide.
     Test {
         /// Leave out what needs a virtual machine.
         #[arg(long, conflicts_with = "full")]
@@ -48,8 +48,12 @@ enum Command {
     },
     /// Run the checks as `.ci/run` does.
     Ci,
-    /// Take README's five-minute tour and compare what it shows with what README says.
-    Tour,
+    /// Type what README's five-minute tour and the guide say, and compare what it shows with what they say.
+    Tour {
+        /// Only this page of the guide, such as `logs`; may be given several times.
+        #[arg(long)]
+        page: Vec<String>,
+    },
     /// Measure, and print the numbers beside their references.
     Bench {
         /// What the benchmark program is to be told.
@@ -79,7 +83,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
         Command::Ci => stages::test(Depth::Change)?,
-        Command::Tour => tour::tour()?,
+        Command::Tour { page } => tour::tour(&page)?,
         Command::Bench { args } => bench::bench(args)?,
         Command::Status => return Ok(if fleet::status() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }

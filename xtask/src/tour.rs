@@ -1,8 +1,9 @@
-//! README's five-minute tour, typed by a machine: every command of its ```console blocks, in order, in one shell, and
-//! what each prints compared with what README says it prints. A tour that lies fails the tests.
+//! README's five-minute tour and the operator guide, typed by a machine: every command of their ```console blocks, in
+//! order, and what each prints compared with what the page says it prints. A page that lies fails the tests.
 //!
-//! In the expected text `…` stands for anything, and a line that is only `…` for any number of lines. The shell lives
-//! in a network of its own and in a folder of its own, so a fleet that is up on this machine is not in the way.
+//! In the expected text `…` stands for anything, and a line that is only `…` for any number of lines. README brings a
+//! fleet up and takes it down; then all pages of the guide share one fleet, each in a shell of its own. All of it lives in
+//! a network and in a folder of its own, so a fleet that is up on this machine is not in the way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,18 @@ use anyhow::{Context as _, bail, ensure};
 use crate::run::Cmd;
 use crate::{fleet, paths};
 
+const README: &str = "README.md";
 const HEADING: &str = "## Five-minute tour";
-/// For the whole tour, building included.
+const GUIDE: &str = "docs/guide";
+/// For all pages, building included.
 const TIME: Duration = Duration::from_secs(1500);
+
+/// A page and what it says is typed.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    name: String,
+    steps: Vec<Step>,
+}
 
 /// One command and what it should print.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,27 +41,31 @@ struct Done {
     lines: Vec<String>,
 }
 
-/// Takes the tour.
+/// Types README and every page of the guide that has commands; of the guide only the pages of these names where some are
+/// named, and then not README.
 ///
 /// # Errors
-/// With the first command that failed or printed something else.
-pub fn tour() -> anyhow::Result<()> {
+/// With the first command that failed or printed something else, or a page that has none.
+pub fn tour(only: &[String]) -> anyhow::Result<()> {
     if !fleet::is_root() {
         return Err(fleet::again_as_root());
     }
-    let readme = fs::read_to_string(paths::checkout().join("README.md")).context("cannot read README.md")?;
-    let steps = steps(&readme)?;
+    let guide = guide(&paths::checkout().join(GUIDE), only)?;
+    let readme = if only.is_empty() { Some(readme(&paths::checkout().join(README))?) } else { None };
     let place = Place::new()?;
     place.clear()?;
     place.make()?;
-    // Taken down in the same network it was brought up in, whatever the tour itself did.
-    let script = format!("{}\ncargo xtask down --purge\n", script(&steps));
+    // Taken down in the same network it was brought up in, whatever the pages themselves did.
+    let script = format!("{}\ncargo xtask down --purge\n", script(readme.as_ref(), &guide));
     let output = place.shell(&script).output();
-    let result = output.map_err(anyhow::Error::new).and_then(|output| judge(&steps, &output.stdout));
+    let pages: Vec<&Page> = readme.iter().chain(&guide).collect();
+    let result = output.map_err(anyhow::Error::new).and_then(|output| judge(&pages, &output.stdout));
     let cleared = place.clear();
     result?;
     cleared?;
-    println!("README's tour: {} commands, all as written", steps.len());
+    for page in pages {
+        println!("{}: {} commands, all as written", page.name, page.steps.len());
+    }
     Ok(())
 }
 
@@ -96,13 +110,38 @@ impl Place {
     }
 }
 
-/// The commands of the tour's section.
-fn steps(readme: &str) -> anyhow::Result<Vec<Step>> {
-    let (_, section) = readme.split_once(HEADING).with_context(|| format!("README.md has no {HEADING:?}"))?;
-    let section = section.split("\n## ").next().unwrap_or_default();
+/// README's tour.
+fn readme(file: &Path) -> anyhow::Result<Page> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (_, section) = text.split_once(HEADING).with_context(|| format!("{README} has no {HEADING:?}"))?;
+    let steps = steps(section.split("\n## ").next().unwrap_or_default())?;
+    ensure!(!steps.is_empty(), "the tour has no command in a ```console block");
+    Ok(Page { name: README.into(), steps })
+}
+
+/// The guide's pages that have commands, by name.
+fn guide(dir: &Path, only: &[String]) -> anyhow::Result<Vec<Page>> {
+    let mut names: Vec<String> = fs::read_dir(dir)?
+        .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+        .collect::<std::io::Result<_>>()?;
+    names.sort();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| name == format!("{one}.md"));
+    let mut pages = vec![];
+    for name in names.iter().filter(|name| name.ends_with(".md") && wanted(name)) {
+        let steps = steps(&fs::read_to_string(dir.join(name))?).with_context(|| name.clone())?;
+        if !steps.is_empty() {
+            pages.push(Page { name: format!("{GUIDE}/{name}"), steps });
+        }
+    }
+    ensure!(only.len() <= pages.len(), "not all of {only:?} are pages with commands in {GUIDE}");
+    Ok(pages)
+}
+
+/// The commands of a text's console blocks.
+fn steps(text: &str) -> anyhow::Result<Vec<Step>> {
     let mut steps: Vec<Step> = vec![];
     let mut inside = false;
-    for line in section.lines() {
+    for line in text.lines() {
         match (line, inside) {
             ("```console", false) => inside = true,
             ("```", true) => inside = false,
@@ -114,32 +153,48 @@ fn steps(readme: &str) -> anyhow::Result<Vec<Step>> {
                     step.command.push_str(line);
                 }
                 (None, Some(step)) => step.expected.push(line.into()),
-                (None, None) => bail!("a console block of the tour begins with output: {line:?}"),
+                (None, None) => bail!("a console block begins with output: {line:?}"),
             },
         }
     }
-    ensure!(!steps.is_empty(), "the tour has no command in a ```console block");
     Ok(steps)
 }
 
-/// All commands for one shell, so that what one sets the next one sees; marks tell their outputs apart.
-fn script(steps: &[Step]) -> String {
+/// All commands for one shell: what one sets the next one of its page sees; marks tell their outputs apart.
+fn script(readme: Option<&Page>, guide: &[Page]) -> String {
     let mut script = String::from("exec 2>&1\n");
-    for (n, step) in steps.iter().enumerate() {
-        script.push_str(&format!("printf '\\n\\001begin {n}\\n'\n{}\n", step.command));
-        script.push_str(&format!("printf '\\n\\001end {n} %s\\n' \"$?\"\n"));
+    let mut number = 0;
+    let mut type_in = |page: &Page, script: &mut String| {
+        for step in &page.steps {
+            script.push_str(&format!("printf '\\n\\001begin {number}\\n'\n{}\n", step.command));
+            script.push_str(&format!("printf '\\n\\001end {number} %s\\n' \"$?\"\n"));
+            number += 1;
+        }
+    };
+    if let Some(readme) = readme {
+        type_in(readme, &mut script);
+    }
+    if !guide.is_empty() {
+        script.push_str("cargo xtask up --detach\n");
+    }
+    for page in guide {
+        script.push_str("(\n");
+        type_in(page, &mut script);
+        script.push_str(")\n");
     }
     script
 }
 
 /// Compares each command's output with the expected one.
-fn judge(steps: &[Step], output: &str) -> anyhow::Result<()> {
-    for (n, step) in steps.iter().enumerate() {
-        let done = done(output, n).with_context(|| format!("`{}` was not reached or did not end", step.command))?;
-        println!("$ {}\n{}", step.command, done.lines.join("\n"));
-        ensure!(done.code == "0", "`{}` ended with exit code {}", step.command, done.code);
+fn judge(pages: &[&Page], output: &str) -> anyhow::Result<()> {
+    let steps = pages.iter().flat_map(|page| page.steps.iter().map(move |step| (&page.name, step)));
+    for (n, (page, step)) in steps.enumerate() {
+        let command = &step.command;
+        let done = done(output, n).with_context(|| format!("{page}: `{command}` was not reached or did not end"))?;
+        println!("$ {command}\n{}", done.lines.join("\n"));
+        ensure!(done.code == "0", "{page}: `{command}` ended with exit code {}", done.code);
         if let Err(why) = matches(&step.expected, &done.lines) {
-            bail!("`{}` printed something else than README says: {why}", step.command);
+            bail!("{page}: `{command}` printed something else than the page says: {why}");
         }
     }
     Ok(())
@@ -155,7 +210,7 @@ fn done(output: &str, n: usize) -> Option<Done> {
 /// Every expected line in order, nothing between them but what `…` allows.
 fn matches(expected: &[String], lines: &[String]) -> Result<(), String> {
     let Some((first, rest)) = expected.split_first() else {
-        return lines.first().map_or(Ok(()), |line| Err(format!("{line:?} is not in README")));
+        return lines.first().map_or(Ok(()), |line| Err(format!("{line:?} is not on the page")));
     };
     if first.trim() == "…" {
         let fits = (0..=lines.len()).any(|skip| matches(rest, &lines[skip..]).is_ok());
@@ -190,45 +245,51 @@ fn line_matches(expected: &str, line: &str) -> bool {
     true
 }
 
-/// For the tidy test and for people: how many commands README's tour has.
-///
-/// # Errors
-/// When README has no tour.
-pub fn length(readme: &Path) -> anyhow::Result<usize> {
-    Ok(steps(&fs::read_to_string(readme)?)?.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const README: &str = "# X\n```console\n$ not me\n```\n## Five-minute tour\nText.\n\n```console\n$ one \\\n  more\n\
-                          out …\n$ two\n```\n\n## After\n```console\n$ nor me\n```\n";
+    const TEXT: &str = "# X\n```console\n$ not me\n```\n## Five-minute tour\nText.\n\n```console\n$ one \\\n  more\n\
+                        out …\n$ two\n```\n\n## After\n```console\n$ nor me\n```\n";
 
     fn lines(text: &str) -> Vec<String> {
         text.lines().map(String::from).collect()
     }
 
-    #[test]
-    fn the_commands_of_the_tour_and_no_others() {
-        let want = [
-            Step { command: "one \\\n  more".into(), expected: vec!["out …".into()] },
-            Step { command: "two".into(), expected: vec![] },
-        ];
-        assert_eq!(steps(README).unwrap(), want);
-        assert!(steps("# no tour").is_err());
-        assert!(steps("## Five-minute tour\nno block").is_err());
+    fn step(command: &str, expected: &[&str]) -> Step {
+        Step { command: command.into(), expected: expected.iter().map(ToString::to_string).collect() }
     }
 
     #[test]
-    fn the_shell_keeps_what_a_command_sets_and_the_outputs_are_told_apart() {
-        let step = |command: &str| Step { command: command.into(), expected: vec![] };
-        let steps = [step("X=1; printf no-newline"), step("echo \"x is $X\"; false")];
-        let output = Cmd::new("bash").args(["-c", &script(&steps)]).output().unwrap().stdout;
+    fn of_readme_the_tour_and_of_the_guide_every_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("README.md", TEXT);
+        write("b.md", TEXT);
+        write("a.md", "no commands");
+        let file = dir.path().join("README.md");
+        assert_eq!(readme(&file).unwrap().steps, [step("one \\\n  more", &["out …"]), step("two", &[])]);
+        let pages = guide(dir.path(), &["b".into()]).unwrap();
+        assert_eq!((pages.len(), pages[0].steps.len(), pages[0].name.as_str()), (1, 4, "docs/guide/b.md"));
+        assert!(guide(dir.path(), &["a".into()]).is_err(), "a page without commands shows nothing");
+        write("README.md", "# no tour");
+        assert!(readme(&file).is_err());
+        write("README.md", "## Five-minute tour\nno block");
+        assert!(readme(&file).is_err());
+    }
+
+    #[test]
+    fn a_page_keeps_what_a_command_sets_the_next_page_does_not_and_outputs_are_told_apart() {
+        let page = |steps: Vec<Step>| Page { name: "p".into(), steps };
+        let first = page(vec![step("X=1; printf no-newline", &[]), step("echo \"x is $X\"; false", &[])]);
+        let pages = [page(vec![step("Y=2; echo $Y", &["2"])]), page(vec![step("echo \"<$X$Y>\"", &["<1>"])])];
+        let script = script(Some(&first), &pages).replace("cargo xtask up --detach", "true");
+        let output = Cmd::new("bash").args(["-c", &script]).output().unwrap().stdout;
         assert_eq!(done(&output, 0), Some(Done { code: "0".into(), lines: lines("no-newline") }));
         assert_eq!(done(&output, 1), Some(Done { code: "1".into(), lines: lines("x is 1") }));
-        assert_eq!(done(&output, 2), None);
-        assert!(judge(&steps, &output).unwrap_err().to_string().contains("no-newline"));
+        assert_eq!(done(&output, 3), Some(Done { code: "0".into(), lines: lines("<1>") }));
+        assert_eq!(done(&output, 4), None);
+        assert!(judge(&[&first], &output).unwrap_err().to_string().contains("no-newline"));
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
         // Case by case instead; what has no cases of its own comes here.
         Depth::Full(_) => stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) }),
     }
-    stages.push(Stage { name: "README's tour", cmd: Cmd::new(this).arg("tour").within(Duration::from_secs(1800)) });
+    stages.push(Stage { name: "README and guide", cmd: Cmd::new(this).arg("tour").within(Duration::from_secs(1800)) });
     stages.into_iter().map(|s| Stage { cmd: s.cmd.dir(paths::checkout()), ..s }).collect()
 }
 
