@@ -83,7 +83,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
         Command::Ci => stages::test(Depth::Change)?,
-        Command::Tour { page } => tour::tour(&page)?,
+        Command::Tour { page } => tour::tour(page)?,
         Command::Bench { args } => bench::bench(args)?,
         Command::Status => return Ok(if fleet::status() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
