@@ -16,7 +16,7 @@ use crate::app::Running;
 use crate::case::Case;
 use crate::cleanup;
 use crate::net::NetNs;
-use crate::process::{Line, Proc};
+use crate::process::{Line, Proc, kill_pid};
 use crate::programs::{place, programs};
 
 /// How a device is made.
@@ -148,6 +148,25 @@ impl Device {
         self.agent.kill();
     }
 
+    /// SIGKILL to the Podman service that the agent started; containers and their monitors live on.
+    pub fn kill_podman_service(&self) {
+        let socket = self.podman_socket().display().to_string();
+        for pid in processes(|line| line.contains("system\0service") && line.contains(&socket)) {
+            kill_pid(pid);
+        }
+    }
+
+    /// How many of Podman's monitors watch a container of this device: one for each that runs, or something is wrong.
+    #[must_use]
+    pub fn monitors(&self) -> usize {
+        let store = self.apps_dir().join("store").display().to_string();
+        processes(|line| {
+            let program = line.split('\0').next().unwrap_or_default();
+            program.ends_with("conmon") && line.contains(&store)
+        })
+        .len()
+    }
+
     /// SIGTERM to the agent, and waits for its end.
     pub fn stop_agent(&self) -> ExitStatus {
         self.agent.term(Duration::from_secs(30))
@@ -217,6 +236,16 @@ impl Device {
         let body = text.split_once('\n').expect("a head line, then JSON").1;
         serde_json::from_str(body).expect("the identity is JSON")
     }
+}
+
+/// Ids of the processes whose command line, its words apart by NUL, fits.
+fn processes(fits: impl Fn(&str) -> bool) -> Vec<i32> {
+    let pid = |entry: fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        fits(&String::from_utf8_lossy(&line)).then_some(pid)
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(pid).collect()
 }
 
 /// A token's text with another pin: as if it had been made by another coordinator.

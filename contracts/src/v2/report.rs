@@ -36,6 +36,7 @@ pub struct Report {
     /// The machine.
     pub facts: DeviceFacts,
     /// What its clock is worth.
+    #[serde(default)]
     pub clock: ClockReport,
     /// Every app it runs, or is to run.
     pub apps: Vec<AppReport>,
@@ -152,6 +153,7 @@ pub struct AppReport {
     /// Its containers, init containers first.
     pub containers: Vec<ContainerReport>,
     /// The way to the wanted revision, in order; empty when this agent has not walked it.
+    #[serde(default)]
     pub stages: Vec<Stage>,
 }
 

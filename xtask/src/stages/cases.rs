@@ -16,7 +16,7 @@ use crate::run::Cmd;
 use crate::{fleet, paths};
 
 /// The most time for one case.
-const CASE_TIME: Duration = Duration::from_secs(1200);
+const CASE_TIME: Duration = Duration::from_secs(2400);
 
 /// One case of one test program.
 struct Case {
