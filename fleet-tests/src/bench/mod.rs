@@ -4,6 +4,7 @@
 //! leaves nothing behind), and how the table looks. What is measured, and how, is in the parts.
 
 mod cold;
+mod crash;
 mod idle;
 mod libpod;
 mod machine;
@@ -42,10 +43,11 @@ impl Reps {
     }
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     Part { name: "start", about: "apply → HTTP answer, beside podman", run: start::one },
     Part { name: "pod", about: "the same for a pod of two, beside libpod's API", run: start::pod },
     Part { name: "upgrade", about: "how long an app is down at an upgrade", run: upgrade::downtime },
+    Part { name: "crash", about: "a main process is killed → its app answers again", run: crash::back },
     Part { name: "idle", about: "memory and CPU of an idle agent, bytes of a heartbeat", run: idle::idle },
     Part { name: "cold", about: "coordinator start with 10,000 devices, and its memory", run: cold::cold },
     Part { name: "quarantine", about: "quarantine → connection closed", run: quarantine::cut },

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub(super) fn answered(port: u16) {
 /// Looks at a port all the time, in a thread of its own.
 pub(super) struct Poller {
     over: Arc<AtomicBool>,
+    answers: Arc<AtomicUsize>,
     seen: JoinHandle<Vec<(Duration, String)>>,
 }
 
@@ -53,18 +54,20 @@ impl Poller {
     /// Starts looking.
     pub(super) fn start(port: u16) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let (ends, watch) = (Arc::clone(&over), Watch::start());
+        let answers = Arc::new(AtomicUsize::new(0));
+        let (ends, counts, watch) = (Arc::clone(&over), Arc::clone(&answers), Watch::start());
         let seen = std::thread::spawn(move || {
             let mut seen = vec![];
             while !ends.load(Ordering::Relaxed) {
                 if let Some((200, body)) = look(here(port), "/") {
                     seen.push((watch.elapsed(), body));
+                    counts.fetch_add(1, Ordering::Relaxed);
                 }
                 std::thread::sleep(PAUSE);
             }
             seen
         });
-        Self { over, seen }
+        Self { over, answers, seen }
     }
 
     /// Ends it. The time between the last answer of the old and the first of the new.
@@ -77,5 +80,27 @@ impl Poller {
         let last = seen.iter().rfind(|(_, body)| body.contains(old)).expect("the old one has answered").0;
         let first = seen.iter().find(|(_, body)| body.contains(new)).expect("the new one has answered").0;
         first.checked_sub(last).expect("the old one is gone when the new one answers")
+    }
+
+    /// Waits until it has seen so many answers more.
+    ///
+    /// # Panics
+    /// When they do not come within a minute.
+    pub(super) fn saw_answers(&self, more: usize) {
+        let (watch, before) = (Watch::start(), self.answers.load(Ordering::Relaxed));
+        while self.answers.load(Ordering::Relaxed) < before + more {
+            assert!(watch.elapsed() < Duration::from_secs(60), "nobody answers any more");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Ends it. The longest time between two answers.
+    ///
+    /// # Panics
+    /// When there were fewer than two.
+    pub(super) fn longest_silence(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        let seen = self.seen.join().expect("the poller goes on to its end");
+        seen.windows(2).map(|pair| pair[1].0 - pair[0].0).max().expect("somebody has answered twice")
     }
 }
