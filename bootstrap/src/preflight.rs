@@ -14,6 +14,18 @@ const FREE_MIN: u64 = 512 << 20;
 /// Older ones lack what the agent uses of libpod's API.
 const PODMAN_MIN: (u32, u32) = (4, 3);
 
+/// What Podman and the agent start beside themselves, as the package that brings it and its program's place. Debian only
+/// recommends some of them, so a machine with Podman may lack them.
+const HELPERS: [(&str, &str); 6] = [
+    ("crun", "/usr/bin/crun"),
+    ("conmon", "/usr/bin/conmon"),
+    ("netavark", "/usr/lib/podman/netavark"),
+    ("aardvark-dns", "/usr/lib/podman/aardvark-dns"),
+    // Holds a pod together.
+    ("catatonit", "/usr/bin/catatonit"),
+    ("nftables", "/usr/sbin/nft"),
+];
+
 /// What the checks found.
 pub(crate) struct Found {
     /// The agent's program.
@@ -36,6 +48,7 @@ pub(crate) fn check(wish: &Install) -> anyhow::Result<Found> {
         ensure!(nix::unistd::geteuid().is_root(), "this needs root: run it with sudo");
         ensure!(Path::new("/run/systemd/system").is_dir(), "this machine does not run systemd, which starts the agent");
         podman()?;
+        helpers(&wish.root)?;
         warnings.extend(cgroups(Path::new("/sys/fs/cgroup/cgroup.controllers")));
         disk(&wish.root)?;
     } else {
@@ -97,6 +110,14 @@ fn podman() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn helpers(root: &Path) -> anyhow::Result<()> {
+    let there = |place: &str| root.join(place.trim_start_matches('/')).exists();
+    let missing: Vec<&str> = HELPERS.iter().filter(|(_, place)| !there(place)).map(|(package, _)| *package).collect();
+    let missing = missing.join(" ");
+    ensure!(missing.is_empty(), "apps cannot run without {missing}: apt-get install {missing}");
+    Ok(())
+}
+
 fn podman_version(said: &str) -> Option<(u32, u32)> {
     let mut parts = said.split_whitespace().last()?.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
@@ -135,6 +156,20 @@ mod tests {
         for bad in ["http://fleet.example", "http://localhost.example", "fleet.example", "https://", ""] {
             assert!(coordinator(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_missing_helper_is_named_with_its_package() {
+        let dir = tempfile::tempdir().unwrap();
+        for (_, place) in HELPERS.iter().filter(|(package, _)| *package != "catatonit") {
+            let path = dir.path().join(&place[1..]);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let said = helpers(dir.path()).unwrap_err().to_string();
+        assert_eq!(said, "apps cannot run without catatonit: apt-get install catatonit");
+        fs::write(dir.path().join("usr/bin/catatonit"), "").unwrap();
+        assert!(helpers(dir.path()).is_ok());
     }
 
     #[test]
