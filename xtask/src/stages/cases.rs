@@ -101,7 +101,8 @@ fn all_cases() -> anyhow::Result<Vec<Case>> {
         for case in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
             // Many start containers; which ones do is not for us to know.
             let cmd = if fleet::is_root() { Cmd::new(&program) } else { Cmd::new("sudo").arg("-E").arg(&program) };
-            let cmd = cmd.args(["--exact", case]).dir(&package_dir).within(CASE_TIME);
+            // As `cargo test` would start it.
+            let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &package).within(CASE_TIME);
             cases.push(Case { name: format!("{package}/{name} {case}"), cmd });
         }
     }
