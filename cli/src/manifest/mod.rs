@@ -225,6 +225,7 @@ fn translate(file: &str, node: Node, beside: &Beside<'_>) -> Result<Document, Ve
     if !findings.is_empty() {
         let problems = Deployment::from(manifest).problems();
         findings.extend(problems.iter().map(|p| finding(file, &origin, p)));
+        findings.sort_by_key(|told| told.line);
         return Err(findings);
     }
     Ok(Document { file: file.to_owned(), origin, says_tenant: translated.says_tenant, manifest, notes })

@@ -34,7 +34,9 @@ pub(super) fn extension(root: &At<'_>, f: &mut Findings) -> Extension {
     let Some(at) = root.get("x-bramble") else { return Extension::default() };
     serde_path_to_error::deserialize(at.node().to_json()).unwrap_or_else(|err| {
         let path = err.path().to_string();
-        let place = Place { line: Some(at.node().locate(&path)), path: format!("x-bramble.{path}") };
+        let below = if path == "." { String::new() } else { format!(".{path}") };
+        let line = if below.is_empty() { at.line() } else { at.node().locate(&path) };
+        let place = Place { line: Some(line), path: format!("x-bramble{below}") };
         f.wrong.push(Found { place, message: in_words(err.inner().to_string()) });
         Extension::default()
     })
@@ -58,6 +60,9 @@ pub(super) fn name(root: &At<'_>, extension: &Extension, beside: &Beside<'_>, f:
         };
         if extension.name.as_ref().is_some_and(|other| *other != name) {
             at.wrong(f, "`x-bramble` gives another name: leave one of them out");
+        }
+        if name.as_str() != text {
+            at.doubt(f, format!("the deployment is called {name}"));
         }
         return Some(Called::Said(name));
     }
@@ -116,6 +121,7 @@ pub(super) fn networks(root: &At<'_>, services: &[Service<'_>], f: &mut Findings
         for (field, value) in at.fields(f) {
             match field {
                 "driver" => value.only(f, "bridge", "is not supported: services share one network of their own"),
+                "external" => value.only(f, "false", "is not supported: services share one network of their own"),
                 _ => value.wrong(f, "is not supported: services share one network of their own"),
             }
         }

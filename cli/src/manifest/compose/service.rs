@@ -118,12 +118,14 @@ pub(super) fn read<'n>(
             "stop_grace_period" => s.grace = health::duration(&v, f).map(|time| (time, value)),
             "depends_on" => s.depends = depends(&v, f),
             "network_mode" => {
-                v.only(
-                    f,
-                    "host",
-                    "is not supported: services share one network; `host`, for all of them, is the device's",
-                );
-                s.host_network = Some(v);
+                if v.text(f).as_deref() == Some("host") {
+                    s.host_network = Some(v);
+                } else {
+                    v.wrong(
+                        f,
+                        "is not supported: services share one network; `host`, for all of them, is the device's",
+                    );
+                }
             }
             "networks" => s.networks = Some((networks(&v, f), v)),
             "pull_policy" => s.pull = pull(&v, f).unwrap_or_default(),
@@ -165,6 +167,10 @@ fn name(key: &str, at: &At<'_>, f: &mut Findings) -> Option<Name> {
 /// As Docker completes it: `nginx` is `docker.io/library/nginx`.
 fn image(at: &At<'_>, f: &mut Findings) -> Option<ImageRef> {
     let text = at.text(f)?;
+    if text.is_empty() {
+        at.wrong(f, "is empty");
+        return None;
+    }
     let full = match text.split_once('/') {
         None => format!("docker.io/library/{text}"),
         Some((registry, _)) if registry.contains(['.', ':']) || registry == "localhost" => text,

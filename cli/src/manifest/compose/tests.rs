@@ -100,16 +100,16 @@ fn a_path_of_the_manifest_is_told_in_the_words_of_the_file() {
     assert_eq!(findings, vec![]);
     let told = |path: &str, message: &str| documents[0].at(path, message.to_owned()).to_string();
     let cases = [
-        ("spec.containers[1].ports[0].host", "x", "telegraf.yaml:18: services.influxdb.ports[0]: x"),
-        ("spec.containers[1].probe.exec", "x", "telegraf.yaml:22: services.influxdb.healthcheck: x"),
-        ("spec.initContainers[0].args", "x", "telegraf.yaml:27: services.permissions.command: x"),
-        ("spec.containers[0].env[0].value", "x", "telegraf.yaml:12: services.telegraf.environment.INFLUX_TOKEN: x"),
+        ("spec.containers[1].ports[0].host", "x", "telegraf.yaml:16: services.influxdb.ports[0]: x"),
+        ("spec.containers[1].probe.exec", "x", "telegraf.yaml:20: services.influxdb.healthcheck: x"),
+        ("spec.initContainers[0].args", "x", "telegraf.yaml:25: services.permissions.command: x"),
+        ("spec.containers[0].env[0].value", "x", "telegraf.yaml:11: services.telegraf.environment.INFLUX_TOKEN: x"),
         ("spec.containers[0].resources", "x", "telegraf.yaml:4: services.telegraf: x"),
         ("spec.selector", "selects no device", "telegraf.yaml: --device or -l: selects no device"),
         (
             "spec.containers[0].dependsOn[0]",
             "as at spec.containers[1].ports[1].container",
-            "telegraf.yaml:9: services.telegraf.depends_on.influxdb: as at services.influxdb.ports[1].container",
+            "telegraf.yaml:8: services.telegraf.depends_on.influxdb: as at services.influxdb.ports[1].container",
         ),
     ];
     for (path, message, want) in cases {
