@@ -224,7 +224,10 @@ fn translate(file: &str, node: Node, beside: &Beside<'_>) -> Result<Document, Ve
     }
     if !findings.is_empty() {
         let problems = Deployment::from(manifest).problems();
-        findings.extend(problems.iter().map(|p| finding(file, &origin, p)));
+        let more: Vec<_> = problems.iter().map(|p| finding(file, &origin, p)).collect();
+        let told = |one: &Finding| findings.iter().any(|f| (f.line, &f.path) == (one.line, &one.path));
+        let more: Vec<_> = more.into_iter().filter(|one| !told(one)).collect();
+        findings.extend(more);
         findings.sort_by_key(|told| told.line);
         return Err(findings);
     }

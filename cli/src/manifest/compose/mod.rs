@@ -212,8 +212,9 @@ fn dependencies(services: &[Service<'_>], f: &mut Findings) {
                 let how = "give it a `healthcheck`; one that its image brings is not used";
                 depends.at.wrong(f, format!("{} has nothing to be healthy by: {how}", on.key));
             }
-            (DependencyCondition::Completed, Some((Policy::Always, at))) => {
-                at.wrong(f, "a service that is waited for to complete is not started again: say no or on-failure");
+            (DependencyCondition::Completed, Some((Policy::Always, _))) => {
+                let how = "give it `restart: \"no\"` or on-failure";
+                depends.at.wrong(f, format!("{} is started again whenever it ends, so it never completes: {how}", on.key));
             }
             (DependencyCondition::Started | DependencyCondition::Healthy | DependencyCondition::Completed, _) => {}
         }
