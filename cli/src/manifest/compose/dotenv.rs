@@ -2,7 +2,12 @@
 //!
 //! Decides: what a line says. Deliberately does not: find the files.
 
+use std::collections::BTreeMap;
+
 use super::interpolate;
+
+/// All values of a file together.
+const BYTES_MAX: usize = 1 << 20;
 
 /// One variable of a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +48,7 @@ pub(super) fn read(
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Variable>, Unreadable> {
     let mut found: Vec<Variable> = vec![];
+    let (mut known, mut bytes) = (BTreeMap::<String, Option<String>>::new(), 0);
     let (mut rest, mut line) = (text.strip_prefix('\u{feff}').unwrap_or(text), 1);
     while !rest.is_empty() {
         let unreadable = |message: String| Unreadable { line, message };
@@ -56,8 +62,7 @@ pub(super) fn read(
                 let name: String = name.chars().take(60).collect();
                 return Err(unreadable(format!("{name:?} is no name of a variable: a line is NAME=VALUE")));
             }
-            let earlier =
-                |name: &str| lookup(name).or_else(|| found.iter().rev().find(|v| v.name == name)?.value.clone());
+            let earlier = |name: &str| lookup(name).or_else(|| known.get(name).cloned().flatten());
             let value = match (value, format) {
                 (None, _) => None,
                 (Some(_), Format::Raw) => this.split_once('=').map(|(_, v)| v.trim_end_matches('\r').to_owned()),
@@ -71,6 +76,11 @@ pub(super) fn read(
                     Some(_) | None => Some(expand(uncommented(value), &earlier).map_err(unreadable)?),
                 },
             };
+            bytes += value.as_ref().map_or(0, String::len);
+            if bytes > BYTES_MAX {
+                return Err(unreadable(format!("the values are more than {BYTES_MAX} bytes")));
+            }
+            known.insert(name.to_owned(), value.clone());
             found.push(Variable { name: name.to_owned(), value, line });
         }
         line += rest[..rest.len() - after.len()].matches('\n').count();
@@ -162,11 +172,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_names_its_line() {
+        let doubling = format!("A=x\n{}", "A=$A$A\n".repeat(30));
+        let long = format!("A={}\n", "x".repeat(60_000)).repeat(20);
         let cases = [
             ("A=1\nB: 2\n", 2, "\"B: 2\" is no name of a variable: a line is NAME=VALUE"),
             ("=1", 1, "\"\" is no name of a variable: a line is NAME=VALUE"),
             ("A='x", 1, "the quote ' is not closed"),
             ("A='x'y", 1, "\"y\" stands behind the closing quote"),
+            (&doubling, 18, "becomes longer than 65536 bytes"),
+            (&long, 18, "the values are more than 1048576 bytes"),
             ("\nA=${B", 2, "\"${B\" is no variable; for a dollar sign write $$"),
         ];
         for (text, line, message) in cases {

@@ -3,6 +3,8 @@
 //! Decides: which value wins (`environment`, then the last file), and what a name without a value means (the value it
 //! has where the command is typed, else none at all). Deliberately does not: read files; it asks for them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bramble_contracts::v1::EnvVar;
 
 use super::{
@@ -14,21 +16,27 @@ use crate::manifest::{node::Content, places::Place};
 
 /// Variables in order, each with its place.
 #[derive(Debug, Default)]
-pub(super) struct Environment(Vec<(String, Option<String>, Place)>);
+pub(super) struct Environment {
+    variables: Vec<(String, Option<String>, Place)>,
+    index: BTreeMap<String, usize>,
+}
 
 impl Environment {
     /// The last one wins and keeps the first one's place in the order.
     fn set(&mut self, name: String, value: Option<String>, place: Place) {
-        match self.0.iter_mut().find(|(n, ..)| *n == name) {
-            Some(known) => (known.1, known.2) = (value, place),
-            None => self.0.push((name, value, place)),
+        match self.index.get(&name) {
+            Some(known) => self.variables[*known] = (name, value, place),
+            None => {
+                self.index.insert(name.clone(), self.variables.len());
+                self.variables.push((name, value, place));
+            }
         }
     }
 
     /// As the contracts have them.
     pub(super) fn variables(self, f: &mut Findings) -> Vec<(EnvVar, Place)> {
         let mut variables = vec![];
-        for (name, value, place) in self.0 {
+        for (name, value, place) in self.variables {
             let Some(value) = value else { continue };
             match name.parse() {
                 Ok(name) => variables.push((EnvVar { name, value: Some(value), value_from: None }, place)),
@@ -99,7 +107,7 @@ pub(super) fn inline(at: &At<'_>, around: &Surroundings<'_>, into: &mut Environm
         value
     };
     if at.is_list() {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for item in at.items(f) {
             let Some(text) = item.text(f) else { continue };
             let (name, value) = match text.split_once('=') {

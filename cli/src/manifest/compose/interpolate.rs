@@ -5,7 +5,7 @@
 /// Nesting beyond this is refused.
 const DEPTH_MAX: usize = 16;
 /// A longer result is refused.
-const BYTES_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 64 << 10;
 
 /// What was found while a text was read.
 pub(super) struct Expanded {

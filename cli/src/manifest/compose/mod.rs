@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use bramble_contracts::{
     label::Selector,
-    v1::{DependencyCondition, Manifest},
+    v1::{DependencyCondition, Manifest, Protocol},
 };
 
 use assemble::Parts;
@@ -214,7 +214,9 @@ fn dependencies(services: &[Service<'_>], f: &mut Findings) {
             }
             (DependencyCondition::Completed, Some((Policy::Always, _))) => {
                 let how = "give it `restart: \"no\"` or on-failure";
-                depends.at.wrong(f, format!("{} is started again whenever it ends, so it never completes: {how}", on.key));
+                depends
+                    .at
+                    .wrong(f, format!("{} is started again whenever it ends, so it never completes: {how}", on.key));
             }
             (DependencyCondition::Started | DependencyCondition::Healthy | DependencyCondition::Completed, _) => {}
         }
@@ -223,21 +225,19 @@ fn dependencies(services: &[Service<'_>], f: &mut Findings) {
 
 /// Services share a network: one port is one service's. What is under `ports` the contracts look at.
 fn shared_ports(mains: &[&Service<'_>], f: &mut Findings) {
-    for (i, service) in mains.iter().enumerate() {
+    let mut holders: BTreeMap<(u16, Protocol), Vec<&str>> = BTreeMap::new();
+    for service in mains {
+        let opened = service.ports.iter().map(|(port, _)| (port.container, port.protocol));
+        let exposed = service.exposed.iter().map(|(port, protocol, _)| (*port, *protocol));
+        for port in opened.chain(exposed) {
+            holders.entry(port).or_default().push(service.key);
+        }
+    }
+    for service in mains {
         for (port, protocol, at) in &service.exposed {
-            let holds = |other: &&&Service<'_>| {
-                let exposed = other.exposed.iter().any(|(p, proto, _)| (p, proto) == (port, protocol));
-                exposed || other.ports.iter().any(|(p, _)| (p.container, p.protocol) == (*port, *protocol))
-            };
-            let others = mains.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, other)| other);
-            if let Some(other) = others.into_iter().find(holds) {
-                let key = other.key;
-                at.wrong(
-                    f,
-                    format!(
-                        "port {port} is that of {key}, too: services share one network, so each needs ports of its own"
-                    ),
-                );
+            if let Some(other) = holders[&(*port, *protocol)].iter().find(|key| **key != service.key) {
+                let why = "services share one network, so each needs ports of its own";
+                at.wrong(f, format!("port {port} is that of {other}, too: {why}"));
             }
         }
     }

@@ -16,11 +16,12 @@ pub(super) fn inits(services: &[Service<'_>]) -> Vec<usize> {
         .iter()
         .map(|s| s.depends.iter().filter_map(|d| Some((index(&d.on)?, d.condition))).collect())
         .collect();
+    let waits: Vec<BTreeSet<usize>> = (0..services.len()).map(|i| waits_for(i, &edges)).collect();
     let mut first: BTreeSet<usize> = (0..services.len()).filter(|i| may_be_init(&services[*i], *i, &edges)).collect();
     loop {
         let stays = |i: &usize| {
             edges[*i].iter().all(|(on, _)| first.contains(on))
-                && (0..services.len()).all(|other| first.contains(&other) || reaches(other, *i, &edges))
+                && (0..services.len()).all(|other| first.contains(&other) || waits[other].contains(i))
         };
         let next: BTreeSet<usize> = first.iter().copied().filter(stays).collect();
         if next.len() == first.len() {
@@ -45,20 +46,13 @@ fn may_be_init(service: &Service<'_>, i: usize, edges: &[Vec<(usize, DependencyC
     ends && plain && asked.peek().is_some() && asked.all(|(_, condition)| *condition == DependencyCondition::Completed)
 }
 
-/// Does `from` wait for `to`, perhaps through others?
-fn reaches(from: usize, to: usize, edges: &[Vec<(usize, DependencyCondition)>]) -> bool {
-    let (mut seen, mut next) = (BTreeSet::from([from]), vec![from]);
+/// All that a service waits for, also through others.
+fn waits_for(from: usize, edges: &[Vec<(usize, DependencyCondition)>]) -> BTreeSet<usize> {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
     while let Some(i) = next.pop() {
-        for (on, _) in &edges[i] {
-            if *on == to {
-                return true;
-            }
-            if seen.insert(*on) {
-                next.push(*on);
-            }
-        }
+        next.extend(edges[i].iter().map(|(on, _)| *on).filter(|on| seen.insert(*on)));
     }
-    false
+    seen
 }
 
 /// Each after those it waits for, else as in the file. Those that wait for one another are left out.

@@ -10,8 +10,8 @@ use bramble_contracts::v1::{Port, Protocol};
 use super::cursor::{At, Findings};
 use crate::manifest::places::Place;
 
-/// A longer range is refused.
-const RANGE_MAX: usize = 256;
+/// More ports of one service are refused.
+const PORTS_MAX: usize = 256;
 
 const CHOOSE: &str = "which port of the device is it to be? Write \"8080:80\"; Bramble picks none by itself";
 
@@ -21,6 +21,10 @@ pub(super) fn ports(at: &At<'_>, f: &mut Findings) -> Vec<(Port, Place)> {
     for item in at.items(f) {
         let read = if item.is_map() { long(&item, f) } else { item.text(f).map(|text| short(&text)) };
         match read {
+            Some(Ok(found)) if ports.len() + found.len() > PORTS_MAX => {
+                at.wrong(f, format!("are more than {PORTS_MAX}"));
+                break;
+            }
             Some(Ok(found)) => ports.extend(found.into_iter().map(|port| (port, item.place()))),
             Some(Err(why)) => item.wrong(f, why),
             None => {}
@@ -36,6 +40,10 @@ pub(super) fn exposed<'n>(at: &At<'n>, f: &mut Findings) -> Vec<(u16, Protocol, 
         let Some(text) = item.text(f) else { continue };
         let read = protocol(&text).and_then(|(text, protocol)| Ok((range(text)?, protocol)));
         match read {
+            Ok((range, _)) if ports.len() + range.len() > PORTS_MAX => {
+                at.wrong(f, format!("are more than {PORTS_MAX}"));
+                break;
+            }
             Ok((range, protocol)) => ports.extend(range.map(|port| (port, protocol, item.clone()))),
             Err(why) => item.wrong(f, why),
         }
@@ -83,8 +91,8 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     if first > last {
         return Err(bad());
     }
-    if usize::from(last - first) >= RANGE_MAX {
-        return Err(format!("{text} is a range of more than {RANGE_MAX} ports"));
+    if usize::from(last - first) >= PORTS_MAX {
+        return Err(format!("{text} is a range of more than {PORTS_MAX} ports"));
     }
     Ok(first..=last)
 }

@@ -24,6 +24,9 @@ use crate::manifest::places::Place;
 /// A value that may be asked where it stands.
 pub(super) type Placed<'n, T> = Option<(T, At<'n>)>;
 
+/// More are refused: no deployment has as many containers.
+const DEPENDS_MAX: usize = 64;
+
 /// What `restart` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Policy {
@@ -116,7 +119,13 @@ pub(super) fn read<'n>(
             "restart" => s.restart = restart(&v, f).map(|policy| (policy, value)),
             "stop_signal" => s.stop_signal = signal(&v, f).map(|signal| (signal, value)),
             "stop_grace_period" => s.grace = health::duration(&v, f).map(|time| (time, value)),
-            "depends_on" => s.depends = depends(&v, f),
+            "depends_on" => {
+                s.depends = depends(&v, f);
+                if s.depends.len() > DEPENDS_MAX {
+                    v.wrong(f, format!("are more than {DEPENDS_MAX}"));
+                    s.depends.clear();
+                }
+            }
             "network_mode" => {
                 if v.text(f).as_deref() == Some("host") {
                     s.host_network = Some(v);
