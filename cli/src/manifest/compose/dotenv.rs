@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn lookup(name: &str) -> Option<String> {
-        (name == "HOME").then(|| "/root".to_owned())
+        (name == "HOME").then(|| "/home/me".to_owned())
     }
 
     fn values(text: &str) -> Vec<(String, Option<String>)> {
@@ -151,10 +151,10 @@ mod tests {
             ("A=", ""),
             ("A=#nothing", ""),
             ("A='$HOME # it' # comment", "$HOME # it"),
-            (r#"A="x\ty\"z\\ $HOME \$HOME""#, "x\ty\"z\\ /root $HOME"),
+            (r#"A="x\ty\"z\\ $HOME \$HOME""#, "x\ty\"z\\ /home/me $HOME"),
             (r"A=x\ty", r"x\ty"),
             (r"A='Let\'s go'", "Let's go"),
-            ("A=${HOME}/x", "/root/x"),
+            ("A=${HOME}/x", "/home/me/x"),
             ("A=\"two\nlines\" # end", "two\nlines"),
             ("A=b\r", "b"),
         ];

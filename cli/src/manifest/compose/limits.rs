@@ -76,7 +76,7 @@ impl<'n> Limits<'n> {
                     );
                 }
                 "placement" => {
-                    value.wrong(f, "is not supported: say for which devices in `x-bramble: { selector: … }`")
+                    value.wrong(f, "is not supported: say for which devices in `x-bramble: { selector: … }`");
                 }
                 _ => value.wrong(f, "is not supported: resources.limits is"),
             }

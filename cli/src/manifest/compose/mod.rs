@@ -182,7 +182,7 @@ fn document(root: &At<'_>, around: &Surroundings<'_>, beside: &Beside<'_>, out: 
         return at.wrong(f, format!("between 1 and {SERVICES_MAX} services are needed"));
     }
     let services: Vec<Service<'_>> =
-        services.into_iter().map(|(key, at)| service::read(key, at, around, &declared, f)).collect();
+        services.into_iter().map(|(key, at)| service::read(key, &at, around, &declared, f)).collect();
     project::networks(root, &services, f);
     dependencies(&services, f);
     let first = order::inits(&services);

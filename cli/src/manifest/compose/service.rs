@@ -69,36 +69,43 @@ pub(super) struct Service<'n> {
     pub timeout: Placed<'n, Millis>,
 }
 
+impl<'n> Service<'n> {
+    /// One of which nothing has been read yet.
+    fn new(key: &'n str, at: At<'n>, name: Option<Name>) -> Self {
+        Self {
+            at,
+            key,
+            name,
+            image: None,
+            entrypoint: None,
+            command: None,
+            env: vec![],
+            ports: vec![],
+            exposed: vec![],
+            volumes: vec![],
+            resources: Resources::default(),
+            probe: None,
+            restart: None,
+            stop_signal: None,
+            grace: None,
+            depends: vec![],
+            host_network: None,
+            networks: None,
+            pull: ImagePullPolicy::default(),
+            timeout: None,
+        }
+    }
+}
+
 /// Reads a service.
 pub(super) fn read<'n>(
     key: &'n str,
-    at: At<'n>,
+    at: &At<'n>,
     around: &Surroundings<'_>,
     declared: &volumes::Declared,
     f: &mut Findings,
 ) -> Service<'n> {
-    let mut s = Service {
-        key,
-        name: name(key, &at, f),
-        image: None,
-        entrypoint: None,
-        command: None,
-        env: vec![],
-        ports: vec![],
-        exposed: vec![],
-        volumes: vec![],
-        resources: Resources::default(),
-        probe: None,
-        restart: None,
-        stop_signal: None,
-        grace: None,
-        depends: vec![],
-        host_network: None,
-        networks: None,
-        pull: ImagePullPolicy::default(),
-        timeout: None,
-        at: at.clone(),
-    };
+    let mut s = Service::new(key, at.clone(), name(key, at, f));
     let mut limits = Limits::new();
     for (key, value) in at.fields(f) {
         let v = value.clone();
@@ -142,7 +149,7 @@ pub(super) fn read<'n>(
         }
     }
     s.resources = limits.resources_of();
-    s.env = variables(&at, around, f);
+    s.env = variables(at, around, f);
     if let Some(extension) = at.get("x-bramble") {
         for (key, value) in extension.entries(f) {
             match key {

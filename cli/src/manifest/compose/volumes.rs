@@ -22,11 +22,8 @@ pub(super) fn mounts(at: &At<'_>, declared: &Declared, f: &mut Findings) -> Vec<
     items
         .iter()
         .filter_map(|item| {
-            let Some(Draft { source, target, read_only }) =
-                (if item.is_map() { long(item, f) } else { short(item, f) })
-            else {
-                return None;
-            };
+            let draft = if item.is_map() { long(item, f) } else { short(item, f) };
+            let Draft { source, target, read_only } = draft?;
             let path = target.parse().map_err(|why| item.wrong(f, format!("{why}"))).ok()?;
             let Some(name) = declared.get(&source) else {
                 item.wrong(
