@@ -1,6 +1,7 @@
 //! Files of variables, `.env` and those of `env_file`, as Compose reads them.
 //!
-//! Decides: what a line says. Deliberately does not: find the files.
+//! Decides: what a line says. Deliberately does not: find the files, nor repeat in an error what stands there: it may be
+//! a password.
 
 use std::collections::BTreeMap;
 
@@ -59,8 +60,7 @@ pub(super) fn read(
             let statement = statement.strip_prefix("export ").map_or(statement, str::trim_start);
             let (name, value) = statement.split_once('=').map_or((statement, None), |(n, v)| (n.trim_end(), Some(v)));
             if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || "_.-".contains(c)) {
-                let name: String = name.chars().take(60).collect();
-                return Err(unreadable(format!("{name:?} is no name of a variable: a line is NAME=VALUE")));
+                return Err(unreadable("is not NAME=VALUE".into()));
             }
             let earlier = |name: &str| lookup(name).or_else(|| known.get(name).cloned().flatten());
             let value = match (value, format) {
@@ -121,7 +121,7 @@ fn quoted(text: &str, quote: char) -> Result<(String, &str), String> {
                 if line.is_empty() || line.starts_with('#') {
                     return Ok((out, after));
                 }
-                return Err(format!("{:?} stands behind the closing quote", line.chars().take(60).collect::<String>()));
+                return Err("something stands behind the closing quote".into());
             }
             c => out.push(c),
         }
@@ -175,13 +175,13 @@ mod tests {
         let doubling = format!("A=x\n{}", "A=$A$A\n".repeat(30));
         let long = format!("A={}\n", "x".repeat(60_000)).repeat(20);
         let cases = [
-            ("A=1\nB: 2\n", 2, "\"B: 2\" is no name of a variable: a line is NAME=VALUE"),
-            ("=1", 1, "\"\" is no name of a variable: a line is NAME=VALUE"),
+            ("A=1\nB: 2\n", 2, "is not NAME=VALUE"),
+            ("=1", 1, "is not NAME=VALUE"),
             ("A='x", 1, "the quote ' is not closed"),
-            ("A='x'y", 1, "\"y\" stands behind the closing quote"),
+            ("A='x'y", 1, "something stands behind the closing quote"),
             (&doubling, 18, "becomes longer than 65536 bytes"),
             (&long, 18, "the values are more than 1048576 bytes"),
-            ("\nA=${B", 2, "\"${B\" is no variable; for a dollar sign write $$"),
+            ("\nA=${B", 2, "${B is not closed or not understood; for a dollar sign write $$"),
         ];
         for (text, line, message) in cases {
             let want = Unreadable { line, message: message.to_owned() };

@@ -125,10 +125,7 @@ pub(super) fn inline(at: &At<'_>, around: &Surroundings<'_>, into: &mut Environm
         let text = match &value.node().content {
             Content::Null => inherited(name, &value, f),
             Content::Number(number, written) if number.to_string() != *written => {
-                let message = format!(
-                    "{written} is read as the number {number} by some and as a text by others: put it in quotes"
-                );
-                value.wrong(f, message);
+                value.wrong(f, "is read as a number by some and as a text by others: put it in quotes");
                 continue;
             }
             Content::Bool(_) | Content::Number(..) | Content::Text(_) | Content::List(_) | Content::Map(_) => {

@@ -43,7 +43,7 @@ impl State<'_> {
                 out.push('$');
                 rest = after;
             } else if let Some(inside) = after.strip_prefix('{') {
-                let end = closing(inside).ok_or_else(|| unreadable(&format!("${{{inside}")))?;
+                let end = closing(inside).ok_or_else(|| unreadable(name_of(inside)))?;
                 out.push_str(&self.braced(&inside[..end], depth)?);
                 rest = &inside[end + 1..];
             } else if name.is_empty() {
@@ -72,7 +72,7 @@ impl State<'_> {
     fn braced(&mut self, inside: &str, depth: usize) -> Result<String, String> {
         let name = name_of(inside);
         if name.is_empty() {
-            return Err(unreadable(&format!("${{{inside}}}")));
+            return Err(unreadable(name));
         }
         let rest = &inside[name.len()..];
         if rest.is_empty() {
@@ -91,14 +91,14 @@ impl State<'_> {
                 let why = if why.is_empty() { String::new() } else { format!(": {why}") };
                 Err(format!("the variable {name} must be set{why}"))
             }
-            (Some(_) | None, _) => Err(unreadable(&format!("${{{inside}}}"))),
+            (Some(_) | None, _) => Err(unreadable(name)),
         }
     }
 }
 
-fn unreadable(what: &str) -> String {
-    let what: String = what.chars().take(60).collect();
-    format!("{what:?} is no variable; for a dollar sign write $$")
+/// Names only the variable: what else stands there may be a password.
+fn unreadable(name: &str) -> String {
+    format!("${{{name} is not closed or not understood; for a dollar sign write $$")
 }
 
 /// The variable's name that a text begins with; empty when with none.
@@ -164,9 +164,9 @@ mod tests {
         assert_eq!(error("${NONE:?set it to $SET}"), "the variable NONE must be set: set it to value");
         assert_eq!(error("${EMPTY:?}"), "the variable EMPTY must be set");
         for text in ["${", "${}", "${SET", "${SET/a/b}", "${1}", "${SET:x}", "${NONE:-${SET}"] {
-            assert!(error(text).ends_with("is no variable; for a dollar sign write $$"), "{text}");
+            assert!(error(text).ends_with("is not closed or not understood; for a dollar sign write $$"), "{text}");
         }
-        assert!(error(&"${A:-".repeat(40).to_string()).contains("is no variable"));
+        assert!(error(&"${A:-".repeat(40).to_string()).contains("is not closed"));
         assert!(error(&format!("{}{}", "${A:-".repeat(40), "}".repeat(40))).contains("nested deeper"));
         let long = |_: &str| Some("x".repeat(1000));
         assert!(expand(&"$A".repeat(2000), &long).err().unwrap().contains("longer than"));

@@ -134,6 +134,9 @@ pub(super) fn networks(root: &At<'_>, services: &[Service<'_>], f: &mut Findings
                 Some(at) if host < services.len() => {
                     at.wrong(f, format!("some services are {with} and some are not: all of a file share one"));
                 }
+                Some(at) if service.networks.is_some() => {
+                    at.wrong(f, format!("{with} a service is in no other: leave `networks` out"));
+                }
                 Some(at) if !service.ports.is_empty() => {
                     at.wrong(f, format!("{with} a service's ports are the device's own: leave `ports` out"));
                 }

@@ -183,8 +183,8 @@ fn name(key: &str, at: &At<'_>, f: &mut Findings) -> Option<Name> {
 /// As Docker completes it: `nginx` is `docker.io/library/nginx`.
 fn image(at: &At<'_>, f: &mut Findings) -> Option<ImageRef> {
     let text = at.text(f)?;
-    if text.is_empty() {
-        at.wrong(f, "is empty");
+    if text.is_empty() || text.ends_with([':', '/', '@']) {
+        at.wrong(f, "is not whole: is a variable in it empty?");
         return None;
     }
     let full = match text.split_once('/') {
