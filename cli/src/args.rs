@@ -94,9 +94,15 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Files {
-    /// Manifests (YAML, TOML or JSON); - is standard input
+    /// Manifests (YAML, TOML or JSON) or Compose files; - is standard input
     #[arg(short = 'f', long = "file", required = true, num_args = 1.., value_name = "FILE")]
     pub files: Vec<String>,
+    /// For a Compose file: for devices with all these labels
+    #[arg(short = 'l', long = "label", value_name = "K=V", value_parser = label, conflicts_with = "devices")]
+    pub labels: Vec<(LabelKey, LabelValue)>,
+    /// For a Compose file: for these devices
+    #[arg(long = "device", value_name = "NAME")]
+    pub devices: Vec<Name>,
 }
 
 #[derive(Args)]

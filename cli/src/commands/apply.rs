@@ -5,22 +5,30 @@ use std::collections::BTreeSet;
 use bramble_contracts::{
     Tenant,
     api::{Applied, Change, DeploymentView, PlannedDeployment},
+    label::Selector,
     problem::FieldError,
 };
 use reqwest::Method;
 
 use super::{Session, ask, wait};
 use crate::{
-    args::{Apply, Deletable, Delete},
+    args::{Apply, Deletable, Delete, Files},
     client::NOTHING,
     exit::{Exit, Failure},
-    manifest::{self, Document},
+    manifest::{self, Document, Said},
     output::{Items, Printed, note, say},
 };
 
 /// Reads, judges and fills in the tenant; nothing is sent unless all is well.
-pub(crate) fn documents(s: &Session, files: &[String]) -> Result<Vec<Document>, Failure> {
-    manifest::load(files, s.tenant.as_ref()).map_err(Failure::Manifest)
+pub(crate) fn documents(s: &Session, files: Files) -> Result<Vec<Document>, Failure> {
+    let Files { files, labels, devices } = files;
+    let selector = Selector { match_labels: labels.into_iter().collect(), devices };
+    let selector = (selector != Selector::default()).then_some(selector);
+    let documents = manifest::load(&files, &Said { tenant: s.tenant.clone(), selector }).map_err(Failure::Manifest)?;
+    for told in documents.iter().flat_map(|d| &d.notes) {
+        note(&format!("warning: {told}"));
+    }
+    Ok(documents)
 }
 
 /// Tells of warnings and errors that the coordinator found in a document, with their lines.
@@ -32,7 +40,7 @@ pub(super) fn tell(document: &Document, kind: &str, errors: &[FieldError]) {
 
 /// Creates or changes deployments.
 pub(super) async fn apply(s: &Session, args: Apply) -> Result<Exit, Failure> {
-    let documents = documents(s, &args.files.files)?;
+    let documents = documents(s, args.files)?;
     let mut done: Vec<Applied> = vec![];
     let mut failed = None;
     for document in &documents {

@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// Asks the coordinator; ends with 1 when something would be refused.
-pub(super) async fn plan(s: &Session, Files { files }: Files) -> Result<Exit, Failure> {
-    let documents = apply::documents(s, &files)?;
+pub(super) async fn plan(s: &Session, files: Files) -> Result<Exit, Failure> {
+    let documents = apply::documents(s, files)?;
     let tenant = documents.first().map_or_else(|| s.client.tenant().clone(), |d| d.manifest.metadata.tenant.clone());
     if documents.iter().any(|d| d.manifest.metadata.tenant != tenant) {
         return Err(Failure::Usage("a plan is for one tenant: give the files of each tenant by themselves".into()));

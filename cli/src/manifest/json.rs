@@ -57,7 +57,7 @@ fn node<'t>(raw: &'t RawValue, text: &'t str, depth: usize) -> Result<Node, Unre
         b't' => Content::Bool(true),
         b'f' => Content::Bool(false),
         b'n' => Content::Null,
-        0..=u8::MAX => Content::Number(serde_json::from_str(raw.get()).map_err(unreadable)?),
+        0..=u8::MAX => Content::Number(serde_json::from_str(raw.get()).map_err(unreadable)?, raw.get().to_owned()),
     };
     Ok(Node { line, content })
 }

@@ -1,30 +1,29 @@
 //! Manifests in files: read, decoded, judged; every finding names file, line and field.
 //!
 //! One way for all formats: a reader per format makes nodes that know their lines, one decoder turns nodes into the
-//! contracts' types, and the contracts judge. Deliberately does not: know what a field means.
+//! contracts' types, and the contracts judge. Compose files are translated on the way. Deliberately does not: know what
+//! a field means.
 
+mod beside;
+mod compose;
 mod json;
 pub(crate) mod node;
+mod places;
 mod tomlfile;
 mod yaml;
 
-use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{fmt, path::Path};
 
 use bramble_contracts::{
     Tenant,
+    label::Selector,
     problem::FieldError,
     v1::{Deployment, Manifest},
 };
 
+use compose::Beside;
 use node::Node;
-
-/// The coordinator takes no larger deployment; a file may hold several.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use places::{Origin, Place};
 
 /// Something wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,19 +77,36 @@ impl Format {
     }
 }
 
+/// What the command line says beside the files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    /// Whose deployments they are that do not say it themselves.
+    pub tenant: Option<Tenant>,
+    /// For which devices Compose files are.
+    pub selector: Option<Selector>,
+}
+
 /// A deployment and where it came from.
 #[derive(Debug)]
 pub(crate) struct Document {
     file: String,
-    node: Node,
+    origin: Origin,
+    /// Its tenant is written in the file.
+    says_tenant: bool,
     /// What it says.
     pub manifest: Manifest,
+    /// What was noticed while it was read and is no error.
+    pub notes: Vec<Finding>,
 }
 
 impl Document {
     /// Something is wrong at this path, as the coordinator or we say.
     pub(crate) fn finding(&self, error: &FieldError) -> Finding {
-        finding(&self.file, &self.node, &error.path, error.message.clone())
+        finding(&self.file, &self.origin, error)
+    }
+
+    fn at(&self, path: &str, message: String) -> Finding {
+        self.finding(&FieldError { path: path.to_owned(), message })
     }
 
     /// Fills in the tenant that was asked for, unless the file itself says another.
@@ -99,62 +115,57 @@ impl Document {
         if meta.tenant == *tenant {
             return None;
         }
-        if self.node.get("metadata").is_some_and(|m| m.node.get("tenant").is_some()) {
+        if self.says_tenant {
             let said = "--tenant (or BRAMBLE_TENANT, or your configuration)";
             let message = format!("is {}, but {said} says {tenant}", meta.tenant);
-            return Some(finding(&self.file, &self.node, "metadata.tenant", message));
+            return Some(self.at("metadata.tenant", message));
         }
         meta.tenant = tenant.clone();
         None
     }
 }
 
-fn finding(file: &str, node: &Node, path: &str, message: String) -> Finding {
-    Finding { file: file.to_owned(), line: Some(node.locate(path)), path: path.to_owned(), message }
+fn finding(file: &str, origin: &Origin, error: &FieldError) -> Finding {
+    let place = origin.place(&error.path);
+    told(file, place, origin.in_words(error.message.clone()))
 }
 
-/// Every deployment of these files, in order; or everything that is wrong with them. `-` is standard input. Those
-/// that do not say their tenant are for this one, where one is given.
-pub(crate) fn load(files: &[String], tenant: Option<&Tenant>) -> Result<Vec<Document>, Vec<Finding>> {
+fn told(file: &str, Place { line, path }: Place, message: String) -> Finding {
+    Finding { file: file.to_owned(), line, path, message }
+}
+
+/// Every deployment of these files, in order; or everything that is wrong with them. `-` is standard input.
+pub(crate) fn load(files: &[String], said: &Said) -> Result<Vec<Document>, Vec<Finding>> {
     let (mut documents, mut findings) = (vec![], vec![]);
     for file in files {
-        match read(file) {
+        match beside::read(file) {
             Ok(text) => {
                 let name = if file == "-" { "standard input" } else { file };
-                let (good, bad) = parse(name, &text);
+                let folder = beside::folder(file);
+                let read = |path: &str| beside::read_beside(&folder, path);
+                let beside = Beside {
+                    folder: beside::folder_name(&folder),
+                    env: beside::environment(),
+                    read: &read,
+                    selector: said.selector.clone(),
+                };
+                let (good, bad) = parse(name, &text, &beside);
                 documents.extend(good);
                 findings.extend(bad);
             }
             Err(message) => findings.push(Finding { file: file.clone(), line: None, path: String::new(), message }),
         }
     }
-    if let Some(tenant) = tenant {
+    findings.extend(documents.iter().flat_map(|d| judge(d).into_iter().chain(too_early(d))));
+    if let Some(tenant) = &said.tenant {
         findings.extend(documents.iter_mut().filter_map(|d: &mut Document| d.for_tenant(tenant)));
     }
     findings.extend(twice(&documents));
     if findings.is_empty() { Ok(documents) } else { Err(findings) }
 }
 
-fn read(file: &str) -> Result<String, String> {
-    let mut bytes = vec![];
-    let limit = FILE_BYTES_MAX + 1;
-    if file == "-" {
-        io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        File::open(file).and_then(|f| f.take(limit).read_to_end(&mut bytes))
-    }
-    .map_err(|err| match err.kind() {
-        io::ErrorKind::IsADirectory => "is a directory: name the files in it".to_owned(),
-        _ => format!("cannot be read: {err}"),
-    })?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes: split it"));
-    }
-    String::from_utf8(bytes).map_err(|err| format!("is not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
-}
-
 /// The good documents of one file, and what is wrong with the others.
-fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
+fn parse(file: &str, text: &str, beside: &Beside<'_>) -> (Vec<Document>, Vec<Finding>) {
     let nodes = match Format::of(file, text) {
         Format::Yaml => yaml::read(text),
         Format::Toml => tomlfile::read(text),
@@ -170,7 +181,8 @@ fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
     }
     let (mut documents, mut findings) = (vec![], vec![]);
     for node in nodes {
-        match decode(file, node) {
+        let read = if compose::is_one(&node) { translate(file, node, beside) } else { decode(file, node, beside) };
+        match read {
             Ok(document) => documents.push(document),
             Err(found) => findings.extend(found),
         }
@@ -178,22 +190,58 @@ fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
     (documents, findings)
 }
 
-fn decode(file: &str, node: Node) -> Result<Document, Vec<Finding>> {
-    if node.get("services").is_some() && node.get("apiVersion").is_none() {
-        let message = "this looks like a Compose file. Compose files come later: write it as a Deployment (apiVersion: bramble/v1)";
-        return Err(vec![finding(file, &node, "services", message.to_owned())]);
-    }
-    let manifest: Manifest = serde_path_to_error::deserialize(node.to_json()).map_err(|err| {
-        let path = match err.path().to_string() {
-            path if path == "." => String::new(),
-            path => path,
-        };
-        vec![finding(file, &node, &path, in_words(err.inner().to_string()))]
+fn decode(file: &str, node: Node, beside: &Beside<'_>) -> Result<Document, Vec<Finding>> {
+    let manifest = serde_path_to_error::deserialize(node.to_json());
+    let says_tenant = node.get("metadata").is_some_and(|m| m.node.get("tenant").is_some());
+    let origin = Origin::Native(node);
+    let at = |path: &str, message| vec![finding(file, &origin, &FieldError { path: path.to_owned(), message })];
+    let manifest = manifest.map_err(|err| {
+        let path = err.path().to_string();
+        at(if path == "." { "" } else { &path }, in_words(err.inner().to_string()))
     })?;
-    let deployment = Deployment::from(manifest.clone());
-    let problems = deployment.problems().into_iter().chain(deployment.unsupported());
-    let found: Vec<_> = problems.map(|p| finding(file, &node, &p.path, p.message)).collect();
-    if found.is_empty() { Ok(Document { file: file.to_owned(), node, manifest }) } else { Err(found) }
+    if beside.selector.is_some() {
+        return Err(at(
+            "spec.selector",
+            "is in the file; --device and -l are for Compose files, which have none".into(),
+        ));
+    }
+    Ok(Document { file: file.to_owned(), origin, says_tenant, manifest, notes: vec![] })
+}
+
+/// A Compose file as a deployment.
+fn translate(file: &str, node: Node, beside: &Beside<'_>) -> Result<Document, Vec<Finding>> {
+    let line = node.line;
+    let translated = compose::translate(node, beside);
+    let tell = |found: Vec<compose::Found>| found.into_iter().map(|f| told(file, f.place, f.message)).collect();
+    let mut notes: Vec<Finding> = tell(translated.doubts);
+    let mut findings: Vec<Finding> = tell(translated.wrong);
+    let origin = Origin::Translated(translated.places);
+    let Some(manifest) = translated.manifest else { return Err(findings) };
+    if translated.named_after_folder {
+        let message =
+            format!("is called {} after its folder: `name: …` at the top says it for good", manifest.metadata.name);
+        notes.push(told(file, Place { line: Some(line), path: String::new() }, message));
+    }
+    if !findings.is_empty() {
+        let problems = Deployment::from(manifest).problems();
+        let more: Vec<_> = problems.iter().map(|p| finding(file, &origin, p)).collect();
+        let told = |one: &Finding| findings.iter().any(|f| (f.line, &f.path) == (one.line, &one.path));
+        let more: Vec<_> = more.into_iter().filter(|one| !told(one)).collect();
+        findings.extend(more);
+        findings.sort_by_key(|told| told.line);
+        return Err(findings);
+    }
+    Ok(Document { file: file.to_owned(), origin, says_tenant: translated.says_tenant, manifest, notes })
+}
+
+/// What the contracts have against a document.
+fn judge(document: &Document) -> Vec<Finding> {
+    Deployment::from(document.manifest.clone()).problems().iter().map(|p| document.finding(p)).collect()
+}
+
+/// What does not exist in this version yet.
+fn too_early(document: &Document) -> Vec<Finding> {
+    Deployment::from(document.manifest.clone()).unsupported().iter().map(|p| document.finding(p)).collect()
 }
 
 /// The decoder speaks Rust; people do not. And YAML guesses types; people then wonder.
@@ -235,9 +283,10 @@ fn twice(documents: &[Document]) -> Vec<Finding> {
     let mut seen = std::collections::BTreeMap::new();
     let again = |d: &Document| {
         let meta = &d.manifest.metadata;
-        let first = seen.insert((meta.tenant.clone(), meta.name.clone()), (d.file.clone(), d.node.line))?;
+        let place = d.origin.place("");
+        let first = seen.insert((meta.tenant.clone(), meta.name.clone()), (d.file.clone(), place.line.unwrap_or(1)))?;
         let message = format!("deployment {} is given already, at {}:{}", meta.name, first.0, first.1);
-        Some(finding(&d.file, &d.node, "metadata.name", message))
+        Some(d.at("metadata.name", message))
     };
     documents.iter().filter_map(again).collect()
 }

@@ -21,8 +21,8 @@ pub(crate) enum Content {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number.
-    Number(Number),
+    /// A number, and as it is written.
+    Number(Number, String),
     /// A text.
     Text(String),
     /// A list.
@@ -47,7 +47,7 @@ impl Node {
     pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|e| e.key == key),
-            Content::Null | Content::Bool(_) | Content::Number(_) | Content::Text(_) | Content::List(_) => None,
+            Content::Null | Content::Bool(_) | Content::Number(..) | Content::Text(_) | Content::List(_) => None,
         }
     }
 
@@ -84,7 +84,7 @@ impl Node {
                 let item = items.get(index.parse::<usize>().ok()?)?;
                 Some((item, item.line, rest))
             }
-            Content::Null | Content::Bool(_) | Content::Number(_) | Content::Text(_) => None,
+            Content::Null | Content::Bool(_) | Content::Number(..) | Content::Text(_) => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Node {
         match &self.content {
             Content::Null => Value::Null,
             Content::Bool(b) => Value::Bool(*b),
-            Content::Number(n) => Value::Number(n.clone()),
+            Content::Number(n, _) => Value::Number(n.clone()),
             Content::Text(t) => Value::String(t.clone()),
             Content::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
             Content::Map(entries) => Value::Object(entries.iter().map(|e| (e.key.clone(), e.node.to_json())).collect()),

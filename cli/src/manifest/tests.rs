@@ -1,5 +1,7 @@
 //! Bad manifests and what people are told about them, word for word.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 const GOOD: &str = "\
@@ -17,8 +19,20 @@ spec:
           container: 81
 ";
 
+/// With nothing beside it and nothing on the command line.
+fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
+    let read = |_: &str| Ok(None);
+    super::parse(file, text, &Beside { folder: None, env: BTreeMap::new(), read: &read, selector: None })
+}
+
+fn load(files: &[String], tenant: Option<&Tenant>) -> Result<Vec<Document>, Vec<Finding>> {
+    super::load(files, &Said { tenant: tenant.cloned(), selector: None })
+}
+
 fn told(file: &str, text: &str) -> Vec<String> {
-    parse(file, text).1.iter().map(ToString::to_string).collect()
+    let (documents, findings) = parse(file, text);
+    let judged = documents.iter().flat_map(|d| judge(d).into_iter().chain(too_early(d)));
+    findings.into_iter().chain(judged).map(|told| told.to_string()).collect()
 }
 
 #[test]
@@ -132,12 +146,6 @@ fn lines_are_right_in_the_second_document_in_toml_and_in_json() {
 
 #[test]
 fn files_that_hold_something_else() {
-    assert_eq!(
-        told("compose.yaml", "name: x\nservices:\n  web: { image: nginx }\n"),
-        [
-            "compose.yaml:2: services: this looks like a Compose file. Compose files come later: write it as a Deployment (apiVersion: bramble/v1)"
-        ]
-    );
     assert_eq!(told("a.yaml", "# nothing\n"), ["a.yaml: holds no deployment"]);
     assert_eq!(
         told("a.yaml", "just words\n"),

@@ -52,12 +52,12 @@ fn node(value: &Spanned<DeValue<'_>>, lines: &Lines) -> Result<Node, Unreadable>
     let content = match value.get_ref() {
         DeValue::String(text) => Content::Text(text.to_string()),
         DeValue::Integer(n) => {
-            let n = i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| bad("the number"))?;
-            Content::Number(n.into())
+            let whole = i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| bad("the number"))?;
+            Content::Number(whole.into(), whole.to_string())
         }
         DeValue::Float(n) => {
-            let n = n.as_str().parse().ok().and_then(Number::from_f64);
-            Content::Number(n.ok_or_else(|| bad("the number"))?)
+            let number = n.as_str().parse().ok().and_then(Number::from_f64);
+            Content::Number(number.ok_or_else(|| bad("the number"))?, n.as_str().to_owned())
         }
         DeValue::Boolean(b) => Content::Bool(*b),
         DeValue::Datetime(at) => Content::Text(at.to_string()),

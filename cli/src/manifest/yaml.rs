@@ -148,7 +148,7 @@ fn size(node: &Node) -> usize {
     1 + match &node.content {
         Content::List(items) => items.iter().map(size).sum::<usize>(),
         Content::Map(entries) => entries.iter().map(|e| size(&e.node)).sum(),
-        Content::Null | Content::Bool(_) | Content::Number(_) | Content::Text(_) => 0,
+        Content::Null | Content::Bool(_) | Content::Number(..) | Content::Text(_) => 0,
     }
 }
 
@@ -156,7 +156,7 @@ fn name(node: &Node) -> Result<String, Unreadable> {
     match &node.content {
         Content::Text(text) => Ok(text.clone()),
         Content::Bool(b) => Ok(b.to_string()),
-        Content::Number(n) => Ok(n.to_string()),
+        Content::Number(n, _) => Ok(n.to_string()),
         Content::Null | Content::List(_) | Content::Map(_) => {
             Err(Unreadable { line: node.line, message: "a name is a text, not a list, a map or nothing".into() })
         }
@@ -185,7 +185,7 @@ fn plain(text: Cow<'_, str>) -> Content {
         "true" | "True" | "TRUE" => Content::Bool(true),
         "false" | "False" | "FALSE" => Content::Bool(false),
         other => match number(other) {
-            Some(n) => Content::Number(n),
+            Some(n) => Content::Number(n, text.into_owned()),
             None => Content::Text(text.into_owned()),
         },
     }

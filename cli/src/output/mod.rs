@@ -68,7 +68,8 @@ impl Format {
     }
 }
 
-fn yaml<T: Serialize>(value: &T) -> io::Result<String> {
+/// A value as YAML.
+pub(crate) fn yaml<T: Serialize>(value: &T) -> io::Result<String> {
     let text = serde_json::to_string(value)?;
     let node =
         from_json(&text).ok_or_else(|| io::Error::other("the answer is nested too deeply to be shown as YAML"))?;

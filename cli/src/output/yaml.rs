@@ -45,7 +45,7 @@ fn write(out: &mut String, node: &Node, depth: usize, at: At) {
         Content::List(_) => "[]".to_owned(),
         Content::Null => "null".to_owned(),
         Content::Bool(b) => b.to_string(),
-        Content::Number(n) => n.to_string(),
+        Content::Number(n, _) => n.to_string(),
         Content::Text(t) => text(t),
     };
     if at != At::Top {

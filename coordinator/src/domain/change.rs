@@ -13,6 +13,7 @@ use bramble_contracts::{
 use super::{
     Now, compose,
     record::{DeploymentRecord, DeviceRecord},
+    repeats,
     view::Lens,
 };
 
@@ -53,19 +54,7 @@ pub fn warnings(record: &DeploymentRecord, lens: &Lens<'_>) -> Vec<FieldError> {
         let message = "selects no device now: label a device, or change the selector".to_owned();
         found.push(FieldError { path: "spec.selector".into(), message });
     }
-    let repeats = ["mkdir ", "createdb", "adduser", "useradd", "git clone"];
-    for (i, c) in spec.init_containers.iter().enumerate() {
-        let text = c.command.iter().chain(&c.args).cloned().collect::<Vec<_>>().join(" ");
-        let careless =
-            repeats.iter().find(|r| text.contains(**r) && !text.contains("mkdir -p") && !text.contains("||"));
-        if let Some(word) = careless {
-            let message = format!(
-                "`{}` fails when it runs a second time, and init containers run again after every reboot: make it idempotent",
-                word.trim()
-            );
-            found.push(FieldError { path: format!("spec.initContainers[{i}].command"), message });
-        }
-    }
+    found.extend(repeats::warnings(spec));
     found
 }
 

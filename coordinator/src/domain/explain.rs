@@ -200,6 +200,10 @@ fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
             "runs and its probe does not pass yet",
             "See the app's output: `bramble logs`; check the probe's port and path.",
         ),
+        Phase::CrashLoop if init => (
+            "keeps failing in its init container",
+            "Correct the init container and apply again; it must be idempotent.",
+        ),
         Phase::CrashLoop => ("keeps stopping", "See its last output: `bramble logs`; correct the app and apply again."),
         Phase::Failed if init => {
             ("failed in its init container", "Correct the init container and apply again; it must be idempotent.")

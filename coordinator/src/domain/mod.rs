@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod liveness;
 pub mod quarantine;
 pub mod record;
+pub mod repeats;
 pub mod resume;
 pub mod table;
 #[cfg(test)]
