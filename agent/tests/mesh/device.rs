@@ -71,6 +71,7 @@ impl Device {
             heartbeat: Duration::from_secs(1),
             report: Duration::from_secs(60),
             desired: Duration::from_secs(60),
+            ntp: self.ntp.clone(),
         };
         let config = Config {
             settings,
