@@ -25,8 +25,8 @@ const AGREE_MS: i64 = 5_000;
 const HOLD: Duration = Duration::from_secs(7 * 86_400);
 /// Between looks at a clock that is fit.
 const PERIOD: Duration = Duration::from_secs(6 * 3600);
-/// Between looks at one that is not, so that it is seen to recover.
-const AGAIN: Backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(600));
+/// Between looks at one that is not, so that it is seen to recover. At first as quick as an NTP client that starts.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(600));
 /// The floor on disk rises in steps of this: a flash card is not to wear out by it.
 const FLOOR_STEP_MS: u64 = 3_600_000;
 
@@ -314,9 +314,11 @@ pub fn date_of(unix_ms: u64) -> String {
     date(signed(unix_ms))
 }
 
-/// Whole seconds, with what is below rounded away from zero so that 30.4 is not shown as the 30 that is allowed.
+/// Whole seconds; what is beyond the bound is never shown as within it.
 fn secs(ms: i64) -> i64 {
-    ms.signum() * i64::try_from(ms.unsigned_abs().div_ceil(1000)).unwrap_or(i64::MAX)
+    let nearest = (ms.abs() + 500) / 1000;
+    let beyond = if ms.abs() > SKEW_MAX_MS { SKEW_MAX_MS / 1000 + 1 } else { 0 };
+    ms.signum() * nearest.max(beyond)
 }
 
 /// Bounded, so that whatever anybody says can be added and compared.

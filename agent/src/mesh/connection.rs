@@ -73,6 +73,8 @@ struct Session {
     client: Client,
     events: mpsc::Receiver<Event>,
     pump: JoinHandle<()>,
+    /// Of its certificate, as of its last handshake.
+    dates: Dates,
 }
 
 /// Why no connection came up.
@@ -98,8 +100,6 @@ pub(crate) struct Connector {
     /// When to ask for a new JWT over HTTP, while the broker refuses us.
     mend_at: Option<Instant>,
     mend_failures: u32,
-    /// Of the last handshake, whichever connection's.
-    dates: Dates,
     /// Not before this is a connection made anew for its dates.
     recheck_at: Instant,
 }
@@ -117,7 +117,6 @@ impl Connector {
             trust_at: later(NEVER),
             mend_at: None,
             mend_failures: 0,
-            dates: Dates::default(),
             recheck_at: now(),
         };
         new.plan_renewal();
@@ -147,7 +146,7 @@ impl Connector {
                     // One that cannot be replaced now is kept.
                     self.replace(&mut session, "the trust document changed").await.ok();
                 }
-                () = dates_due(&mut clock, self.dates.clone(), self.recheck_at) => session = self.recheck(session).await,
+                () = dates_due(&mut clock, session.dates.clone(), self.recheck_at) => session = self.recheck(session).await,
             }
         }
         self.link.send_replace(Link::default());
@@ -193,17 +192,18 @@ impl Connector {
             return Err(Failed::Other(why.into()));
         }
         let (events_tx, events) = mpsc::channel(64);
-        let mut options = self.options(events_tx);
+        let (mut options, dates) = (self.options(events_tx), Dates::default());
         if addresses.iter().any(ServerAddr::tls_required) {
-            let config = tls::pinned(&trust.ca_bundle, &self.context.board, &self.dates).map_err(|err| other(&err))?;
+            let config = tls::pinned(&trust.ca_bundle, &self.context.board, &dates).map_err(|err| other(&err))?;
             options = options.tls_client_config(config);
         }
         let client = options.connect(addresses).await.map_err(|err| match err.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Failed::Refused,
-            ConnectErrorKind::Tls => Failed::Certificate(err.to_string()),
+            _ if tls::is_about_certificate(&err) => Failed::Certificate(err.to_string()),
             ConnectErrorKind::ServerParse
             | ConnectErrorKind::Dns
             | ConnectErrorKind::TimedOut
+            | ConnectErrorKind::Tls
             | ConnectErrorKind::Io
             | ConnectErrorKind::MaxReconnects => other(&err),
         })?;
@@ -212,7 +212,7 @@ impl Connector {
         let commands = client.subscribe(subjects::command_all(device)).await.map_err(|err| other(&err))?;
         client.flush().await.map_err(|err| other(&err))?;
         let pump = tokio::spawn(pump(client.clone(), pushes, commands, self.inbound.clone(), self.context.clone()));
-        Ok(Session { client, events, pump })
+        Ok(Session { client, events, pump, dates })
     }
 
     fn options(&self, events: mpsc::Sender<Event>) -> ConnectOptions {

@@ -63,6 +63,20 @@ pub(crate) fn pinned(ca_bundle: &str, board: &Board, dates: &Dates) -> Result<Cl
     config(Arc::new(Pinned { inner, board: board.clone(), dates: dates.clone() }))
 }
 
+/// Did a connection fail because its certificate was not believed?
+pub(crate) fn is_about_certificate(err: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(err);
+    while let Some(err) = next {
+        // An input/output error does not name what it carries as its source.
+        let carried = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if carried.and_then(|err| err.downcast_ref()).is_some_and(|err| matches!(err, Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = err.source();
+    }
+    false
+}
+
 /// A client that trusts anybody. Only for the very first fetch of the trust document, whose own signature and the
 /// token's pin say whether it is right; nothing secret is ever sent over it.
 pub(crate) fn unverified() -> Result<ClientConfig, TlsError> {
@@ -204,7 +218,7 @@ mod tests {
         let (board, dates) = (Board::default(), Dates::default());
         board.update(|view| view.clock.verdict = clock);
         let said = Pinned { inner, board, dates: dates.clone() }.verify_server_cert(cert, &[], &name, &[], now);
-        assert_eq!(dates.unchecked(), clock != ClockVerdict::Fit);
+        assert_eq!(dates.unchecked(), clock != Fit);
         said.is_ok()
     }
 
@@ -222,6 +236,14 @@ mod tests {
                 assert!(!believes(&other, &cert, "fleet.example", clock), "another CA");
             }
         }
+    }
+
+    #[test]
+    fn a_refused_certificate_is_told_from_a_broken_cable() {
+        let refused = std::io::Error::other(Error::InvalidCertificate(CertificateError::Expired));
+        assert!(is_about_certificate(&async_nats::ConnectError::from(refused)));
+        assert!(!is_about_certificate(&std::io::Error::other(Error::DecryptError)));
+        assert!(!is_about_certificate(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
     }
 
     #[test]
