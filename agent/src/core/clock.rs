@@ -128,14 +128,6 @@ pub fn require(report: &ClockReport) -> Result<ClockFit, ClockUnfit> {
     }
 }
 
-/// Is it known to be wrong? One that nobody has judged yet is no fault of the device's.
-pub fn is_wrong(verdict: ClockVerdict) -> bool {
-    match verdict {
-        ClockVerdict::Skewed | ClockVerdict::Disputed => true,
-        ClockVerdict::Fit | ClockVerdict::Unknown => false,
-    }
-}
-
 /// What a clock was found to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {

@@ -182,7 +182,7 @@ impl Guard {
         if report.verdict != before {
             tracing::info!(verdict = ?report.verdict, skew_ms = ?report.skew_ms, sources = %report.sources, "clock");
         }
-        if core::is_wrong(report.verdict) {
+        if report.is_wrong() {
             self.board.alarm(Alarm::Clock, report.detail.clone());
         } else {
             self.board.clear(Alarm::Clock);

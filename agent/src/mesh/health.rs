@@ -1,9 +1,7 @@
 //! How the device is, in one word; pure.
 
 use bramble_contracts::v1::{AgentVersion, DesiredDocument, Health, Phase, Status};
-use bramble_contracts::v2::{AppReport, ClockVerdict};
-
-use crate::core::clock;
+use bramble_contracts::v2::{AppReport, ClockReport};
 
 /// Of this program.
 pub fn agent_version() -> AgentVersion {
@@ -11,8 +9,8 @@ pub fn agent_version() -> AgentVersion {
 }
 
 /// Judges by the clock, by what is desired and by what every app says of itself.
-pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock: ClockVerdict) -> Health {
-    if clock::is_wrong(clock) {
+pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock: &ClockReport) -> Health {
+    if clock.is_wrong() {
         return Health::Degraded;
     }
     let Some(desired) = desired else { return Health::Unknown };

@@ -94,7 +94,7 @@ impl Reporter {
             newest_document: NEWEST_DOCUMENT,
             trust_version: self.context.trust.now().version,
             agent: health::agent_version(),
-            health: health::judge(view.desired.as_deref(), &apps, view.clock.verdict),
+            health: health::judge(view.desired.as_deref(), &apps, &view.clock),
             facts: self.facts.borrow_and_update().clone(),
             clock: view.clock.clone(),
             apps: apps.to_vec(),

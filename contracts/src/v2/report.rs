@@ -108,6 +108,16 @@ pub struct ClockReport {
     pub detail: String,
 }
 
+impl ClockReport {
+    /// Is it known to be wrong? One that nobody has judged yet is no fault of the device's.
+    pub fn is_wrong(&self) -> bool {
+        match self.verdict {
+            ClockVerdict::Skewed | ClockVerdict::Disputed => true,
+            ClockVerdict::Fit | ClockVerdict::Unknown => false,
+        }
+    }
+}
+
 /// A wall clock in one word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

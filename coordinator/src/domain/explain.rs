@@ -43,6 +43,7 @@ pub fn explain(lens: &Lens<'_>, id: &DeviceId, only: Option<&Name>) -> Explanati
         .or_else(|| document(lens, record, only))
         .or_else(|| refused(lens, record))
         .or_else(|| apps(lens, record, only))
+        .or_else(|| clock(lens, record, only))
         .unwrap_or_else(|| fine(lens, record, only))
 }
 
@@ -176,6 +177,21 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
     mine.first().map(|app| explain_app(record, app))
 }
 
+/// A wrong clock stops no app, so it is told only when the device as a whole is asked about and all else is well.
+fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let clock = &lens.fleet.device(&record.id).report()?.clock;
+    if only.is_some() || !clock.is_wrong() {
+        return None;
+    }
+    let sentence = format!("{} runs everything it should, and its clock is not to be trusted.", record.name);
+    let evidence = vec![clock.detail.clone(), format!("the time by: {}", clock.sources)];
+    Some(answer(
+        sentence,
+        evidence,
+        "On the device: `systemctl enable --now systemd-timesyncd`, then `bramble-agent check`.",
+    ))
+}
+
 fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
     let culprit = app.containers.iter().find(|c| troubled(c)).or_else(|| app.containers.first());
     let mut evidence = vec![format!("phase {}, revision {}", word(app.phase), app.revision)];
@@ -269,7 +285,7 @@ mod tests {
         signed::{self, Role},
         subjects::{Bucket, liveness_key},
         v1::{Health, Heartbeat, Instance},
-        v2::Report,
+        v2::{ClockVerdict, Report},
     };
     use bytes::Bytes;
 
@@ -425,8 +441,15 @@ mod tests {
         };
         let app = |status, phase, reason: &str, c| World::new().app(status, phase, reason, c);
         let failed = Status::Failed;
+        let skewed = || {
+            let mut world = app(Status::Confirmed, Phase::Running, "", None);
+            world.report.as_mut().unwrap().clock.verdict = ClockVerdict::Skewed;
+            world
+        };
         let cases = [
             (app(Status::Confirmed, Phase::Running, "", None), None, "pi-1 is up to date: every app"),
+            (skewed(), None, "pi-1 runs everything it should, and its clock is not to be trusted"),
+            (skewed(), Some("web"), "web on pi-1 is up to date"),
             (with(|w| w.ready = false), None, "The coordinator is recovering"),
             (with(|w| w.beat = false), None, "pi-1 is offline"),
             (with(|w| (w.beat, w.report) = (false, None)), None, "pi-1 has enrolled and never connected"),
