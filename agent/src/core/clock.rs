@@ -189,7 +189,7 @@ fn overruled(floor: Floor, time: i64) -> Floor {
 fn alone(floor: Floor, now: Now) -> ClockReport {
     let behind = skew(now, signed(floor.ms()));
     if behind < -SKEW_MAX_MS {
-        let sources = format!("it has been {} already", date_of(floor.ms()));
+        let sources = format!("the floor {}", date_of(floor.ms()));
         return skewed(behind, sources);
     }
     ClockReport { verdict: ClockVerdict::Unknown, skew_ms: None, sources: String::new(), detail: untold() }
@@ -266,7 +266,7 @@ pub fn words(report: &ClockReport) -> String {
         Some(skew) if !report.sources.is_empty() => format!(", {:+.1}s by {}", skew as f64 / 1000.0, report.sources),
         Some(_) | None => String::new(),
     };
-    format!("{:?}{by}", report.verdict).to_lowercase()
+    format!("{}{by}", format!("{:?}", report.verdict).to_lowercase())
 }
 
 /// How far wall clock and uptime have parted between two moments: by so much the clock was set ahead.
