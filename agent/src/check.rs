@@ -67,15 +67,16 @@ pub async fn check(config: &Config) -> Vec<Line> {
     lines
 }
 
-/// What the running agent found, or else what can be seen alone: whether the clock is before the floor.
+/// What can be seen alone, which is whether the clock is before the floor, and else what the running agent found.
 fn clock(config: &Config) -> Line {
     let stored = match guard::floor_file(&config.state_dir).load_json::<StoredFloor>() {
         Ok(loaded) => loaded.value().map_or(0, |floor| floor.trusted_ms),
         Err(err) => return line(Verdict::Fail, "clock", format!("its floor: {err}")),
     };
     let floor = Floor { built_ms: clock::built_ms(), trusted_ms: stored };
-    let told = Status::read(&config.status_file()).filter(|_| is_running(config)).map(|status| status.clock);
-    let report = told.unwrap_or_else(|| core::judge(floor, &Told::default(), clock::now()).report);
+    let alone = core::judge(floor, &Told::default(), clock::now()).report;
+    let told = Status::read(&config.status_file()).filter(|_| is_running(config) && !alone.is_wrong());
+    let report = told.map_or(alone, |status| status.clock);
     let now = format!("{} (floor {})", core::date_of(clock::wall_ms()), core::date_of(floor.ms()));
     match report.verdict {
         ClockVerdict::Fit => line(Verdict::Ok, "clock", format!("{now}, {}", core::words(&report))),

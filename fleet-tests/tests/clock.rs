@@ -95,7 +95,7 @@ fn under_a_wrong_clock_everything_works_over_tls_it_is_told_and_it_recovers_by_i
     let case = Case::new("clock");
     let net = Arc::new(NetNs::new(&case));
     // Not on loopback: so certificates have dates to be judged.
-    let serve = vec!["--device-jwt-ttl".to_owned(), "40s".to_owned()];
+    let serve = vec!["--device-jwt-ttl".to_owned(), "20s".to_owned()];
     let fleet = Fleet::start_in(case, &FleetSetup { listen: net.host(), serve });
     let clock = FakeClock::off_by(fleet.case().dir(), 0);
     clock.set_1970();
@@ -119,6 +119,7 @@ fn under_a_wrong_clock_everything_works_over_tls_it_is_told_and_it_recovers_by_i
     });
     assert!(listed.contains("skewed -"), "{listed}");
     assert!(bramble(&["explain", "device", "pi-1"]).contains("its clock is not to be trusted"));
+    assert!(bramble(&["doctor"]).contains("1 with a wrong clock"));
     let described = bramble(&["describe", "device", "pi-1"]);
     assert!(described.contains("- clock skew -") && described.contains("by the coordinator"), "{described}");
 

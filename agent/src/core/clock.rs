@@ -263,10 +263,15 @@ fn skew(now: Now, time: i64) -> i64 {
 /// A report for people on the device.
 pub fn words(report: &ClockReport) -> String {
     let by = match report.skew_ms {
-        Some(skew) if !report.sources.is_empty() => format!(", {:+.1}s by {}", skew as f64 / 1000.0, report.sources),
+        Some(skew) if !report.sources.is_empty() => format!(", {:+.1}s by {}", tenths(skew), report.sources),
         Some(_) | None => String::new(),
     };
     format!("{}{by}", format!("{:?}", report.verdict).to_lowercase())
+}
+
+/// In seconds. (What is added makes nought of nought below nought.)
+fn tenths(ms: i64) -> f64 {
+    (ms as f64 / 100.0).round() / 10.0 + 0.0
 }
 
 /// How far wall clock and uptime have parted between two moments: by so much the clock was set ahead.
