@@ -144,7 +144,9 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
 fn clock_field(page: &mut Page, clock: &ClockReport) {
     let (tone, verdict) = views::clock(clock);
     let by = match clock.skew_ms {
-        Some(ms) if !clock.sources.is_empty() => format!(", {:+.1}s by {}", (ms as f64 / 100.0).round() / 10.0 + 0.0, clock.sources),
+        Some(ms) if !clock.sources.is_empty() => {
+            format!(", {:+.1}s by {}", (ms as f64 / 100.0).round() / 10.0 + 0.0, clock.sources)
+        }
         Some(_) | None => String::new(),
     };
     page.field("clock", (tone, format!("{verdict}{by}")));

@@ -99,10 +99,10 @@ impl From<v1::Report> for Report {
 pub struct ClockReport {
     /// In one word.
     pub verdict: ClockVerdict,
-    /// By how many milliseconds the device's clock is ahead of (negative: behind) the time it trusts; absent when
-    /// nobody told it the time.
+    /// By how many milliseconds the device's clock is ahead of (negative: behind) the time of `sources`; absent when
+    /// nobody told it the time, or nobody is believed.
     pub skew_ms: Option<i64>,
-    /// Who told it the time, in words.
+    /// Who told it the time, in words; also the floor, below which a clock is wrong without anybody's word.
     pub sources: String,
     /// What follows and what to do, in words; empty when all is well.
     pub detail: String,

@@ -7,7 +7,7 @@ use bramble_contracts::{
     api::{Connection, DeviceState, Explanation},
     id::{DeviceId, Name},
     v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status},
-    v2::AppReport,
+    v2::{AppReport, ClockVerdict},
 };
 
 use super::{compose, hold, record::DeviceRecord, view::Lens};
@@ -185,11 +185,15 @@ fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<
     }
     let sentence = format!("{} runs everything it should, and its clock is not to be trusted.", record.name);
     let evidence = vec![clock.detail.clone(), format!("the time by: {}", clock.sources)];
-    Some(answer(
-        sentence,
-        evidence,
-        "On the device: `systemctl enable --now systemd-timesyncd`, then `bramble-agent check`.",
-    ))
+    let next = match clock.verdict {
+        ClockVerdict::Disputed => {
+            "Compare: `bramble doctor` for the coordinator's clock, agent.toml for the NTP servers."
+        }
+        ClockVerdict::Skewed | ClockVerdict::Fit | ClockVerdict::Unknown => {
+            "On the device: `systemctl enable --now systemd-timesyncd`, then `bramble-agent check`."
+        }
+    };
+    Some(answer(sentence, evidence, next))
 }
 
 fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
@@ -285,7 +289,7 @@ mod tests {
         signed::{self, Role},
         subjects::{Bucket, liveness_key},
         v1::{Health, Heartbeat, Instance},
-        v2::{ClockVerdict, Report},
+        v2::Report,
     };
     use bytes::Bytes;
 
