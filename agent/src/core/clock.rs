@@ -149,11 +149,11 @@ pub fn judge(floor: Floor, told: &Told, now: Now) -> Judged {
     let (time, skew) = match (told.signed.map(|sample| sample.at(now.up_ms)), ntp) {
         (None, Ntp::Silent) => return unmoved(alone(floor, now)),
         (None, Ntp::Divided) => {
-            return unmoved(disputed(None, sources, "the NTP servers contradict each other".into()));
+            return unmoved(disputed(None, sources, "the NTP servers contradict each other"));
         }
         (Some(by_signed), Ntp::Time(by_ntp, _)) if (by_signed - by_ntp).abs() > SKEW_MAX_MS => {
             let why = format!("the coordinator's time is {}s from what NTP says", secs(by_signed - by_ntp));
-            return unmoved(disputed(None, sources, why));
+            return unmoved(disputed(None, sources, &why));
         }
         (Some(by_signed), Ntp::Time(by_ntp, _)) => {
             let skews = [skew(now, by_signed), skew(now, by_ntp)];
@@ -166,7 +166,7 @@ pub fn judge(floor: Floor, told: &Told, now: Now) -> Judged {
     let below = time < signed(floor.ms()) - SKEW_MAX_MS;
     if below && !(fit && told.signed.is_some()) {
         let why = format!("it is {} by them, and {} was trusted before", date(time), date_of(floor.ms()));
-        return unmoved(disputed(Some(skew), sources, why));
+        return unmoved(disputed(Some(skew), sources, &why));
     }
     if !fit {
         return unmoved(skewed(skew, sources));
@@ -210,7 +210,7 @@ fn skewed(skew_ms: i64, sources: String) -> ClockReport {
     ClockReport { verdict: ClockVerdict::Skewed, skew_ms: Some(skew_ms), sources, detail }
 }
 
-fn disputed(skew_ms: Option<i64>, sources: String, why: String) -> ClockReport {
+fn disputed(skew_ms: Option<i64>, sources: String, why: &str) -> ClockReport {
     let detail = format!("clock disputed: {why}; {WAITS}; correct the coordinator's clock or the NTP servers");
     ClockReport { verdict: ClockVerdict::Disputed, skew_ms, sources, detail }
 }

@@ -470,7 +470,7 @@ async fn dates_due(board: &mut watch::Receiver<View>, dates: Dates, not_before: 
     tokio::time::sleep_until(not_before).await;
     let due = board.wait_for(|view| dates.unchecked() && clock::require(&view.clock).is_ok()).await.is_ok();
     if !due {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
