@@ -8,13 +8,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use bramble_contracts::trust::TrustDocument;
+use bramble_contracts::v2::ClockVerdict;
 
 use crate::config::Config;
+use crate::core::clock::{self as core, Floor, StoredFloor, Told};
 use crate::host::cmd::{self, Bounds};
 use crate::host::state::StateFile;
 use crate::host::{clock, facts};
+use crate::mesh::guard;
 use crate::mesh::identity::{Identity, Span};
-use crate::mesh::tls::{Clock, clock_now};
+use crate::run::is_running;
+use crate::status::Status;
 
 const DISK_FREE_MIN: u64 = 256 << 20;
 const DIAL: Duration = Duration::from_secs(3);
@@ -58,19 +62,28 @@ fn line(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Line {
 
 /// Looks at everything.
 pub async fn check(config: &Config) -> Vec<Line> {
-    let mut lines = vec![clock_line(clock_now()), disk(config), podman(config).await, watchdog()];
+    let mut lines = vec![clock(config), disk(config), podman(config).await, watchdog()];
     lines.extend(identity(config).await);
     lines
 }
 
-fn clock_line(clock: Clock) -> Line {
-    match clock {
-        Clock::Fit => line(Verdict::Ok, "clock", "set"),
-        Clock::Unfit => line(
-            Verdict::Warn,
-            "clock",
-            "not set yet: certificates are checked without their dates; enable systemd-timesyncd or chrony",
-        ),
+/// What can be seen alone, which is whether the clock is before the floor, and else what the running agent found.
+fn clock(config: &Config) -> Line {
+    let stored = match guard::floor_file(&config.state_dir).load_json::<StoredFloor>() {
+        Ok(loaded) => loaded.value().map_or(0, |floor| floor.trusted_ms),
+        Err(err) => return line(Verdict::Fail, "clock", format!("its floor: {err}")),
+    };
+    let floor = Floor { built_ms: clock::built_ms(), trusted_ms: stored };
+    let alone = core::judge(floor, &Told::default(), clock::now()).report;
+    let told = Status::read(&config.status_file()).filter(|_| is_running(config) && !alone.is_wrong());
+    let report = told.map_or(alone, |status| status.clock);
+    let now = format!("{} (floor {})", core::date_of(clock::wall_ms()), core::date_of(floor.ms()));
+    match report.verdict {
+        ClockVerdict::Fit => line(Verdict::Ok, "clock", format!("{now}, {}", core::words(&report))),
+        ClockVerdict::Unknown => line(Verdict::Ok, "clock", format!("{now}, not before the floor; {}", report.detail)),
+        ClockVerdict::Skewed | ClockVerdict::Disputed => {
+            line(Verdict::Warn, "clock", format!("{now}: {}", report.detail))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use bramble_contracts::v1::Instance;
 use serde::Deserialize;
 
 use crate::host::podman::service::ServiceConfig;
+use crate::host::sntp;
 use crate::mesh::Settings;
 use crate::mesh::http::{Base, HttpError};
 
@@ -81,6 +82,23 @@ pub struct Config {
     /// How to reach Podman.
     #[serde(default)]
     pub podman: PodmanConfig,
+    /// Who is asked for the time.
+    #[serde(default)]
+    pub clock: ClockConfig,
+}
+
+/// `[clock]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClockConfig {
+    /// NTP servers, `host` or `host:port`; none where it is empty. They are asked for the time, and nothing is set by it.
+    pub servers: Vec<String>,
+}
+
+impl Default for ClockConfig {
+    fn default() -> Self {
+        Self { servers: (0..4).map(|n| format!("{n}.debian.pool.ntp.org")).collect() }
+    }
 }
 
 /// `[podman]`
@@ -138,6 +156,13 @@ impl Config {
                 return Err(value(field, format!("{got} is not between {min} and {max}")));
             }
         }
+        if config.clock.servers.len() > sntp::SERVERS_MAX {
+            let why = format!("{} are too many, {} at most", config.clock.servers.len(), sntp::SERVERS_MAX);
+            return Err(value("clock.servers", why));
+        }
+        for server in &config.clock.servers {
+            sntp::check(server).map_err(|why| value("clock.servers", why))?;
+        }
         let folders = [("state_dir", &config.state_dir), ("apps_dir", &config.apps_dir)];
         for (field, dir) in folders.into_iter().chain([("podman.run_dir", &config.podman.run_dir)]) {
             if !dir.is_absolute() {
@@ -162,6 +187,7 @@ impl Config {
             heartbeat: secs(self.heartbeat_secs),
             report: secs(self.report_secs),
             desired: secs(self.desired_secs),
+            ntp: self.clock.servers.clone(),
         })
     }
 
@@ -196,6 +222,9 @@ mod tests {
         let config = parse("coordinator = \"http://127.0.0.1:7980\"").unwrap();
         assert_eq!((config.state_dir, config.heartbeat_secs), ("/var/lib/bramble".into(), 10));
         assert_eq!(config.podman, PodmanConfig::default());
+        assert_eq!(config.clock.servers[3], "3.debian.pool.ntp.org");
+        let none = parse("coordinator = \"http://127.0.0.1:7980\"\n[clock]\nservers = []").unwrap();
+        assert!(none.settings().unwrap().ntp.is_empty());
     }
 
     #[test]
@@ -205,6 +234,8 @@ mod tests {
             (format!("{good}hartbeat_secs = 1"), "hartbeat_secs"),
             (format!("{good}[podman]\nsockt = \"x\""), "sockt"),
             (format!("{good}heartbeat_secs = 0"), "heartbeat_secs"),
+            (format!("{good}[clock]\nservers = [\"a b\"]"), "clock.servers"),
+            (format!("{good}[clock]\nservers = {:?}", vec!["a"; 9]), "clock.servers"),
             (format!("{good}name = \"Not A Name\""), "name"),
             (format!("{good}state_dir = \"relative\""), "state_dir"),
             ("coordinator = \"http://fleet.example\"".to_owned(), "coordinator"),

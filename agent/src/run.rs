@@ -201,12 +201,13 @@ fn status(agent: &Agent) -> Status {
         version: env!("CARGO_PKG_VERSION").into(),
         device: agent.device().borrow().as_ref().map(ToString::to_string),
         session: agent.session().to_string(),
-        health: health::judge(view.desired.as_deref(), &apps),
+        health: health::judge(view.desired.as_deref(), &apps, &view.clock),
         generation: view.desired.as_ref().map_or(0, |document| document.generation.0),
         apps: apps.to_vec(),
         alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
         refused: view.refused.last().map_or(0, |refusal| refusal.number),
         link: view.link,
+        clock: view.clock,
         up_ms: up_ms(),
     }
 }

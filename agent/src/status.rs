@@ -7,8 +7,11 @@ use std::io::Write as _;
 use std::path::Path;
 
 use bramble_contracts::v1::Health;
-use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::{AppReport, ClockReport};
+
 use serde::{Deserialize, Serialize};
+
+use crate::core::clock;
 
 /// One look at an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Status {
     pub generation: u64,
     /// How it is.
     pub health: Health,
+    /// What its wall clock is worth.
+    #[serde(default)]
+    pub clock: ClockReport,
     /// Its apps.
     pub apps: Vec<AppReport>,
     /// What people should look at.
@@ -62,6 +68,7 @@ impl Status {
         line("device", self.device.as_deref().unwrap_or("not enrolled"));
         line("broker", &self.link);
         line("health", &format!("{:?}, {age_secs} s ago", self.health).to_lowercase());
+        line("clock", &clock::words(&self.clock));
         line("generation", &self.generation.to_string());
         for app in &self.apps {
             let mut text = format!("{}/{} revision {}: {:?}", app.tenant, app.deployment, app.revision, app.phase);

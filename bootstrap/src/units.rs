@@ -45,12 +45,18 @@ mod tests {
         assert_eq!(one(unit, "Unit", "StartLimitIntervalSec"), "0");
         let watchdog: u32 = one(unit, "Service", "WatchdogSec").parse().unwrap();
         assert!((30..=300).contains(&watchdog));
-        assert!(!values(unit, "Unit", "After").iter().any(|after| after.contains("network-online")));
+        // Apps run without a network and under any clock, and the agent never sets one.
+        for awaited in ["network-online", "time-sync", "time-set", "timesyncd", "chrony"] {
+            for ordering in ["After", "Wants", "Requires"] {
+                assert!(!values(unit, "Unit", ordering).iter().any(|units| units.contains(awaited)), "{awaited}");
+            }
+        }
         for (name, value) in [
             ("NoNewPrivileges", "yes"),
             ("ProtectSystem", "strict"),
             ("ProtectHome", "yes"),
             ("PrivateDevices", "yes"),
+            ("ProtectClock", "yes"),
             ("RestrictNamespaces", "yes"),
             ("MemoryDenyWriteExecute", "yes"),
             ("RestrictSUIDSGID", "yes"),

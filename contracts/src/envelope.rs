@@ -30,6 +30,10 @@ pub enum Kind {
     RenewReply = 8,
     /// [`crate::v1::CommandInput`]
     CommandInput = 9,
+    /// [`crate::v1::TimeRequest`]
+    TimeRequest = 20,
+    /// [`crate::v1::SignedTime`]
+    SignedTime = 21,
 }
 
 /// A type with an envelope of its own.

@@ -93,14 +93,20 @@ pub enum Up {
     Renew,
     /// The trust document after the one the device holds.
     Trust,
+    /// The time, signed.
+    Time,
 }
 
 impl Up {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Renew, Self::Trust, Self::Time];
+
     /// Its last subject token.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Renew => "renew",
             Self::Trust => "trust",
+            Self::Time => "time",
         }
     }
     /// The subject a device asks on.

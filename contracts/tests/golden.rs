@@ -10,7 +10,7 @@ use bramble_contracts::{
     envelope::{self, Message},
     signed::{self, Role},
     trust::TrustDocument,
-    v1::{DesiredDocument, Manifest},
+    v1::{DesiredDocument, Manifest, SignedTime},
     v2,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -64,6 +64,9 @@ fn every_message_on_the_wire() {
     let (request, reply) = samples::renew();
     wire("v1/renew-request.hex", &request);
     wire("v1/renew-reply.hex", &reply);
+    let (request, time) = samples::time();
+    wire("v1/time-request.hex", &request);
+    wire("v1/time.hex", &time);
 }
 
 #[test]
@@ -94,6 +97,12 @@ fn signatures() {
     let trust = samples::trust();
     let got = signed::open::<DesiredDocument>(&unhex(&text), Role::Fleet, |role, id| trust.key(role, id));
     assert_eq!(got.unwrap(), samples::desired());
+
+    let (_, time) = samples::time();
+    let bytes = signed::sign(&time, Role::Time, &samples::key(4)).unwrap();
+    let text = frozen("v1/time-signed.hex", &hex(&bytes));
+    let got = signed::open::<SignedTime>(&unhex(&text), Role::Time, |role, id| trust.key(role, id));
+    assert_eq!(got.unwrap(), time);
 
     let root = samples::key(1);
     let bytes = trust.sign(&[&root]).unwrap();

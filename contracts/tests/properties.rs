@@ -8,7 +8,10 @@ use bramble_contracts::{
     signed::{self, Role, VerifyError},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{Command, CommandInput, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame},
+    v1::{
+        Command, CommandInput, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, SignedTime,
+        TimeRequest,
+    },
     v2::Report,
 };
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
@@ -24,8 +27,10 @@ fn read_all(bytes: &[u8]) {
     let _ = envelope::decode::<TrustDocument>(bytes);
     let _ = envelope::decode::<RenewRequest>(bytes);
     let _ = envelope::decode::<RenewReply>(bytes);
+    let _ = envelope::decode::<TimeRequest>(bytes);
     let trust = samples::trust();
     let _ = signed::open::<DesiredDocument>(bytes, Role::Fleet, |role, id| trust.key(role, id));
+    let _ = signed::open::<SignedTime>(bytes, Role::Time, |role, id| trust.key(role, id));
     let _ = TrustDocument::open_stored(bytes);
     let _ = TrustDocument::open_pinned(bytes, &trust.pin());
     let _ = trust.open_next(bytes);
@@ -39,6 +44,8 @@ fn whole_messages() -> Vec<Vec<u8>> {
         envelope::encode(&samples::input()).unwrap(),
         envelope::encode(&samples::renew().0).unwrap(),
         envelope::encode(&samples::renew().1).unwrap(),
+        envelope::encode(&samples::time().0).unwrap(),
+        signed::sign(&samples::time().1, Role::Time, &samples::key(4)).unwrap(),
         signed::sign(&samples::desired(), Role::Fleet, &samples::key(2)).unwrap(),
         samples::trust().sign(&[&samples::key(1)]).unwrap(),
     ];

@@ -11,10 +11,12 @@ use std::time::Duration;
 use bramble_contracts::token::EnrollmentToken;
 use serde_json::Value;
 use xtask::prepare::{self, Store};
+use xtask::run::Cmd;
 
 use crate::app::Running;
 use crate::case::Case;
 use crate::cleanup;
+use crate::faketime::FakeClock;
 use crate::net::NetNs;
 use crate::process::{Line, Proc, kill_pid};
 use crate::programs::{place, programs};
@@ -34,6 +36,10 @@ pub struct DeviceSetup {
     pub images: Vec<u32>,
     /// More lines for the top of `agent.toml`.
     pub settings: String,
+    /// NTP servers, on this machine's own addresses.
+    pub ntp: Vec<String>,
+    /// The clock its programs see, if not this machine's.
+    pub clock: Option<FakeClock>,
 }
 
 /// One device.
@@ -80,6 +86,8 @@ impl Device {
             Line::new(&place("bramble-agent")).args(["run", "--config"]).args([dir.join("agent.toml").display()]);
         let log = std::env::var("BRAMBLE_AGENT_LOG").unwrap_or_else(|_| "info".into());
         let line = line.env("CONTAINERS_CONF", &conf.display().to_string()).env("RUST_LOG", &log).env("NO_COLOR", "1");
+        let clock = setup.clock.iter().flat_map(FakeClock::env);
+        let line = clock.fold(line, |line, (name, value)| line.env(name, &value));
         let line = line.inside(setup.net.as_ref().map(|net| net.name()));
         let agent = Proc::new(&setup.name, &case.logs(), line);
         let device = Self { setup, dir, run, store, agent, _case: Arc::clone(case) };
@@ -98,6 +106,7 @@ impl Device {
         text += &format!("state_dir = {}\napps_dir = {}\n", quoted(&self.state_dir()), quoted(&self.dir.join("apps")));
         text += &self.setup.settings;
         text += &format!("\n[podman]\nprogram = \"podman\"\nrun_dir = {}\n", quoted(&self.run));
+        text += &format!("\n[clock]\nservers = {:?}\n", self.setup.ntp);
         private(&self.dir.join("agent.toml"), &text);
     }
 
@@ -143,6 +152,17 @@ impl Device {
         self.agent.start();
     }
 
+    /// What the agent's program says on the device itself (`status`, `check`), under the device's clock.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn says(&self, command: &str) -> String {
+        let cmd = Cmd::new(place("bramble-agent")).args([command, "--config"]).arg(self.dir.join("agent.toml"));
+        let cmd = self.setup.clock.iter().flat_map(FakeClock::env).fold(cmd, |cmd, (name, value)| cmd.env(name, value));
+        cmd.output().unwrap_or_else(|err| panic!("{err}")).stdout
+    }
+
     /// SIGKILL to the agent; what it started lives on.
     pub fn kill_agent(&self) {
         self.agent.kill();
@@ -174,7 +194,7 @@ impl Device {
 
     /// Podman's command line on the device's own store.
     #[must_use]
-    pub fn podman(&self) -> xtask::run::Cmd {
+    pub fn podman(&self) -> Cmd {
         self.store.podman()
     }
 

@@ -64,6 +64,7 @@ impl SimDevice {
             heartbeat: self.heartbeat,
             report: slow,
             desired: slow,
+            ntp: vec![],
         };
         let config = Config {
             settings,

@@ -44,6 +44,8 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
         net: None,
         images: vec![1],
         settings: String::new(),
+        ntp: vec![],
+        clock: None,
     };
     let device = Device::new(&case, setup);
     let id = device.podman().args(["run", "-d", "--name", "x", "localhost/bramble-hello:1"]).check().unwrap();

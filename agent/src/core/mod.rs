@@ -5,9 +5,11 @@
 pub mod accept;
 pub mod app;
 pub mod backoff;
+pub mod clock;
 pub mod have;
 pub mod memory;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod sntp;
 pub mod step;

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bramble_contracts::v1::{DesiredDocument, Refusal};
+use bramble_contracts::v2::ClockReport;
 use tokio::sync::watch;
+
+use crate::core::clock::{self, ClockFit, ClockUnfit};
 
 /// Where an alarm comes from; there is one of each at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +26,10 @@ pub enum Alarm {
     Podman,
     /// Messages came faster than they could be handled.
     Flood,
+    /// The wall clock is wrong, or its sources contradict each other.
+    Clock,
+    /// The floor of the clock cannot be read or written.
+    ClockFloor,
 }
 
 /// How the agent stands with the mesh.
@@ -38,6 +45,8 @@ pub struct View {
     pub refused: Vec<Refusal>,
     /// What people should look at.
     pub alarms: BTreeMap<Alarm, String>,
+    /// What the wall clock is worth.
+    pub clock: ClockReport,
     /// Reports acknowledged by the broker in this session.
     pub reports_acked: u64,
 }
@@ -61,6 +70,16 @@ impl Board {
     /// Hears of every change.
     pub fn changes(&self) -> watch::Receiver<View> {
         self.0.subscribe()
+    }
+
+    /// What the wall clock is worth.
+    pub fn clock(&self) -> ClockReport {
+        self.0.borrow().clock.clone()
+    }
+
+    /// Whoever needs a right clock asks here, each time anew.
+    pub fn clock_fit(&self) -> Result<ClockFit, ClockUnfit> {
+        clock::require(&self.0.borrow().clock)
     }
 
     /// Changes it; nobody is woken where nothing changed.

@@ -1,7 +1,8 @@
 //! The connection to the broker: one at a time, replaced make-before-break, tried again for ever with jitter.
 //!
 //! Decides when to connect, renew and replace. Does not decide what messages mean: they go to their actors as they are.
-//! async-nats reconnects a broken connection itself and asks for the newest JWT each time.
+//! async-nats reconnects a broken connection itself and asks for the newest JWT each time. A connection whose certificate
+//! was believed while the clock was not fit is made anew, with dates, once it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +16,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::board::Alarm;
+use super::board::{Alarm, View};
 use super::context::{Context, Stop};
 use super::identity::{Span, renewal_wait};
+use super::tls::Dates;
 use super::{http, random, renew, tls};
+use crate::core::clock;
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -34,6 +37,8 @@ const TRUST_FIRST: Duration = Duration::from_secs(120);
 const TRUST_PERIOD: Duration = Duration::from_secs(6 * 3600);
 /// After a question that nobody answered: a coordinator that starts has nobody listening for a moment.
 const TRUST_RETRY: Duration = Duration::from_secs(300);
+/// After a try to make a connection anew for its dates that came to nothing.
+const RECHECK_RETRY: Duration = Duration::from_secs(60);
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// The connection as the other parts see it.
@@ -68,12 +73,16 @@ struct Session {
     client: Client,
     events: mpsc::Receiver<Event>,
     pump: JoinHandle<()>,
+    /// Of its certificate, as of its last handshake.
+    dates: Dates,
 }
 
 /// Why no connection came up.
 enum Failed {
     /// The broker does not accept our JWT.
     Refused,
+    /// Its certificate, in words.
+    Certificate(String),
     /// Anything else, in words.
     Other(String),
 }
@@ -91,6 +100,8 @@ pub(crate) struct Connector {
     /// When to ask for a new JWT over HTTP, while the broker refuses us.
     mend_at: Option<Instant>,
     mend_failures: u32,
+    /// Not before this is a connection made anew for its dates.
+    recheck_at: Instant,
 }
 
 impl Connector {
@@ -106,6 +117,7 @@ impl Connector {
             trust_at: later(NEVER),
             mend_at: None,
             mend_failures: 0,
+            recheck_at: now(),
         };
         new.plan_renewal();
         new
@@ -119,6 +131,7 @@ impl Connector {
         };
         let mut session = session;
         let mut trusted = self.context.trust.changes();
+        let mut clock = self.context.board.changes();
         loop {
             tokio::select! {
                 () = stop.asked() => break,
@@ -129,7 +142,11 @@ impl Connector {
                 () = tokio::time::sleep_until(self.renew_at) => self.renew(&mut session).await,
                 () = until(self.mend_at) => self.mend().await,
                 () = tokio::time::sleep_until(self.trust_at) => self.ask_trust(&session.client).await,
-                Ok(()) = trusted.changed() => self.replace(&mut session, "the trust document changed").await,
+                Ok(()) = trusted.changed() => {
+                    // One that cannot be replaced now is kept.
+                    self.replace(&mut session, "the trust document changed").await.ok();
+                }
+                () = dates_due(&mut clock, session.dates.clone(), self.recheck_at) => session = self.recheck(session).await,
             }
         }
         self.link.send_replace(Link::default());
@@ -152,6 +169,7 @@ impl Connector {
                         self.mend().await;
                     }
                 }
+                Err(Failed::Certificate(why)) => self.say(format!("the broker's certificate is not believed ({why})")),
                 Err(Failed::Other(why)) => self.say(format!("no broker answers ({why})")),
             }
             tokio::time::sleep(self.pause(attempt)).await;
@@ -174,13 +192,14 @@ impl Connector {
             return Err(Failed::Other(why.into()));
         }
         let (events_tx, events) = mpsc::channel(64);
-        let mut options = self.options(events_tx);
+        let (mut options, dates) = (self.options(events_tx), Dates::default());
         if addresses.iter().any(ServerAddr::tls_required) {
-            let config = tls::pinned(&trust.ca_bundle).map_err(|err| other(&err))?;
+            let config = tls::pinned(&trust.ca_bundle, &self.context.board, &dates).map_err(|err| other(&err))?;
             options = options.tls_client_config(config);
         }
         let client = options.connect(addresses).await.map_err(|err| match err.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Failed::Refused,
+            _ if tls::is_about_certificate(&err) => Failed::Certificate(err.to_string()),
             ConnectErrorKind::ServerParse
             | ConnectErrorKind::Dns
             | ConnectErrorKind::TimedOut
@@ -193,7 +212,7 @@ impl Connector {
         let commands = client.subscribe(subjects::command_all(device)).await.map_err(|err| other(&err))?;
         client.flush().await.map_err(|err| other(&err))?;
         let pump = tokio::spawn(pump(client.clone(), pushes, commands, self.inbound.clone(), self.context.clone()));
-        Ok(Session { client, events, pump })
+        Ok(Session { client, events, pump, dates })
     }
 
     fn options(&self, events: mpsc::Sender<Event>) -> ConnectOptions {
@@ -336,7 +355,7 @@ impl Connector {
             Ok(()) => {
                 self.renew_failures = 0;
                 self.plan_renewal();
-                self.replace(session, "the JWT was renewed").await;
+                self.replace(session, "the JWT was renewed").await.ok();
             }
             Err(why) => {
                 self.renew_failures += 1;
@@ -374,20 +393,35 @@ impl Connector {
         }
     }
 
-    async fn replace(&mut self, session: &mut Session, why: &str) {
-        match self.open().await {
-            Ok(next) => {
-                tracing::info!(why, "a new connection to the broker takes over");
-                let old = std::mem::replace(session, next);
-                self.came_up(session);
-                tokio::spawn(async move {
-                    tokio::time::sleep(OVERLAP).await;
-                    close(old).await;
-                });
+    /// The clock is fit: whom it believed before has to show a certificate that is valid today.
+    async fn recheck(&mut self, mut session: Session) -> Session {
+        self.recheck_at = later(random::jittered(RECHECK_RETRY));
+        match self.replace(&mut session, "the clock is fit, so dates are checked").await {
+            Ok(()) | Err(Failed::Refused | Failed::Other(_)) => session,
+            Err(Failed::Certificate(_)) => {
+                self.link.send_modify(|link| link.connected = false);
+                close(session).await;
+                self.first().await
             }
-            Err(Failed::Refused) => tracing::warn!(why, "the broker refused a second connection; the first is kept"),
-            Err(Failed::Other(text)) => tracing::warn!(why, %text, "no second connection; the first is kept"),
         }
+    }
+
+    async fn replace(&mut self, session: &mut Session, why: &str) -> Result<(), Failed> {
+        let opened = self.open().await;
+        match &opened {
+            Ok(_) => {}
+            Err(Failed::Refused) => tracing::warn!(why, "the broker refused a second connection; the first is kept"),
+            Err(Failed::Certificate(text) | Failed::Other(text)) => tracing::warn!(why, %text, "no second connection"),
+        }
+        let next = opened?;
+        tracing::info!(why, "a new connection to the broker takes over");
+        let old = std::mem::replace(session, next);
+        self.came_up(session);
+        tokio::spawn(async move {
+            tokio::time::sleep(OVERLAP).await;
+            close(old).await;
+        });
+        Ok(())
     }
 }
 
@@ -429,6 +463,15 @@ fn later(wait: Duration) -> Instant {
 #[allow(clippy::disallowed_methods, reason = "tokio's own clock, for timers only")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Waits until a connection stands on a certificate whose dates could not be judged, and now can be.
+async fn dates_due(board: &mut watch::Receiver<View>, dates: Dates, not_before: Instant) {
+    tokio::time::sleep_until(not_before).await;
+    let due = board.wait_for(|view| dates.unchecked() && clock::require(&view.clock).is_ok()).await.is_ok();
+    if !due {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn until(at: Option<Instant>) {

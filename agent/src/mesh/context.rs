@@ -33,6 +33,8 @@ pub struct Settings {
     pub report: Duration,
     /// Between reads of the desired document when nothing is pushed.
     pub desired: Duration,
+    /// NTP servers that are asked for the time; none may be.
+    pub ntp: Vec<String>,
 }
 
 /// Says when everything is to end.

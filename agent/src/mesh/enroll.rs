@@ -16,9 +16,11 @@ use bramble_contracts::v1::{DeviceFacts, EnrollRequest, EnrollResponse, EnrollSt
 use data_encoding::BASE64;
 use serde::Deserialize;
 
+use super::board::Board;
 use super::http::{Base, Client, HttpError};
 use super::identity::{DeviceKey, Identity, IdentityError, Received, identity_file, trust_file};
-use super::{random, tls};
+use super::random;
+use super::tls::{self, Dates};
 use crate::host::state::StateError;
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -71,6 +73,8 @@ pub struct Enrollment {
     pub name: Option<Name>,
     /// The machine.
     pub facts: DeviceFacts,
+    /// What the clock is worth.
+    pub board: Board,
 }
 
 /// What one try led to.
@@ -107,7 +111,8 @@ impl Enrollment {
         let token = read_token(path)?;
         let key = DeviceKey::load_or_make(&self.state_dir)?;
         let trust = self.fetch_trust(&token).await?;
-        let client = Client::new(self.coordinator.clone(), || tls::pinned(&trust.ca_bundle))?;
+        let client =
+            Client::new(self.coordinator.clone(), || tls::pinned(&trust.ca_bundle, &self.board, &Dates::default()))?;
         let public_key = key.public();
         let request = EnrollRequest {
             token: token.id.clone(),

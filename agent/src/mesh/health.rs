@@ -1,15 +1,18 @@
 //! How the device is, in one word; pure.
 
 use bramble_contracts::v1::{AgentVersion, DesiredDocument, Health, Phase, Status};
-use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::{AppReport, ClockReport};
 
 /// Of this program.
 pub fn agent_version() -> AgentVersion {
     env!("CARGO_PKG_VERSION").parse().expect("invariant: the package's version is a version")
 }
 
-/// Judges by what is desired and what every app says of itself.
-pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport]) -> Health {
+/// Judges by the clock, by what is desired and by what every app says of itself.
+pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock: &ClockReport) -> Health {
+    if clock.is_wrong() {
+        return Health::Degraded;
+    }
     let Some(desired) = desired else { return Health::Unknown };
     let sick = |app: &AppReport| {
         let failed = match app.status {

@@ -54,7 +54,7 @@ fn beat(context: &Context, reports: &Reports, seq: u32) -> Heartbeat {
         generation: generation_of(view.desired.as_deref()),
         version: health::agent_version(),
         newest_document: NEWEST_DOCUMENT,
-        health: health::judge(view.desired.as_deref(), &reports.borrow()),
+        health: health::judge(view.desired.as_deref(), &reports.borrow(), &view.clock),
     }
 }
 

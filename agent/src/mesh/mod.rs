@@ -6,6 +6,7 @@
 pub mod board;
 pub mod context;
 pub mod enroll;
+pub(crate) mod guard;
 pub mod health;
 pub mod http;
 pub mod identity;
@@ -24,6 +25,7 @@ mod refusals;
 mod renew;
 mod report;
 mod stored;
+mod time;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -100,8 +102,11 @@ impl Agent {
         let (stop, stopped) = watch::channel(false);
         let stopped = Stop(stopped);
         let (device_out, device) = watch::channel(None);
-        let start = Start { config, board: board.clone(), session, supervisor: supervisor.clone() };
+        let (asker, mesh) = watch::channel(None);
+        let Settings { state_dir, ntp, .. } = config.settings.clone();
+        let start = Start { config, board: board.clone(), session, supervisor: supervisor.clone(), asker };
         let mut tasks = JoinSet::new();
+        tasks.spawn(guard::Guard::new(&state_dir, ntp, board.clone(), mesh).run(stopped.clone()));
         match identity_file(&start.config.settings.state_dir).load_json::<Identity>()?.value() {
             Some(identity) => {
                 device_out.send_replace(Some(identity.device.clone()));
@@ -169,6 +174,8 @@ struct Start {
     board: Board,
     session: SessionId,
     supervisor: Arc<SupervisorHandle>,
+    /// The clock guard hears here how to ask the coordinator.
+    asker: watch::Sender<Option<guard::Asker>>,
 }
 
 impl Start {
@@ -179,6 +186,7 @@ impl Start {
             token_file: self.config.token_file.clone(),
             name: self.config.name.clone(),
             facts: self.config.facts.borrow().clone(),
+            board: self.board.clone(),
         };
         let board = self.board.clone();
         let told = |text: &str| board.update(|view| view.link = format!("not enrolled: {text}"));
@@ -217,6 +225,7 @@ impl Start {
             enroll::discard_token(path);
         }
         let (link, links) = watch::channel(connection::Link::default());
+        self.asker.send_replace(Some(guard::Asker { context: context.clone(), link: links.clone() }));
         let desired = Desired::start(context.clone(), self.supervisor.clone(), links.clone());
         Ok(Mesh { context, supervisor: self.supervisor, desired, link, links, facts: self.config.facts })
     }

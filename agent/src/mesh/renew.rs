@@ -11,7 +11,7 @@ use data_encoding::BASE64;
 use super::board::Alarm;
 use super::context::Context;
 use super::http::{Base, Client as Http, HttpError};
-use super::tls;
+use super::tls::{self, Dates};
 use crate::host::state::StateError;
 
 /// So many answers one after another are followed; a server that never comes to an end is left.
@@ -80,7 +80,7 @@ pub(crate) async fn over_http(context: &Context) -> Result<(), RenewError> {
 }
 
 async fn over_http_at(context: &Context, base: Base, ca_bundle: &str) -> Result<(), RenewError> {
-    let client = Http::new(base, || tls::pinned(ca_bundle))?;
+    let client = Http::new(base, || tls::pinned(ca_bundle, &context.board, &Dates::default()))?;
     // Documents that were missed come in portions. The JWT of the last answer is kept: it is the newest.
     let mut jwt = None;
     for _ in 0..ROUNDS_MAX {

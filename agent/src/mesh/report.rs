@@ -10,7 +10,7 @@ use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
 use bramble_contracts::v1::{DeviceFacts, NEWEST_DOCUMENT};
-use bramble_contracts::v2::{AppReport, ClockReport, Report};
+use bramble_contracts::v2::{AppReport, Report};
 use tokio::sync::watch;
 
 use super::board::View;
@@ -94,9 +94,9 @@ impl Reporter {
             newest_document: NEWEST_DOCUMENT,
             trust_version: self.context.trust.now().version,
             agent: health::agent_version(),
-            health: health::judge(view.desired.as_deref(), &apps),
+            health: health::judge(view.desired.as_deref(), &apps, &view.clock),
             facts: self.facts.borrow_and_update().clone(),
-            clock: ClockReport::default(),
+            clock: view.clock.clone(),
             apps: apps.to_vec(),
             refused: view.refused.clone(),
             alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
@@ -183,6 +183,7 @@ fn drop_lines(apps: &mut [AppReport], excess: usize) -> bool {
 mod tests {
     use bramble_contracts::bytes::Fixed;
     use bramble_contracts::v1::{ContainerReport, ContainerRole, ContainerState, Health, Instance, Phase, Status};
+    use bramble_contracts::v2::ClockReport;
     use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
     use proptest::prelude::{prop_assert, proptest};
 

@@ -2,9 +2,11 @@
 //!
 //! Boards boot in 1970. While the clock is not fit, a certificate's dates are judged at a time within its own validity:
 //! chain, name and signatures count as always. Decides how a server is checked. Does not decide which CA is trusted:
-//! that is the trust document's word. Nothing here reads the system's own list of authorities.
+//! that is the trust document's word; nor what the clock is worth: that is the clock guard's. Nothing here reads the
+//! system's own list of authorities.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,32 +14,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// Before this (2026-01-01) no wall clock can be right, because this program did not exist.
-const FLOOR_MS: u64 = 1_767_225_600_000;
-
-/// May certificates be judged by the wall clock?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// Yes.
-    Fit,
-    /// No: it was never set, or says a time before this program was made.
-    Unfit,
-}
-
-/// Judges a wall clock. `synchronized` is what a running time service says of itself, where there is one.
-pub fn judge_clock(wall_ms: u64, synchronized: Option<bool>) -> Clock {
-    match (wall_ms >= FLOOR_MS, synchronized) {
-        (true, Some(true) | None) => Clock::Fit,
-        (true, Some(false)) | (false, _) => Clock::Unfit,
-    }
-}
-
-/// What this device's clock is now.
-pub fn clock_now() -> Clock {
-    let dir = std::path::Path::new("/run/systemd/timesync");
-    let synchronized = dir.is_dir().then(|| dir.join("synchronized").exists());
-    judge_clock(crate::host::clock::wall_ms(), synchronized)
-}
+use super::board::Board;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +36,19 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A client that trusts exactly `ca_bundle` (PEM).
-pub(crate) fn pinned(ca_bundle: &str) -> Result<ClientConfig, TlsError> {
+/// How far the last handshake of a connection went. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Dates(Arc<AtomicBool>);
+
+impl Dates {
+    /// Was a certificate believed whose dates nobody could judge?
+    pub(crate) fn unchecked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A client that trusts exactly `ca_bundle` (PEM), and dates as far as the clock on `board` allows.
+pub(crate) fn pinned(ca_bundle: &str, board: &Board, dates: &Dates) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca_bundle.as_bytes()) {
         let cert = cert.map_err(|err| TlsError::BadCa(err.to_string()))?;
@@ -72,7 +60,21 @@ pub(crate) fn pinned(ca_bundle: &str) -> Result<ClientConfig, TlsError> {
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|err| TlsError::BadCa(err.to_string()))?;
-    config(Arc::new(Pinned { inner, clock: clock_now }))
+    config(Arc::new(Pinned { inner, board: board.clone(), dates: dates.clone() }))
+}
+
+/// Did a connection fail because its certificate was not believed?
+pub(crate) fn is_about_certificate(err: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(err);
+    while let Some(err) = next {
+        // An input/output error does not name what it carries as its source.
+        let carried = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if carried.and_then(|err| err.downcast_ref()).is_some_and(|err| matches!(err, Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = err.source();
+    }
+    false
 }
 
 /// A client that trusts anybody. Only for the very first fetch of the trust document, whose own signature and the
@@ -92,7 +94,8 @@ fn config(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsErro
 #[derive(Debug)]
 struct Pinned {
     inner: Arc<WebPkiServerVerifier>,
-    clock: fn() -> Clock,
+    board: Board,
+    dates: Dates,
 }
 
 impl ServerCertVerifier for Pinned {
@@ -106,7 +109,9 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, Error> {
         let at = |time| self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time);
         let mut verdict = at(now);
-        if (self.clock)() == Clock::Fit {
+        let fit = self.board.clock_fit();
+        self.dates.0.store(fit.is_err(), Ordering::Relaxed);
+        if fit.is_ok() {
             return verdict;
         }
         // A chain has few certificates; each try moves into the validity of one more of them.
@@ -185,6 +190,7 @@ impl ServerCertVerifier for Anybody {
 
 #[cfg(test)]
 mod tests {
+    use bramble_contracts::v2::ClockVerdict::{self, Disputed, Fit, Skewed, Unknown};
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
     use rustls::pki_types::ServerName;
 
@@ -202,27 +208,18 @@ mod tests {
         params.signed_by(&KeyPair::generate().unwrap(), ca).unwrap().der().clone()
     }
 
-    fn fit() -> Clock {
-        Clock::Fit
-    }
-
-    fn unfit() -> Clock {
-        Clock::Unfit
-    }
-
     /// Does a device in the year 2026 whose clock is so believe that certificate?
-    fn believes(
-        ca: &CertifiedIssuer<'_, KeyPair>,
-        cert: &CertificateDer<'_>,
-        name: &str,
-        clock: fn() -> Clock,
-    ) -> bool {
+    fn believes(ca: &CertifiedIssuer<'_, KeyPair>, cert: &CertificateDer<'_>, name: &str, clock: ClockVerdict) -> bool {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(FLOOR_MS + 1));
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_767_225_601));
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        Pinned { inner, clock }.verify_server_cert(cert, &[], &name, &[], now).is_ok()
+        let (board, dates) = (Board::default(), Dates::default());
+        board.update(|view| view.clock.verdict = clock);
+        let said = Pinned { inner, board, dates: dates.clone() }.verify_server_cert(cert, &[], &name, &[], now);
+        assert_eq!(dates.unchecked(), clock != Fit);
+        said.is_ok()
     }
 
     #[test]
@@ -230,9 +227,11 @@ mod tests {
         let (ours, other) = (authority(), authority());
         for (years, valid) in [((2025, 2030), true), ((2001, 2002), false), ((2040, 2050), false)] {
             let cert = certificate(&ours, years);
-            assert_eq!(believes(&ours, &cert, "fleet.example", fit), valid, "{years:?}");
-            assert!(believes(&ours, &cert, "fleet.example", unfit), "{years:?}");
-            for clock in [fit as fn() -> Clock, unfit] {
+            assert_eq!(believes(&ours, &cert, "fleet.example", Fit), valid, "{years:?}");
+            for clock in [Unknown, Skewed, Disputed] {
+                assert!(believes(&ours, &cert, "fleet.example", clock), "{years:?} {clock:?}");
+            }
+            for clock in [Fit, Unknown, Skewed, Disputed] {
                 assert!(!believes(&ours, &cert, "evil.example", clock), "another name");
                 assert!(!believes(&other, &cert, "fleet.example", clock), "another CA");
             }
@@ -240,17 +239,18 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_fit_when_it_can_be_right() {
-        assert_eq!(judge_clock(FLOOR_MS, None), Clock::Fit);
-        assert_eq!(judge_clock(FLOOR_MS, Some(true)), Clock::Fit);
-        assert_eq!(judge_clock(FLOOR_MS, Some(false)), Clock::Unfit);
-        assert_eq!(judge_clock(0, Some(true)), Clock::Unfit, "1970");
+    fn a_refused_certificate_is_told_from_a_broken_cable() {
+        let refused = std::io::Error::other(Error::InvalidCertificate(CertificateError::Expired));
+        assert!(is_about_certificate(&async_nats::ConnectError::from(refused)));
+        assert!(!is_about_certificate(&std::io::Error::other(Error::DecryptError)));
+        assert!(!is_about_certificate(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
     }
 
     #[test]
     fn no_ca_is_never_any_ca() {
-        assert!(matches!(pinned(""), Err(TlsError::NoCa)));
-        assert!(pinned("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----").is_err());
-        assert!(pinned(&authority().pem()).is_ok());
+        let client = |bundle: &str| pinned(bundle, &Board::default(), &Dates::default());
+        assert!(matches!(client(""), Err(TlsError::NoCa)));
+        assert!(client("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----").is_err());
+        assert!(client(&authority().pem()).is_ok());
     }
 }

@@ -191,6 +191,13 @@ impl Broker {
         assert_eq!(said["data"]["code"], 200, "{said}");
     }
 
+    /// How many connections were ever made to it, with the one that asks.
+    pub(crate) async fn connections(&self) -> u64 {
+        let answer = self.connect(&self.sys).await.request("$SYS.REQ.SERVER.PING.VARZ", "".into()).await.unwrap();
+        let said: Value = serde_json::from_slice(&answer.payload).unwrap();
+        said["data"]["total_connections"].as_u64().unwrap()
+    }
+
     /// The coordinator's connection.
     pub(crate) async fn coordinator(&self) -> Client {
         self.connect(&self.fleet).await

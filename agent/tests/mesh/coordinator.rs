@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bramble_contracts::bytes::Sha256;
-use bramble_contracts::signed::{Role, public_key};
+use bramble_contracts::signed::{Role, public_key, sign};
 use bramble_contracts::token::EnrollmentToken;
 use bramble_contracts::trust::{TrustDocument, TrustedKey};
-use bramble_contracts::v1::{EnrollRequest, RenewHttpRequest, RenewReply, TRUST_STEPS_MAX};
+use bramble_contracts::v1::{EnrollRequest, RenewHttpRequest, RenewReply, SignedTime, TRUST_STEPS_MAX, TimeRequest};
 use bramble_contracts::{DeviceId, Uid, envelope};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use ed25519_dalek::SigningKey;
@@ -42,6 +42,20 @@ pub(crate) struct State {
     /// The enrolment's JWT is this old already.
     pub(crate) jwt_age: u64,
     pub(crate) renewals: u32,
+    pub(crate) time: SigningKey,
+    /// How it answers when it is asked for the time.
+    pub(crate) clock: Clock,
+    /// The last answer it gave.
+    pub(crate) recording: Vec<u8>,
+}
+
+/// A coordinator's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Off by so many seconds.
+    Off(i64),
+    /// It sends its last answer again, as somebody between could; before the first one nothing that is signed.
+    Replayed,
 }
 
 #[derive(Clone)]
@@ -70,6 +84,7 @@ impl Coordinator {
         let client = broker.coordinator().await;
         broker.make_streams(&client).await;
         let (root, fleet) = (SigningKey::from_bytes(&[21; 32]), SigningKey::from_bytes(&[22; 32]));
+        let time = SigningKey::from_bytes(&[23; 32]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (scheme, ca) = match &tls {
@@ -84,6 +99,7 @@ impl Coordinator {
             keys: vec![
                 TrustedKey { role: Role::Root, key: public_key(&root) },
                 TrustedKey { role: Role::Fleet, key: public_key(&fleet) },
+                TrustedKey { role: Role::Time, key: public_key(&time) },
             ],
             ca_bundle: ca,
             coordinators: vec![url.clone()],
@@ -107,6 +123,9 @@ impl Coordinator {
             jwt_secs: 3600,
             jwt_age: 0,
             renewals: 0,
+            time,
+            clock: Clock::Off(0),
+            recording: vec![],
         };
         let new = Self { state: Arc::new(Mutex::new(state)), broker: Arc::new(tokio::sync::Mutex::new(broker)), url };
         tokio::spawn(new.clone().serve_http(listener, tls));
@@ -278,11 +297,31 @@ impl Coordinator {
         self.state().devices.iter().find(|(_, id)| *id == device).unwrap().0.clone()
     }
 
+    fn time(&self, device: &DeviceId, question: &[u8]) -> Vec<u8> {
+        let mut state = self.state();
+        state.asked.push("up time".into());
+        let request: TimeRequest = envelope::decode(question).unwrap();
+        match state.clock {
+            Clock::Replayed => {}
+            Clock::Off(secs) => {
+                let unix_ms = bramble_agent::host::clock::wall_ms().saturating_add_signed(secs * 1000);
+                let time = SignedTime { device: device.clone(), nonce: request.nonce, unix_ms };
+                state.recording = sign(&time, Role::Time, &state.time).unwrap();
+            }
+        }
+        state.recording.clone()
+    }
+
     async fn serve_mesh(self, client: async_nats::Client) {
         let mut asked = client.subscribe("up.>").await.unwrap();
         while let Some(message) = asked.next().await {
             let parts: Vec<&str> = message.subject.split('.').collect();
             let device: DeviceId = parts[1].parse().unwrap();
+            if parts[2] == "time" {
+                let answer = self.time(&device, &message.payload);
+                client.publish(message.reply.unwrap(), answer.into()).await.unwrap();
+                continue;
+            }
             let request: bramble_contracts::v1::RenewRequest = envelope::decode(&message.payload).unwrap();
             let trust = self.steps(request.trust_version);
             self.state().asked.push(format!("up {}", parts[2]));

@@ -14,7 +14,7 @@ use bramble_contracts::subjects::{self, Bucket};
 use bramble_contracts::v1::{
     Command, DesiredApp, DesiredDocument, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Verb,
 };
-use bramble_contracts::v2::Report;
+use bramble_contracts::v2::{ClockReport, ClockVerdict, Report};
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid, envelope};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
@@ -31,6 +31,8 @@ pub(crate) struct Device {
     agent: Option<Agent>,
     coordinator: Coordinator,
     pub(crate) client: Client,
+    /// NTP servers it asks.
+    pub(crate) ntp: Vec<String>,
 }
 
 impl Device {
@@ -38,7 +40,8 @@ impl Device {
     pub(crate) async fn new(coordinator: &Coordinator) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let client = coordinator.broker.lock().await.coordinator().await;
-        let new = Self { dir, host: SimHost::new(), agent: None, coordinator: coordinator.clone(), client };
+        let new =
+            Self { dir, host: SimHost::new(), agent: None, coordinator: coordinator.clone(), client, ntp: vec![] };
         let token = coordinator.state().token.reveal();
         new.write_token(&token);
         new
@@ -71,6 +74,7 @@ impl Device {
             heartbeat: Duration::from_secs(1),
             report: Duration::from_secs(60),
             desired: Duration::from_secs(60),
+            ntp: self.ntp.clone(),
         };
         let config = Config {
             settings,
@@ -144,6 +148,15 @@ impl Device {
     pub(crate) async fn reports(&self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         eventually(what, || async { self.report().await.is_some_and(|report| wanted(&report)) }).await;
         self.report().await.unwrap()
+    }
+
+    /// The clock as the agent's board has it.
+    pub(crate) async fn clock_is(&self, verdict: ClockVerdict) -> ClockReport {
+        let mut changes = self.agent().changes();
+        let judged =
+            tokio::time::timeout(crate::PATIENCE, changes.wait_for(|view| view.clock.verdict == verdict)).await;
+        let now = self.agent().view().clock;
+        judged.map(|view| view.unwrap().clock.clone()).unwrap_or_else(|_| panic!("not {verdict:?} but {now:?}"))
     }
 
     pub(crate) async fn heartbeat(&self) -> Option<Heartbeat> {

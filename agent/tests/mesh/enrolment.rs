@@ -6,6 +6,7 @@ use std::time::Duration;
 use bramble_contracts::Uid;
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::token::EnrollmentToken;
+use rcgen::date_time_ymd;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -69,8 +70,17 @@ async fn nothing_is_sent_to_a_server_that_the_token_does_not_name() {
 
 /// A certificate for 127.0.0.1 and its key.
 fn certificate(ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> (rcgen::Certificate, rcgen::KeyPair) {
+    certificate_of(ca, (2020, 2050))
+}
+
+/// The same, valid between these years.
+pub(crate) fn certificate_of(
+    ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>,
+    years: (i32, i32),
+) -> (rcgen::Certificate, rcgen::KeyPair) {
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
     (params.signed_by(&key, ca).unwrap(), key)
 }
 
@@ -83,7 +93,7 @@ fn acceptor(ca: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn authority() -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+pub(crate) fn authority() -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap()

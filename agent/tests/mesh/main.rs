@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
 
 mod broker;
+mod clock;
 mod coordinator;
 mod damage;
 mod device;

@@ -47,7 +47,7 @@ impl Program {
         // Nobody listens there: what is proven here needs no container.
         let text = format!(
             "name = \"pi-1\"\ncoordinator = {:?}\ntoken_file = {:?}\nstate_dir = {:?}\napps_dir = {:?}\nheartbeat_secs = 1\n\
-             [podman]\nrun_dir = {:?}\nsocket = {:?}\n",
+             [podman]\nrun_dir = {:?}\nsocket = {:?}\n[clock]\nservers = []\n",
             coordinator.url,
             path("token"),
             path("state"),

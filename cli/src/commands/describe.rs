@@ -3,12 +3,12 @@
 use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceView, TargetView},
     v1::{ContainerReport, ContainerState, DeviceFacts},
-    v2::{AppReport, Report},
+    v2::{AppReport, ClockReport, Report},
 };
 
 use super::{
     Session,
-    views::{self, Cell, connection, health, labels, phase, plain, status, word},
+    views::{self, Cell, connection, device_health, labels, phase, plain, status, word},
 };
 use crate::{
     args::{Describe, Described},
@@ -80,7 +80,7 @@ fn device(d: &DeviceView) -> String {
     let (tone, state) = connection(d.connection);
     let seen = d.last_seen.as_deref().map_or("never heard".to_owned(), |t| format!("last heard {} ago", age(t, now)));
     page.field("connection", (tone, format!("{state}, {seen}")));
-    page.field("health", health(d.health));
+    page.field("health", device_health(d));
     let generations = format!("{} wanted, {} held", d.desired_generation, d.reported_generation);
     page.field("generation", plain(generations));
     page.field("on hold", (Tone::Bad, d.hold.clone().unwrap_or_default()));
@@ -103,6 +103,7 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
     );
     page.field("agent", plain(session));
     facts(page, &report.facts);
+    clock_field(page, &report.clock);
     match connection {
         Connection::Online => {}
         Connection::Offline | Connection::Recovering | Connection::Never => {
@@ -138,6 +139,18 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
         page.line(2, Tone::Strong, &title);
         app(page, one);
     }
+}
+
+fn clock_field(page: &mut Page, clock: &ClockReport) {
+    let (tone, verdict) = views::clock(clock);
+    let by = match clock.skew_ms {
+        Some(ms) if !clock.sources.is_empty() => {
+            format!(", {:+.1}s by {}", (ms as f64 / 100.0).round() / 10.0 + 0.0, clock.sources)
+        }
+        Some(_) | None => String::new(),
+    };
+    page.field("clock", (tone, format!("{verdict}{by}")));
+    page.field("", (Tone::Plain, clock.detail.clone()));
 }
 
 fn facts(page: &mut Page, f: &DeviceFacts) {

@@ -174,7 +174,12 @@ async fn token_and_devices(client: &Client, found: &mut Findings) {
             if held > 0 {
                 what.push_str(&format!(", {held} on hold (`bramble resume` shows why)"));
             }
-            found.add("devices", if online == all && held == 0 { Mark::Good } else { Mark::Look }, what);
+            let clocks = devices.iter().filter(|d| d.clock.is_wrong()).count();
+            if clocks > 0 {
+                what.push_str(&format!(", {clocks} with a wrong clock (`bramble describe device` shows why)"));
+            }
+            let well = online == all && held == 0 && clocks == 0;
+            found.add("devices", if well { Mark::Good } else { Mark::Look }, what);
         }
         Err(failure) => found.failed("devices", &failure),
     }

@@ -6,6 +6,7 @@ use bramble_contracts::{
     Labels,
     api::{AuditEvent, Connection, DeploymentView, DeviceState, DeviceView, Outcome, TenantView, TokenView},
     v1::{Health, Phase, Status},
+    v2::{ClockReport, ClockVerdict},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
@@ -74,6 +75,23 @@ pub(super) fn health(h: Health) -> Cell {
     (tone, word(&h))
 }
 
+/// Health in its colour; where the clock is why, it says so.
+pub(super) fn device_health(d: &DeviceView) -> Cell {
+    let (tone, text) = health(d.health);
+    if d.clock.is_wrong() { (tone, format!("{text} (clock)")) } else { (tone, text) }
+}
+
+/// A clock in its colour: `fit`, or by how much it is wrong.
+pub(super) fn clock(c: &ClockReport) -> Cell {
+    let tone = match c.verdict {
+        ClockVerdict::Unknown => Tone::Dim,
+        ClockVerdict::Fit => Tone::Good,
+        ClockVerdict::Skewed | ClockVerdict::Disputed => Tone::Bad,
+    };
+    let skew = c.skew_ms.filter(|_| c.is_wrong()).map(|ms| format!(" {:+}s", ms / 1000)).unwrap_or_default();
+    (tone, format!("{}{skew}", word(&c.verdict)))
+}
+
 /// A status in its colour.
 pub(super) fn status(s: Status) -> Cell {
     let tone = match s {
@@ -96,7 +114,7 @@ pub(super) fn phase(p: Phase) -> Cell {
 
 impl Listed for DeviceView {
     const HEAD: &'static [&'static str] = &["NAME", "STATE", "CONNECTION", "HEALTH", "GENERATION", "SEEN", "LABELS"];
-    const WIDE: &'static [&'static str] = &["ID", "ENROLLED", "NOTE"];
+    const WIDE: &'static [&'static str] = &["CLOCK", "ID", "ENROLLED", "NOTE"];
 
     fn key(&self) -> String {
         self.name.to_string()
@@ -120,7 +138,7 @@ impl Listed for DeviceView {
             plain(self.name.as_str()),
             (tone, word(&self.state)),
             connection(self.connection),
-            health(self.health),
+            device_health(self),
             generation,
             dim(self.last_seen.as_deref().map_or_else(|| "never".to_owned(), |at| age(at, now))),
             plain(labels(&self.labels)),
@@ -129,7 +147,7 @@ impl Listed for DeviceView {
 
     fn wide(&self) -> Vec<Cell> {
         let note = self.quarantine.iter().chain(&self.hold).map(String::as_str).collect::<Vec<_>>().join("; ");
-        vec![dim(self.id.as_str()), dim(self.created.as_str()), (Tone::Warn, note)]
+        vec![clock(&self.clock), dim(self.id.as_str()), dim(self.created.as_str()), (Tone::Warn, note)]
     }
 }
 

@@ -7,7 +7,7 @@ use bramble_contracts::{
     signed::{self, Role},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{Command, CommandInput, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame},
+    v1::{Command, CommandInput, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
     v2::Report,
 };
 
@@ -27,6 +27,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = decode::<TrustDocument>(bytes);
     let _ = decode::<RenewRequest>(bytes);
     let _ = decode::<RenewReply>(bytes);
+    let _ = decode::<TimeRequest>(bytes);
+    let _ = signed::open::<SignedTime>(bytes, Role::Time, |_, _| None);
     let _ = signed::open::<DesiredDocument>(bytes, Role::Fleet, |_, _| None);
     let _ = TrustDocument::open_stored(bytes);
     let _ = TrustDocument::open_pinned(bytes, &Sha256::of(b""));

@@ -9,7 +9,7 @@ use crate::id::Tenant;
 use crate::label::LabelKey;
 use crate::label::Labels;
 use crate::v1::Health;
-use crate::v2::Report;
+use crate::v2::{ClockReport, Report};
 
 /// Where a device is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub struct DeviceView {
     pub created: String,
     /// Its own judgement; `unknown` unless it is online.
     pub health: Health,
+    /// What its wall clock is worth by its own judgement; `unknown` unless it is online.
+    #[serde(default)]
+    pub clock: ClockReport,
     /// Of the document the coordinator wants.
     pub desired_generation: Generation,
     /// Of the document the device acts on.

@@ -8,6 +8,7 @@ mod policy;
 mod probe;
 mod report;
 mod spec;
+mod time;
 mod validate;
 
 pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
@@ -26,6 +27,7 @@ pub use spec::{
     ImagePullPolicy, ImageRef, InitContainer, Manifest, ManifestKind, Metadata, MountPath, Port, Protocol, Resources,
     Restart, SecretRef, ValueFrom, VolumeMount,
 };
+pub use time::{SignedTime, TimeNonce, TimeRequest};
 
 /// The newest desired document this build reads; agents say it, coordinators write no newer one.
 pub const NEWEST_DOCUMENT: u8 = 1;

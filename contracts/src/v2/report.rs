@@ -99,13 +99,23 @@ impl From<v1::Report> for Report {
 pub struct ClockReport {
     /// In one word.
     pub verdict: ClockVerdict,
-    /// By how many milliseconds the device's clock is ahead of (negative: behind) the time it trusts; absent when
-    /// nobody told it the time.
+    /// By how many milliseconds the device's clock is ahead of (negative: behind) the time of `sources`; absent when
+    /// nobody told it the time, or nobody is believed.
     pub skew_ms: Option<i64>,
-    /// Who told it the time, in words.
+    /// Who told it the time, in words; also the floor, below which a clock is wrong without anybody's word.
     pub sources: String,
     /// What follows and what to do, in words; empty when all is well.
     pub detail: String,
+}
+
+impl ClockReport {
+    /// Is it known to be wrong? One that nobody has judged yet is no fault of the device's.
+    pub fn is_wrong(&self) -> bool {
+        match self.verdict {
+            ClockVerdict::Skewed | ClockVerdict::Disputed => true,
+            ClockVerdict::Fit | ClockVerdict::Unknown => false,
+        }
+    }
 }
 
 /// A wall clock in one word.

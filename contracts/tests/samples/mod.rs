@@ -10,7 +10,7 @@ use bramble_contracts::{
     v1::{
         AgentVersion, Command, CommandInput, ContainerReport, ContainerRole, ContainerState, Deployment, DesiredApp,
         DesiredDocument, DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, Manifest,
-        Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, Status, Verb,
+        Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, SignedTime, Status, TimeRequest, Verb,
     },
     v2::{ClockReport, ClockVerdict, Report, Stage, StageName, StageState},
 };
@@ -219,4 +219,9 @@ pub fn renew() -> (RenewRequest, RenewReply) {
     let reply =
         RenewReply { jwt: Some("eyJ0".into()), trust: vec![vec![0xB9, 0]], refused: Some("quarantined".into()) };
     (RenewRequest { trust_version: 1 }, reply)
+}
+
+pub fn time() -> (TimeRequest, SignedTime) {
+    let nonce = Fixed([0x5a; 16]);
+    (TimeRequest { nonce }, SignedTime { device: device(), nonce, unix_ms: 1_790_000_000_123 })
 }

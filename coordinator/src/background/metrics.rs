@@ -13,6 +13,7 @@ use std::{
 };
 
 use bramble_contracts::api::{Connection, DeviceState};
+use bramble_contracts::v2::ClockVerdict;
 use bytes::Bytes;
 
 use super::index::Index;
@@ -98,15 +99,24 @@ impl Metrics {
 
     fn gauges(&self, lens: &Lens<'_>, out: &mut String) {
         let mut devices: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut clocks: BTreeMap<&str, u64> = BTreeMap::new();
         let mut held = 0;
         for id in lens.fleet.device_ids() {
             let state = lens.fleet.device(&id).record().map_or(DeviceState::Active, |r| r.state);
             *devices.entry((lifecycle::word(state), connection_word(lens.connection(&id)))).or_default() += 1;
             held += u64::from(lens.hold(&id).is_some());
+            *clocks
+                .entry(clock_word(lens.clock(&id).map_or(ClockVerdict::Unknown, |clock| clock.verdict)))
+                .or_default() += 1;
         }
         let _ = writeln!(out, "# HELP bramble_devices Devices by state and connection.\n# TYPE bramble_devices gauge");
         for ((state, connection), n) in devices {
             let _ = writeln!(out, "bramble_devices{{state=\"{state}\",connection=\"{connection}\"}} {n}");
+        }
+        let _ = writeln!(out, "# HELP bramble_devices_clock Devices by what their wall clock is worth.");
+        let _ = writeln!(out, "# TYPE bramble_devices_clock gauge");
+        for (verdict, n) in clocks {
+            let _ = writeln!(out, "bramble_devices_clock{{verdict=\"{verdict}\"}} {n}");
         }
         let mut gauge = |name: &str, help: &str, value: u64| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
@@ -137,6 +147,15 @@ impl Metrics {
             let seconds = *micros as f64 / 1e6;
             let _ = writeln!(out, "{name}{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {seconds}");
         }
+    }
+}
+
+fn clock_word(verdict: ClockVerdict) -> &'static str {
+    match verdict {
+        ClockVerdict::Unknown => "unknown",
+        ClockVerdict::Fit => "fit",
+        ClockVerdict::Skewed => "skewed",
+        ClockVerdict::Disputed => "disputed",
     }
 }
 

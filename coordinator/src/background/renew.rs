@@ -1,15 +1,10 @@
-//! Answers devices that ask for a new JWT for the same key, and for newer trust documents.
+//! Answers devices that ask for a new JWT for the same key, for newer trust documents, and for the time.
 //!
 //! Decides: who gets a JWT, by the store itself. Deliberately does not: authenticate; the broker has, by the subject.
 
 use std::sync::Arc;
 
-use bramble_contracts::{
-    api::DeviceState,
-    id::DeviceId,
-    subjects::{Bucket, Up},
-    v1::RenewReply,
-};
+use bramble_contracts::{api::DeviceState, envelope, id::DeviceId, subjects::Bucket, v1::RenewReply};
 
 use super::Core;
 use crate::{
@@ -17,25 +12,30 @@ use crate::{
         lifecycle,
         record::{self, DeviceRecord},
     },
-    mesh::Answerer,
+    mesh::{Answerer, Question},
 };
 
 /// What the mesh asks for every question of a device.
 pub fn answerer(core: &Arc<Core>) -> Answerer {
     let core = Arc::clone(core);
-    Arc::new(move |device, up, request| {
+    Arc::new(move |device, question| {
         let core = Arc::clone(&core);
-        Box::pin(async move { reply(&core, &device, up, request.trust_version).await })
+        Box::pin(async move {
+            match question {
+                Question::Renew(request) => {
+                    let jwt = jwt(&core, &device).await.map(Some);
+                    envelope::encode(&reply(&core, &device, jwt, request.trust_version))
+                }
+                Question::Trust(request) => envelope::encode(&reply(&core, &device, Ok(None), request.trust_version)),
+                // Whoever may ask at all may know the time: nothing else is given away by it.
+                Question::Time(request) => core.keys.sign_time(device, request.nonce),
+            }
+        })
     })
 }
 
-/// The answer to one question.
-pub async fn reply(core: &Core, device: &DeviceId, up: Up, trust_version: u64) -> RenewReply {
+fn reply(core: &Core, device: &DeviceId, jwt: Result<Option<String>, String>, trust_version: u64) -> RenewReply {
     let trust = core.keys.trust_chain_after(trust_version);
-    let jwt = match up {
-        Up::Trust => Ok(None),
-        Up::Renew => jwt(core, device).await.map(Some),
-    };
     match jwt {
         Ok(jwt) => RenewReply { jwt, trust, refused: None },
         Err(why) => {

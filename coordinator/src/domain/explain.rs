@@ -7,7 +7,7 @@ use bramble_contracts::{
     api::{Connection, DeviceState, Explanation},
     id::{DeviceId, Name},
     v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status},
-    v2::AppReport,
+    v2::{AppReport, ClockVerdict},
 };
 
 use super::{compose, hold, record::DeviceRecord, view::Lens};
@@ -43,6 +43,7 @@ pub fn explain(lens: &Lens<'_>, id: &DeviceId, only: Option<&Name>) -> Explanati
         .or_else(|| document(lens, record, only))
         .or_else(|| refused(lens, record))
         .or_else(|| apps(lens, record, only))
+        .or_else(|| clock(lens, record, only))
         .unwrap_or_else(|| fine(lens, record, only))
 }
 
@@ -174,6 +175,25 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
     };
     mine.sort_by_key(|a| rank(a.status));
     mine.first().map(|app| explain_app(record, app))
+}
+
+/// A wrong clock stops no app, so it is told only when the device as a whole is asked about and all else is well.
+fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let clock = &lens.fleet.device(&record.id).report()?.clock;
+    if only.is_some() || !clock.is_wrong() {
+        return None;
+    }
+    let sentence = format!("{} runs everything it should, and its clock is not to be trusted.", record.name);
+    let evidence = vec![clock.detail.clone(), format!("the time by: {}", clock.sources)];
+    let next = match clock.verdict {
+        ClockVerdict::Disputed => {
+            "Compare: `bramble doctor` for the coordinator's clock, agent.toml for the NTP servers."
+        }
+        ClockVerdict::Skewed | ClockVerdict::Fit | ClockVerdict::Unknown => {
+            "On the device: `systemctl enable --now systemd-timesyncd`, then `bramble-agent check`."
+        }
+    };
+    Some(answer(sentence, evidence, next))
 }
 
 fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
@@ -425,8 +445,15 @@ mod tests {
         };
         let app = |status, phase, reason: &str, c| World::new().app(status, phase, reason, c);
         let failed = Status::Failed;
+        let skewed = || {
+            let mut world = app(Status::Confirmed, Phase::Running, "", None);
+            world.report.as_mut().unwrap().clock.verdict = ClockVerdict::Skewed;
+            world
+        };
         let cases = [
             (app(Status::Confirmed, Phase::Running, "", None), None, "pi-1 is up to date: every app"),
+            (skewed(), None, "pi-1 runs everything it should, and its clock is not to be trusted"),
+            (skewed(), Some("web"), "web on pi-1 is up to date"),
             (with(|w| w.ready = false), None, "The coordinator is recovering"),
             (with(|w| w.beat = false), None, "pi-1 is offline"),
             (with(|w| (w.beat, w.report) = (false, None)), None, "pi-1 has enrolled and never connected"),

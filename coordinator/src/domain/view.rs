@@ -7,7 +7,7 @@ use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceState, DeviceView, Summary, TargetView},
     id::{DeviceId, Name},
     v1::{Health, Manifest, Status},
-    v2::Report,
+    v2::{ClockReport, Report},
 };
 
 use super::{
@@ -82,6 +82,7 @@ impl Lens<'_> {
             },
             created: rfc3339(record.created_ms),
             health,
+            clock: self.clock(id).cloned().unwrap_or_default(),
             desired_generation: seen.desired().map_or(Generation(0), |d| d.generation),
             reported_generation: seen.reported_generation(),
             hold: damaged.map(|why| format!("its record is damaged: {why}")).or_else(|| self.hold(id)),
@@ -89,6 +90,12 @@ impl Lens<'_> {
             report: report.filter(|_| detail == Detail::Whole).cloned(),
             version: seen.record.map_or(0, |slot| slot.seq),
         }
+    }
+
+    /// What its wall clock is worth, while it is there to say so.
+    pub fn clock(&self, id: &DeviceId) -> Option<&ClockReport> {
+        let report = self.fleet.device(id).report()?;
+        (self.connection(id) == Connection::Online).then_some(&report.clock)
     }
 
     fn health(&self, seen: &Seen<'_>) -> Health {

@@ -24,7 +24,7 @@ use bramble_contracts::{
     envelope::EncodeError,
     signed::{self, Role},
     trust::TrustDocument,
-    v1::{Command, CommandInput, DesiredDocument},
+    v1::{Command, CommandInput, DesiredDocument, SignedTime, TimeNonce},
 };
 use ed25519_dalek::SigningKey;
 use nkeys::{KeyPair, KeyPairType};
@@ -326,9 +326,9 @@ impl Keys {
         signed::sign(input, Role::Fleet, &self.fleet_key)
     }
 
-    /// The key that signs the time.
-    pub fn time_key(&self) -> &SigningKey {
-        &self.time_key
+    /// Signs the time, which is read as late as can be: what is signed is now.
+    pub fn sign_time(&self, device: DeviceId, nonce: TimeNonce) -> Result<Vec<u8>, EncodeError> {
+        signed::sign(&SignedTime { device, nonce, unix_ms: clock::unix_ms() }, Role::Time, &self.time_key)
     }
 
     /// A user JWT for a device's own public nkey.

@@ -18,7 +18,7 @@ pub use accounts::{Accounts, PushError};
 pub use command::{Answer, CommandError};
 pub use connect::{ConnectError, Connection, Endpoint, Link, Security};
 pub use links::{DeviceLink, LinkChange, LinkNews};
-pub use up::Answerer;
+pub use up::{Answerer, Question};
 
 use crate::{broker::ConfigFile, keys::Keys};
 

@@ -8,9 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, Message, RequestErrorKind};
 use bramble_contracts::{
-    DeviceId, envelope,
+    DeviceId,
+    envelope::{self, DecodeError, EncodeError},
     subjects::{UP_ALL, Up},
-    v1::{RenewReply, RenewRequest},
+    v1::{RenewRequest, TimeRequest},
 };
 use futures::{StreamExt as _, future::BoxFuture};
 use tokio::{
@@ -20,8 +21,19 @@ use tokio::{
 
 use super::connect::Connection;
 
-/// Decides the answer to one question of one device.
-pub type Answerer = Arc<dyn Fn(DeviceId, Up, RenewRequest) -> BoxFuture<'static, RenewReply> + Send + Sync>;
+/// What a device asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// For a new JWT, and the trust documents after the one it holds.
+    Renew(RenewRequest),
+    /// For those trust documents alone.
+    Trust(RenewRequest),
+    /// What time it is.
+    Time(TimeRequest),
+}
+
+/// Decides the answer to one question of one device: the bytes to send.
+pub type Answerer = Arc<dyn Fn(DeviceId, Question) -> BoxFuture<'static, Result<Vec<u8>, EncodeError>> + Send + Sync>;
 
 const AT_ONCE: usize = 32;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -39,8 +51,16 @@ fn parse(subject: &str) -> Option<(DeviceId, Up)> {
     let ("up", device, verb, None) = (tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()) else {
         return None;
     };
-    let verb = [Up::Renew, Up::Trust].into_iter().find(|v| v.name() == verb)?;
+    let verb = Up::ALL.into_iter().find(|v| v.name() == verb)?;
     Some((device.parse().ok()?, verb))
+}
+
+fn read(verb: Up, payload: &[u8]) -> Result<Question, DecodeError> {
+    Ok(match verb {
+        Up::Renew => Question::Renew(envelope::decode(payload)?),
+        Up::Trust => Question::Trust(envelope::decode(payload)?),
+        Up::Time => Question::Time(envelope::decode(payload)?),
+    })
 }
 
 /// Answers from now on; returns when the broker has the subscription, so that nobody who asks afterwards hears that
@@ -101,15 +121,14 @@ async fn serve(connection: Connection, answerer: Answerer, tell: oneshot::Sender
 async fn answer(client: &Client, message: Message, answerer: &Answerer) {
     let Some(reply) = message.reply.filter(|r| r.starts_with(BROKER_REPLY)) else { return };
     let Some((device, verb)) = parse(&message.subject) else { return };
-    let request = match envelope::decode::<RenewRequest>(&message.payload) {
-        Ok(request) => request,
+    let question = match read(verb, &message.payload) {
+        Ok(question) => question,
         Err(err) => {
             tracing::warn!(%device, %err, "a device asked something that cannot be read");
             return;
         }
     };
-    let answer = answerer(device.clone(), verb, request).await;
-    match envelope::encode(&answer) {
+    match answerer(device.clone(), question).await {
         Ok(bytes) => {
             if let Err(err) = client.publish(reply, bytes.into()).await {
                 tracing::warn!(%device, %err, "an answer to a device was not sent");
@@ -130,5 +149,9 @@ mod tests {
         for bad in ["up", "up.x.renew", &format!("up.{id}"), &format!("up.{id}.other"), &format!("up.{id}.renew.x")] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+        let request = RenewRequest { trust_version: 3 };
+        let bytes = envelope::encode(&request).unwrap();
+        assert_eq!(read(Up::Trust, &bytes), Ok(Question::Trust(request)));
+        assert!(read(Up::Time, &bytes).is_err(), "a question of another kind");
     }
 }

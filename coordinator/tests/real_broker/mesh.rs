@@ -9,12 +9,14 @@ use std::{
 };
 
 use bramble_contracts::{
+    bytes::Fixed,
     envelope,
+    signed::{self, Role},
     subjects::{self, Bucket, Up},
-    v1::{FrameBody, RenewReply, RenewRequest, ReplyFrame},
+    v1::{FrameBody, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
 };
 use bramble_coordinator::{
-    mesh::{CommandError, DeviceLink, LinkChange, LinkNews},
+    mesh::{CommandError, DeviceLink, LinkChange, LinkNews, Question},
     store::{Expect, Store as _},
 };
 use bytes::Bytes;
@@ -68,10 +70,10 @@ async fn a_device_renews_before_its_jwt_ends_the_connection() {
     let up = Fleet::new().up().await;
     let (id, key) = device_identity(1);
     let (keys, public) = (up.keys.clone(), key.public_key());
-    let answering = up.mesh.answer_devices(Arc::new(move |device, verb, request| {
-        assert_eq!((verb, request.trust_version), (Up::Renew, 1));
+    let answering = up.mesh.answer_devices(Arc::new(move |device, question| {
+        assert_eq!(question, Question::Renew(RenewRequest { trust_version: 1 }));
         let jwt = keys.device_jwt(&device, &public, Duration::from_secs(600)).ok();
-        async move { RenewReply { jwt, trust: vec![], refused: None } }.boxed()
+        async move { envelope::encode(&RenewReply { jwt, trust: vec![], refused: None }) }.boxed()
     }));
     let answers = answering.await;
     // Only now does its time begin.
@@ -89,14 +91,37 @@ async fn a_device_renews_before_its_jwt_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_told_the_time_signed_for_it_and_its_question_alone() {
+    let up = Fleet::new().up().await;
+    let device = up.device(1).await;
+    let keys = up.keys.clone();
+    let answering = up.mesh.answer_devices(Arc::new(move |device, question| {
+        let Question::Time(request) = question else { panic!("{question:?}") };
+        let keys = keys.clone();
+        async move { keys.sign_time(device, request.nonce) }.boxed()
+    }));
+    let answers = answering.await;
+    let nonce = Fixed([7; 16]);
+    let ask = envelope::encode(&TimeRequest { nonce }).unwrap();
+    let before = bramble_coordinator::clock::unix_ms();
+    let answer = device.client.request(Up::Time.subject(&device.id), ask.into()).await.unwrap();
+    let trust = up.keys.trust_document();
+    let time: SignedTime = signed::open(&answer.payload, Role::Time, |role, id| trust.key(role, id)).unwrap();
+    assert_eq!((time.device, time.nonce), (device.id.clone(), nonce));
+    assert!((before..=bramble_coordinator::clock::unix_ms()).contains(&time.unix_ms));
+    answers.abort();
+    up.down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nonsense_on_up_is_not_answered() {
     let up = Fleet::new().up().await;
     let device = up.device(1).await;
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
-    let answers = up.mesh.answer_devices(Arc::new(move |_, _, _| {
+    let answers = up.mesh.answer_devices(Arc::new(move |_, _| {
         count.fetch_add(1, Ordering::Relaxed);
-        async { RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) } }.boxed()
+        async { envelope::encode(&RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) }) }.boxed()
     }));
     let answers = answers.await;
     device.ask_renewal().await;

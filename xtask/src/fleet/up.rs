@@ -181,7 +181,9 @@ fn agent_toml(fleet: &Fleet, token: &Path) -> String {
          token_file = {}\n\
          state_dir = {}\n\
          apps_dir = {}\n\n\
-         [podman]\nprogram = \"podman\"\nrun_dir = {}\n",
+         [podman]\nprogram = \"podman\"\nrun_dir = {}\n\n\
+         # Nobody outside this machine is asked: the coordinator tells the time.\n\
+         [clock]\nservers = []\n",
         api(),
         quoted(token),
         quoted(&fleet.device().join("state")),

@@ -41,6 +41,8 @@ const TESTS: &[(&str, Option<&str>)] = &[
     ("git", Some("git")),
     // The agent's own tests make their containers of it; by its package, because one linked dynamically is no use there.
     ("busybox-static", None),
+    // Agents under a wrong clock.
+    ("libfaketime", None),
 ];
 
 /// Installs what is missing, after saying so.

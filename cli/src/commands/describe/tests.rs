@@ -6,13 +6,14 @@ fn report() -> serde_json::Value {
     serde_json::json!({
         "device": "d-aaaaaaaaaaaaaaaaaaaa", "session": "0000000000000000", "instance": "a", "seq": 1, "generation": 4,
         "newestDocument": 1, "trustVersion": 1, "agent": "0.1.0", "health": "degraded",
+        "clock": { "verdict": "skewed", "skewMs": -94_608_000_400_i64, "sources": "the coordinator", "detail": "clock skew" },
         "facts": { "hostname": "pi", "model": "Raspberry Pi 4", "arch": "aarch64", "os": "Debian 13", "kernel": "6.12",
                    "bootId": "b", "podman": "5.4.2", "memoryBytes": 4_294_967_296_u64, "cpus": 4,
                    "diskFreeBytes": 1_073_741_824_u64, "diskTotalBytes": 2_147_483_648_u64 },
         "apps": [{
             "uid": "aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "deployment": "web", "revision": 3, "runningRevision": null,
             "runningHash": null, "status": "failed", "phase": "failed", "reason": "init container seed ended with exit code 7",
-            "lastDowntimeMs": null,
+            "lastDowntimeMs": null, "stages": [],
             "containers": [{
                 "name": "seed", "role": "init", "id": "0123456789abcdef", "state": "exited", "exitCode": 7, "oomKilled": false,
                 "restarts": 0, "startedAtMs": 1_800_000_000_000_u64, "imageDigest": "sha256:fedcba9876543210", "healthy": null,
@@ -28,6 +29,7 @@ fn view(connection: &str) -> DeviceView {
     serde_json::from_value(serde_json::json!({
         "id": "d-aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "name": "pi-1", "labels": { "site": "home" }, "state": "active",
         "connection": connection, "lastSeen": null, "created": "2027-01-01T00:00:00Z", "health": "degraded",
+        "clock": { "verdict": "skewed", "skewMs": -94_608_000_400_i64, "sources": "the coordinator", "detail": "clock skew" },
         "desiredGeneration": 4, "reportedGeneration": 4, "hold": null, "quarantine": null, "report": report(), "version": 1,
     }))
     .unwrap()
@@ -39,6 +41,8 @@ fn a_device_that_failed_shows_why_where_and_its_last_words() {
     for part in [
         "pi-1\n",
         "labels       site=home",
+        "health       degraded (clock)",
+        "clock        skewed -94608000s, -94608000.4s by the coordinator\n               clock skew\n",
         "machine      pi, Raspberry Pi 4, aarch64, 4 processors, 4.0 GiB memory",
         "disk         1.0 GiB of 2.0 GiB free",
         "- a container that is not ours has port 80",

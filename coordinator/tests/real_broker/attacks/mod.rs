@@ -68,9 +68,12 @@ pub(super) async fn scene() -> Scene {
     victim.client.flush().await.unwrap();
     let asked: Arc<Mutex<Vec<DeviceId>>> = Arc::default();
     let ask = asked.clone();
-    let answering = up.mesh.answer_devices(Arc::new(move |device, _, _| {
+    let answering = up.mesh.answer_devices(Arc::new(move |device, _| {
         ask.lock().unwrap().push(device);
-        async { RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) } }.boxed()
+        async {
+            bramble_contracts::envelope::encode(&RenewReply { jwt: None, trust: vec![], refused: Some("no".into()) })
+        }
+        .boxed()
     }));
     answering.await;
     attacker.ask_renewal().await;
