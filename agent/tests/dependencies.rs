@@ -37,8 +37,7 @@ struct Graph {
 }
 
 fn graphs() -> impl Strategy<Value = Graph> {
-    let kind =
-        prop_oneof![(0u8..4).prop_map(Kind::Server), Just(Kind::Bare), (0u8..4).prop_map(Kind::Job)];
+    let kind = prop_oneof![(0u8..4).prop_map(Kind::Server), Just(Kind::Bare), (0u8..4).prop_map(Kind::Job)];
     let edges = || prop::collection::vec((any::<prop::sample::Index>(), 0u8..3), 0..3);
     let mains = prop::collection::vec((kind, edges()), 1..4);
     let apps = prop::collection::vec((mains, any::<bool>(), edges()), 1..6);

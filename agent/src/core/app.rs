@@ -6,8 +6,8 @@ use std::fmt;
 
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::{
-    Container, DependencyCondition, DesiredApp, EnvVar, Handover, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Probe, Resources,
-    Restart, VolumeMount,
+    Container, DependencyCondition, DesiredApp, EnvVar, Handover, ImagePullPolicy, ImageRef, InitContainer, Lifecycle,
+    Probe, Resources, Restart, VolumeMount,
 };
 use bramble_contracts::{Name, Revision, Tenant, Uid};
 use serde::{Deserialize, Serialize};

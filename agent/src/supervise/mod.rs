@@ -271,7 +271,8 @@ impl<H: Host> Gatherer<H> {
         let neighbours = self.neighbours.subscribe();
         let task = AppTask::new(Arc::clone(&self.host), recall, want_in, Arc::clone(&poke), news.clone(), neighbours);
         self.tasks.spawn(task.run());
-        self.slots.insert(key, Slot { want, poke, report: None, neighbour: Neighbour::default(), containers: Vec::new() });
+        self.slots
+            .insert(key, Slot { want, poke, report: None, neighbour: Neighbour::default(), containers: Vec::new() });
     }
 
     fn poke(&self, event: &HostEvent) {

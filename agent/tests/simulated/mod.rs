@@ -234,7 +234,12 @@ pub(crate) fn check_starts(
             let other = apps.iter().map(app_of).find(|other| *other.key() == key).unwrap();
             let met = of(&other, Role::Main).map(|thing| met(thing, condition)).max().unwrap();
             let first = of(&app, Role::Init).chain(of(&app, Role::Main)).map(started).min().unwrap();
-            assert!(first >= met, "{context}: {} began at {first:?}, {key} {} at {met:?}", app.key(), condition.words());
+            assert!(
+                first >= met,
+                "{context}: {} began at {first:?}, {key} {} at {met:?}",
+                app.key(),
+                condition.words()
+            );
         }
         for main in app.mains() {
             let find = |name: &Name| of(&app, Role::Main).find(|thing| thing.seen.name == *name).unwrap();

@@ -94,13 +94,15 @@ fn unmeetable(
         return Some(("name", "a container cannot wait for itself: leave it out".to_owned()));
     }
     if spec.init_containers.iter().any(|init| init.name == *name) {
-        let why = format!("{name} is an init container, and those have completed before any other starts: leave it out");
+        let why =
+            format!("{name} is an init container, and those have completed before any other starts: leave it out");
         return Some(("name", why));
     }
     let Some(other) = spec.containers.iter().find(|c| c.name == *name) else {
         let all: Vec<&str> =
             spec.containers.iter().filter(|c| c.name != container.name).map(|c| c.name.as_str()).collect();
-        let there = if all.is_empty() { "it has no other one".to_owned() } else { format!("it has {}", all.join(", ")) };
+        let there =
+            if all.is_empty() { "it has no other one".to_owned() } else { format!("it has {}", all.join(", ")) };
         return Some(("name", format!("the deployment has no container {name}; {there}")));
     };
     match condition {
@@ -133,7 +135,8 @@ fn circles(spec: &DeploymentSpec, found: &mut Findings) {
             continue;
         }
         if let Some(way) = circle(&container.name, next) {
-            let message = format!("these wait for each other: {}; take one of the dependencies out", circle_words(&way));
+            let message =
+                format!("these wait for each other: {}; take one of the dependencies out", circle_words(&way));
             found.add(format!("spec.containers[{i}].dependsOn"), message);
             told.extend(way);
         }
@@ -206,7 +209,9 @@ mod tests {
             container("y", to("x")),
         ]);
         let wanted = |at: usize, way: &str| {
-            format!("spec.containers[{at}].dependsOn: these wait for each other: {way}; take one of the dependencies out")
+            format!(
+                "spec.containers[{at}].dependsOn: these wait for each other: {way}; take one of the dependencies out"
+            )
         };
         assert_eq!(problems(json!([]), all), [wanted(1, "b -> c -> b"), wanted(3, "x -> y -> x")]);
     }

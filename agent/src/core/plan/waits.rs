@@ -114,7 +114,8 @@ fn is_healthy(app: &App, name: &Name, memory: &Memory, now: Duration) -> bool {
 /// May a new spec take charge? Until it may, the one before it runs on.
 pub(super) fn may_adopt(app: &App, facts: &Facts, plan: &mut Plan) -> bool {
     let changing = app.dependencies().filter(|(key, _)| facts.neighbours.get(key).is_some_and(Neighbour::changes));
-    let changing = changing.map(|(key, _)| format!("waits for the change of deployment {}, which comes first", key.name));
+    let changing =
+        changing.map(|(key, _)| format!("waits for the change of deployment {}, which comes first", key.name));
     let waits: Vec<String> = for_neighbours(app, facts).chain(changing).collect();
     if waits.is_empty() {
         return true;
