@@ -21,7 +21,8 @@ fn part(make: fn(&str, &str) -> Part, name: &str, script: &str) -> Part {
 
 /// Healthy a second after it began.
 fn server(name: &str) -> Part {
-    let script = format!("echo > /tmp/well; {}; sleep 1; {}; echo yes > /tmp/well; {STAY}", note("began"), note("well"));
+    let script =
+        format!("echo > /tmp/well; {}; sleep 1; {}; echo yes > /tmp/well; {STAY}", note("began"), note("well"));
     part(container, name, &script)
 }
 
