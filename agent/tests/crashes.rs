@@ -4,12 +4,13 @@
 mod simulated;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use bramble_agent::core::app::Role;
+use bramble_agent::core::app::{App, Role};
 use bramble_agent::core::have::SeenState;
-use bramble_agent::sim::Mishap;
-use bramble_contracts::v1::DesiredApp;
-use simulated::{Agent, app_of, parse_app};
+use bramble_agent::sim::{Mishap, SimContainer};
+use bramble_contracts::v1::{DependencyCondition, DesiredApp};
+use simulated::{Agent, app_of, check_starts, parse_app};
 
 const MISHAPS: [Mishap; 4] = [Mishap::FailsBefore, Mishap::FailsAfter, Mishap::DiesBefore, Mishap::DiesAfter];
 
@@ -22,45 +23,62 @@ enum After {
     Reboot,
 }
 
-/// One app in two versions.
+/// What is wanted, in two versions.
 struct Story {
-    old: DesiredApp,
-    new: DesiredApp,
+    old: Vec<DesiredApp>,
+    new: Vec<DesiredApp>,
 }
 
 fn stories() -> Vec<Story> {
-    let app = |text: &str| parse_app(&text.split(' ').collect::<Vec<_>>());
+    let apps = |text: &str| text.split(" + ").map(|app| parse_app(&app.split(' ').collect::<Vec<_>>())).collect();
+    let story = |old: &str, new: &str| Story { old: apps(old), new: apps(new) };
     vec![
-        Story { old: app("web 1 main:web=web:1"), new: app("web 2 main:web=web:2") },
-        Story {
-            old: app("web 1 init:a=a:1 init:b=b:1 main:web=web:1"),
-            new: app("web 2 init:a=a:2 main:web=web:2 probe"),
-        },
-        Story { old: app("web 1 init:a=a:1 main:x=x:1 main:y=y:1"), new: app("web 2 main:x=x:2 main:y=y:1") },
-        Story { old: app("web 1 main:x=x:1 main:y=y:1"), new: app("web 2 main:x=x:2") },
+        story("web 1 main:web=web:1", "web 2 main:web=web:2"),
+        story("web 1 init:a=a:1 init:b=b:1 main:web=web:1", "web 2 init:a=a:2 main:web=web:2 probe"),
+        story("web 1 init:a=a:1 main:x=x:1 main:y=y:1", "web 2 main:x=x:2 main:y=y:1"),
+        story("web 1 main:x=x:1 main:y=y:1", "web 2 main:x=x:2"),
+        // Who depends is listed first. The last one's dependency alone is changed.
+        story(
+            "web 1 main:x=x:1 main:y=warm:1 probe:y after:x=y:healthy",
+            "web 2 main:x=x:2 main:y=warm:2 probe:y after:x=y:healthy",
+        ),
+        story(
+            "web 1 init:a=a:1 main:web=web:1 after=db:healthy + db 1 main:db=warm:1 probe",
+            "web 2 init:a=a:2 main:web=web:2 after=db:healthy + db 2 main:db=warm:2 probe",
+        ),
+        story(
+            "web 1 main:web=web:1 after=db:started + db 1 main:db=db:1",
+            "web 1 main:web=web:1 after=db:started + db 2 main:db=db:2",
+        ),
     ]
 }
 
+/// A warm one's probe passes so long after its start.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+fn takes(image: &str, condition: DependencyCondition) -> Duration {
+    if image.starts_with("warm:") && condition == DependencyCondition::Healthy { WARM_UP } else { Duration::ZERO }
+}
+
 /// Exactly the wanted containers run, and nothing else of ours is left anywhere.
-fn check(agent: &Agent, want: Option<&DesiredApp>, context: &str) {
+fn check(agent: &Agent, want: &[DesiredApp], context: &str) {
     let things = agent.host.things();
     let recorded: BTreeSet<String> =
         agent.host.stored().iter().flat_map(|record| record.instances.keys().cloned()).collect();
     let there: BTreeSet<String> = things.iter().map(|thing| thing.seen.nonce.clone()).collect();
     assert_eq!(recorded, there, "{context}: the record and the device agree");
-    let Some(want) = want else {
+    if want.is_empty() {
         assert!(things.is_empty() && agent.host.stored().is_empty(), "{context}: nothing is left, not {things:#?}");
-        return;
-    };
-    let app = app_of(want);
-    assert!(things.iter().all(|thing| thing.seen.hash == app.hash().to_string()), "{context}: nothing old is left");
+    }
+    let apps: Vec<App> = want.iter().map(app_of).collect();
+    let wanted = |thing: &&SimContainer| apps.iter().any(|app| thing.seen.hash == app.hash().to_string());
+    assert!(things.iter().all(|thing| wanted(&thing)), "{context}: nothing old is left");
     let mains = things.iter().filter(|t| t.seen.role == Role::Main && t.seen.state == SeenState::Running);
-    let names: Vec<String> = mains.map(|thing| thing.seen.name.to_string()).collect();
-    let mut wanted: Vec<String> = app.mains().iter().map(|c| c.name.to_string()).collect();
+    let mut running: Vec<String> = mains.map(|thing| thing.seen.name.to_string()).collect();
+    let mut wanted: Vec<String> = apps.iter().flat_map(App::mains).map(|c| c.name.to_string()).collect();
+    running.sort();
     wanted.sort();
-    let mut sorted = names.clone();
-    sorted.sort();
-    assert_eq!(sorted, wanted, "{context}: every main runs, once");
+    assert_eq!(running, wanted, "{context}: every main runs, once");
 }
 
 /// Two specs never run side by side, and no main starts before the init containers of its spec are done.
@@ -77,32 +95,30 @@ fn check_order(effects: &[String], app: &DesiredApp, context: &str) {
 
 /// Runs `change` with one mishap. False when the mishap did not come to pass: then all effects have had their turn.
 async fn suffer(story: &Story, change: Change, effect: u32, mishap: Mishap, after: After) -> bool {
-    let context = format!(
-        "{change:?} of {} with {mishap:?} at effect {effect}, then {after:?}",
-        story.old.deployment.metadata.name
-    );
+    let names: Vec<_> = story.old.iter().map(|app| app.deployment.metadata.name.as_str()).collect();
+    let context = format!("{change:?} of {names:?} with {mishap:?} at effect {effect}, then {after:?}");
     let mut agent = Agent::new();
+    for image in ["warm:1", "warm:2"] {
+        agent.host.set_warm_up(image, WARM_UP);
+    }
     if change != Change::Install {
-        agent.want(story.old.clone());
+        agent.want_all(story.old.clone());
         assert!(agent.settled().await, "{context}: the old one runs first");
     }
+    let before = agent.host.things();
     agent.host.take_effects();
     agent.host.arm(effect, mishap);
-    let target = match change {
-        Change::Install => Some(&story.old),
-        Change::Upgrade => Some(&story.new),
-        Change::Remove => None,
-        Change::Reboot => Some(&story.old),
-    };
-    match (change, target) {
-        (Change::Reboot, _) => {
+    match change {
+        Change::Install => agent.want_all(story.old.clone()),
+        Change::Upgrade => agent.want_all(story.new.clone()),
+        Change::Remove => agent.unwant_all(),
+        Change::Reboot => {
             agent.reboot().await;
             agent.host.arm(effect, mishap);
         }
-        (Change::Install | Change::Upgrade | Change::Remove, Some(app)) => agent.want(app.clone()),
-        (Change::Install | Change::Upgrade | Change::Remove, None) => agent.unwant("web"),
     }
-    if matches!(mishap, Mishap::DiesBefore | Mishap::DiesAfter) {
+    let dies = matches!(mishap, Mishap::DiesBefore | Mishap::DiesAfter);
+    if dies {
         tokio::select! {
             () = agent.host.agent_died() => {}
             settled = agent.settled() => {
@@ -117,13 +133,37 @@ async fn suffer(story: &Story, change: Change, effect: u32, mishap: Mishap, afte
     }
     let settled = agent.settled().await;
     assert!(settled, "{context}: it settles, not {:#?}", agent.reports());
-    let happened = !agent.host.is_armed() || matches!(mishap, Mishap::DiesBefore | Mishap::DiesAfter);
+    let happened = !agent.host.is_armed() || dies;
     let effects = agent.host.take_effects();
-    if let (Some(app), true, After::Restart) = (target, change != Change::Reboot, after) {
-        check_order(&effects, app, &context);
+    let target = agent.wanted().to_vec();
+    if change != Change::Reboot && after == After::Restart {
+        target.iter().for_each(|app| check_order(&effects, app, &context));
     }
-    check(&agent, target, &context);
+    check(&agent, &target, &context);
+    let rebooted = change == Change::Reboot || (dies && after == After::Reboot);
+    if rebooted || change == Change::Install {
+        check_starts(&agent, &target, takes, &context);
+    } else if change == Change::Upgrade {
+        check_untouched(&agent, &before, &target, &context);
+        // A change that fails for a moment lets those that depend on it go first; in every other case it is first.
+        if dies && !same(&story.old[0], &story.new[0]) {
+            check_starts(&agent, &target, takes, &context);
+        }
+    }
     happened
+}
+
+fn same(one: &DesiredApp, other: &DesiredApp) -> bool {
+    app_of(one).hash() == app_of(other).hash()
+}
+
+/// What was not changed ran on, whatever became of what it depends on.
+fn check_untouched(agent: &Agent, before: &[SimContainer], target: &[DesiredApp], context: &str) {
+    let hashes: Vec<String> = target.iter().map(|app| app_of(app).hash().to_string()).collect();
+    let after = agent.host.things();
+    for thing in before.iter().filter(|thing| hashes.contains(&thing.seen.hash)) {
+        assert!(after.contains(thing), "{context}: {} was touched", thing.seen.podman_name);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,6 +68,10 @@ async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
         }
         ["sicken", image] => agent.host.sicken(image),
         ["heal", image] => agent.host.heal(image),
+        ["warms", image, time] => agent.host.set_warm_up(image, time.parse::<Millis>().unwrap().duration()),
+        ["want-all", rest @ ..] => {
+            agent.want_all(rest.split(|word| *word == "+").map(parse_app).collect());
+        }
         ["podman", "down"] => agent.host.set_podman(Link::Down),
         ["podman", "up"] => agent.host.set_podman(Link::Up),
         ["registry", "down"] => agent.host.set_registry(Link::Down, Duration::ZERO),

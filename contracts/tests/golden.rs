@@ -52,6 +52,7 @@ fn every_message_on_the_wire() {
     wire("v1/desired.hex", &samples::desired());
     wire("v1/heartbeat.hex", &samples::heartbeat());
     wire("v2/report.hex", &samples::report());
+    wire("v2/report-waiting.hex", &samples::report_waiting());
     wire("v1/report.hex", &samples::report_v1());
     for command in samples::commands() {
         wire(&format!("v1/command-{}.hex", command.verb.name()), &command);

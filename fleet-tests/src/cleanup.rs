@@ -165,7 +165,7 @@ fn is_of(pid: i32, marks: &[String], who: Who) -> bool {
 }
 
 /// Mounts below these folders, deepest first.
-fn mounts_below(dirs: &[&Path]) -> Vec<PathBuf> {
+pub(crate) fn mounts_below(dirs: &[&Path]) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let places = mounts.lines().filter_map(|l| l.split(' ').nth(1)).map(PathBuf::from);
     let mut inside: Vec<PathBuf> = places.filter(|m| dirs.iter().any(|d| m.starts_with(d))).collect();

@@ -16,6 +16,7 @@ use xtask::run::Cmd;
 use crate::app::Running;
 use crate::case::Case;
 use crate::cleanup;
+use crate::clock::soon;
 use crate::faketime::FakeClock;
 use crate::net::NetNs;
 use crate::process::{Line, Proc, kill_pid};
@@ -166,6 +167,45 @@ impl Device {
     /// SIGKILL to the agent; what it started lives on.
     pub fn kill_agent(&self) {
         self.agent.kill();
+    }
+
+    /// The power goes and comes back: agent and containers are killed, what only lives until the next boot is lost, and the
+    /// agent starts in a boot with another id. (Each container's network is still taken down by Podman, as it would be gone
+    /// too.)
+    ///
+    /// # Panics
+    /// When something survives, or the machine allows no mount namespace.
+    pub fn power_cut(&self) {
+        self.kill_agent();
+        self.kill_podman_service();
+        // That some of them have ended by themselves is as good.
+        drop(self.podman().args(["kill", "--all"]).output());
+        soon("all containers to have ended", || match (self.monitors(), self.podman().args(["ps", "-q"]).check()) {
+            (0, Ok(none)) if none.trim().is_empty() => Ok(()),
+            (monitors, left) => Err(format!("{monitors} monitors, {left:?}")),
+        });
+        for place in cleanup::mounts_below(&[&self.dir, &self.run]) {
+            nix::mount::umount(place.as_path())
+                .unwrap_or_else(|err| panic!("cannot unmount {}: {err}", place.display()));
+        }
+        fs::remove_dir_all(&self.run).expect("the run folder can be removed");
+        fs::create_dir_all(&self.run).expect("the run folder can be made");
+        let boot = self.dir.join("boot_id");
+        let count = fs::read_to_string(&boot).ok().and_then(|id| id.trim().rsplit('-').next()?.parse::<u64>().ok());
+        let id = format!("00000000-0000-4000-8000-{:012}\n", count.unwrap_or_default() + 1);
+        fs::write(&boot, id).expect("the device's folder can be written");
+        // What the agent mounts for containers is seen by all; the other boot id by it alone.
+        let script = format!(
+            "mount --make-private /proc && mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"",
+            boot.display()
+        );
+        let mut line = self.agent.line();
+        if line.words.first().is_none_or(|word| word != "unshare") {
+            let words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", &script, "sh"];
+            line.words.splice(0..0, words.map(str::to_owned));
+            self.agent.set_line(line);
+        }
+        self.start_agent();
     }
 
     /// SIGKILL to the Podman service that the agent started; containers and their monitors live on.

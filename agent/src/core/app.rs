@@ -6,8 +6,8 @@ use std::fmt;
 
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::{
-    Container, DesiredApp, EnvVar, Handover, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Probe, Resources,
-    Restart, VolumeMount,
+    Container, DependencyCondition, DesiredApp, EnvVar, Handover, ImagePullPolicy, ImageRef, InitContainer, Lifecycle,
+    Probe, Resources, Restart, VolumeMount,
 };
 use bramble_contracts::{Name, Revision, Tenant, Uid};
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,12 @@ impl App {
         self.main(name).map_or(Restart::Always, |c| c.restart)
     }
 
+    /// The apps that have to be there before anything of it starts, and how.
+    pub fn dependencies(&self) -> impl Iterator<Item = (AppKey, DependencyCondition)> {
+        let all = self.desired.deployment.spec.depends_on.iter();
+        all.map(|d| (AppKey { tenant: self.key.tenant.clone(), name: d.name.clone() }, d.condition))
+    }
+
     /// How it stops.
     pub fn lifecycle(&self) -> &Lifecycle {
         &self.desired.deployment.spec.lifecycle
@@ -264,10 +270,8 @@ impl App {
         });
         let handover = (spec.lifecycle.handover == Handover::StartFirst)
             .then(|| "lifecycle.handover startFirst is not supported by this agent yet; use stopFirst".to_owned());
-        let depends = spec.depends_on.is_empty() && spec.containers.iter().all(|c| c.depends_on.is_empty());
-        let depends = (!depends).then(|| "dependsOn is not supported by this agent yet; leave it out".to_owned());
         let empty = spec.containers.is_empty().then(|| "it has no containers; give it at least one".to_owned());
-        secret.or_else(|| pull.into_iter().next()).or(handover).or(depends).or(empty)
+        secret.or_else(|| pull.into_iter().next()).or(handover).or(empty)
     }
 }
 

@@ -133,6 +133,10 @@ impl SimHost {
         if state.sick.contains(&thing.image) {
             return Err(StepError::Unhealthy("HTTP GET :80/: answered 500".into()));
         }
+        let warm_up = state.warm_ups.get(&thing.image).copied().unwrap_or_default();
+        if self.started.elapsed() < Duration::from_millis(thing.seen.started_at_ms) + warm_up {
+            return Err(StepError::Unhealthy("HTTP GET :80/: answered 503".into()));
+        }
         Ok(Outcome::Done)
     }
 }
@@ -192,7 +196,8 @@ impl Host for SimHost {
 
     async fn observe(&self, key: &AppKey, images: &[String]) -> Result<Observed, HostError> {
         self.alive().await;
-        let state = self.state();
+        let mut state = self.state();
+        *state.looks.entry(key.clone()).or_default() += 1;
         if state.podman == Link::Down {
             return Err(HostError("Podman does not answer".into()));
         }

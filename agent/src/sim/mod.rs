@@ -92,6 +92,8 @@ struct State {
     podman: Link,
     behaviours: BTreeMap<String, Behaviour>,
     sick: BTreeSet<String>,
+    warm_ups: BTreeMap<String, Duration>,
+    looks: BTreeMap<AppKey, u64>,
     pull_time: Duration,
     records: BTreeMap<AppKey, Record>,
     disk: Link,
@@ -137,6 +139,8 @@ impl SimHost {
                 podman: Link::Up,
                 behaviours: BTreeMap::new(),
                 sick: BTreeSet::new(),
+                warm_ups: BTreeMap::new(),
+                looks: BTreeMap::new(),
                 pull_time: Duration::ZERO,
                 records: BTreeMap::new(),
                 disk: Link::Up,
@@ -204,6 +208,11 @@ impl SimHost {
     /// They pass again.
     pub fn heal(&self, image: &str) {
         self.state().sick.remove(image);
+    }
+
+    /// Probes of containers of this image fail for so long after every start.
+    pub fn set_warm_up(&self, image: &str, time: Duration) {
+        self.state().warm_ups.insert(image.to_owned(), time);
     }
 
     /// Arms a mishap at the effect with this number, counted from 0 on from now.
@@ -282,6 +291,11 @@ impl SimHost {
     /// Every container and pod there is.
     pub fn things(&self) -> Vec<SimContainer> {
         self.state().things.values().cloned().collect()
+    }
+
+    /// How often the agent has looked at apps of that name.
+    pub fn looks(&self, name: &str) -> u64 {
+        self.state().looks.iter().filter(|(key, _)| key.name.as_str() == name).map(|(_, count)| count).sum()
     }
 
     /// Every record on the disk.

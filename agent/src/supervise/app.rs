@@ -17,7 +17,7 @@ use crate::core::app::{App, AppKey, Role};
 use crate::core::backoff::Backoff;
 use crate::core::have::Have;
 use crate::core::memory::Memory;
-use crate::core::plan::{Facts, Plan, plan};
+use crate::core::plan::{Facts, Neighbour, Neighbours, Plan, Standing, neighbour, plan};
 use crate::core::record::{Instance, Record};
 use crate::core::report::{compose, unknown};
 use crate::core::step::{Device, Outcome, Step, StepError};
@@ -37,6 +37,8 @@ pub(super) struct News {
     pub(super) key: AppKey,
     /// `None`: nothing is left of it.
     pub(super) report: Option<AppReport>,
+    /// How it stands, for those that depend on it.
+    pub(super) neighbour: Neighbour,
     /// Ids of its containers, for logs and exec.
     pub(super) containers: Vec<Known>,
     /// What people should look at.
@@ -58,6 +60,9 @@ pub(super) struct AppTask<H: Host> {
     pub(super) want: watch::Receiver<Want>,
     pub(super) poke: Arc<Notify>,
     pub(super) news: mpsc::Sender<News>,
+    neighbours: watch::Receiver<Arc<Neighbours>>,
+    /// How the apps it depends on stood in the last pass; `None`: not wanted here.
+    heard: BTreeMap<AppKey, Option<Neighbour>>,
     pub(super) record: Record,
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
@@ -67,6 +72,7 @@ pub(super) struct AppTask<H: Host> {
     blind: u32,
     last_step: (String, u32),
     last: Option<AppReport>,
+    told: Neighbour,
 }
 
 /// What to do after one pass.
@@ -84,6 +90,7 @@ impl<H: Host> AppTask<H> {
         want: watch::Receiver<Want>,
         poke: Arc<Notify>,
         news: mpsc::Sender<News>,
+        neighbours: watch::Receiver<Arc<Neighbours>>,
     ) -> Self {
         let (record, from_labels) = match recall {
             Recall::Known(record) => (*record, false),
@@ -95,6 +102,8 @@ impl<H: Host> AppTask<H> {
             want,
             poke,
             news,
+            neighbours,
+            heard: BTreeMap::new(),
             record,
             from_labels,
             memory: Memory::default(),
@@ -103,6 +112,7 @@ impl<H: Host> AppTask<H> {
             blind: 0,
             last_step: (String::new(), 0),
             last: None,
+            told: Neighbour::default(),
         }
     }
 
@@ -123,6 +133,7 @@ impl<H: Host> AppTask<H> {
             tokio::select! {
                 changed = self.want.changed() => if changed.is_err() { return },
                 () = self.poke.notified() => {}
+                () = moved(&mut self.neighbours, &self.heard) => {}
                 Some(ended) = self.background.join_next() => self.background_ended(ended),
                 () = tokio::time::sleep(pause) => {}
             }
@@ -148,16 +159,21 @@ impl<H: Host> AppTask<H> {
         self.blind = 0;
         let have = Have::sort(observed, &self.record);
         let now = self.host.now();
-        if let Some(current) = &current {
-            let app = want.app.as_deref().filter(|app| app.hash() == current.hash()).unwrap_or(current);
+        if let Some(app) = in_charge(want, current.as_deref()) {
             self.memory.saw(&have, app, now);
         }
-        let facts = Facts { boot: self.host.boot(), now, nonce: self.host.nonce(), device: want.device.clone() };
+        let facts = Facts {
+            boot: self.host.boot(),
+            now,
+            nonce: self.host.nonce(),
+            device: want.device.clone(),
+            neighbours: self.listen(want, current.as_deref()),
+        };
         let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &facts);
         if plan.gone {
             return self.gone().await;
         }
-        self.publish(want, current.as_deref(), &have, &plan).await;
+        self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.forget_trouble(&plan.steps);
         for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
             self.begin(step.clone());
@@ -183,6 +199,14 @@ impl<H: Host> AppTask<H> {
         Next::Now
     }
 
+    /// How the apps stand now that this one depends on.
+    fn listen(&mut self, want: &Want, current: Option<&App>) -> Neighbours {
+        let all = Arc::clone(&self.neighbours.borrow_and_update());
+        let keys = want.app.as_deref().into_iter().chain(current).flat_map(App::dependencies);
+        self.heard = keys.map(|(key, _)| (key.clone(), all.get(&key).cloned())).collect();
+        self.heard.iter().filter_map(|(key, one)| Some((key.clone(), one.clone()?))).collect()
+    }
+
     /// Podman does not answer: what runs, runs on, and nothing is concluded. A short silence is not worth a word.
     async fn cannot_look(&mut self, want: &Want, why: &str) -> Next {
         self.blind += 1;
@@ -190,10 +214,12 @@ impl<H: Host> AppTask<H> {
         if self.blind >= BLIND_TOLD
             && let Some(app) = want.app.as_deref()
         {
-            let report = unknown(app, self.last.take(), &format!("what runs is unknown: {why}"));
+            let trouble = format!("what runs is unknown: {why}");
+            let report = unknown(app, self.last.take(), &trouble);
             self.last = Some(report.clone());
-            self.tell(News { key: self.key.clone(), report: Some(report), containers: Vec::new(), alarms: Vec::new() })
-                .await;
+            let spec = self.told.spec;
+            self.told = Neighbour { standing: Standing::Unknown, trouble, spec, wanted: None };
+            self.tell(Some(report), Vec::new(), Vec::new()).await;
         }
         Next::After(BLIND.delay(self.blind))
     }
@@ -206,15 +232,18 @@ impl<H: Host> AppTask<H> {
         self.record = Record::new(self.key.clone());
         self.memory = Memory::default();
         self.last = None;
-        self.tell(News { key: self.key.clone(), report: None, containers: Vec::new(), alarms: Vec::new() }).await;
+        self.told = Neighbour::default();
+        self.tell(None, Vec::new(), Vec::new()).await;
         Next::After(AUDIT)
     }
 
-    async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan) {
+    async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan, facts: &Facts) {
         let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
-        if self.last.as_ref() == Some(&report) {
+        let neighbour = neighbour(in_charge(want, current), have, &self.memory, facts, plan);
+        if self.last.as_ref() == Some(&report) && self.told == neighbour {
             return;
         }
+        self.told = neighbour;
         if self.last.as_ref().is_none_or(|last| (last.status, last.phase) != (report.status, report.phase)) {
             tracing::info!(app = %self.key, status = ?report.status, phase = ?report.phase, reason = report.reason, "app");
         }
@@ -229,10 +258,11 @@ impl<H: Host> AppTask<H> {
             )
         });
         let alarms = alarms.collect();
-        self.tell(News { key: self.key.clone(), report: Some(report), containers, alarms }).await;
+        self.tell(Some(report), containers, alarms).await;
     }
 
-    async fn tell(&self, news: News) {
+    async fn tell(&self, report: Option<AppReport>, containers: Vec<Known>, alarms: Vec<String>) {
+        let news = News { key: self.key.clone(), report, neighbour: self.told.clone(), containers, alarms };
         if self.news.send(news).await.is_err() {
             tracing::debug!(app = %self.key, "nobody listens to this app any more");
         }
@@ -395,6 +425,21 @@ impl<H: Host> AppTask<H> {
         self.host.save(&record).await?;
         self.record = record;
         Ok(())
+    }
+}
+
+/// The spec in charge, with the newest policies where only those were changed.
+fn in_charge<'a>(want: &'a Want, current: Option<&'a App>) -> Option<&'a App> {
+    let current = current?;
+    Some(want.app.as_deref().filter(|app| app.hash() == current.hash()).unwrap_or(current))
+}
+
+/// Ends when one of them stands otherwise than it was heard to.
+async fn moved(neighbours: &mut watch::Receiver<Arc<Neighbours>>, heard: &BTreeMap<AppKey, Option<Neighbour>>) {
+    let otherwise = |all: &Arc<Neighbours>| heard.iter().any(|(key, one)| all.get(key) != one.as_ref());
+    if neighbours.wait_for(otherwise).await.is_err() {
+        // Nobody tells any more: the end of the wish for the app says so too.
+        std::future::pending().await
     }
 }
 

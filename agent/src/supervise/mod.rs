@@ -20,6 +20,7 @@ pub use host::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, Outp
 pub use streams::{Chunk, ExecWish, LogsWish, StreamError};
 
 use crate::core::app::{App, AppKey};
+use crate::core::plan::{Neighbour, Neighbours};
 use crate::core::report::{blocked, fit, unknown};
 use crate::core::step::Device;
 use app::{AppTask, News, Want};
@@ -78,6 +79,7 @@ impl Supervisor {
             ledger: Ledger::unread(),
             alarms: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            neighbours: watch::Sender::default(),
             reports_out,
             alarms_out,
         };
@@ -147,6 +149,7 @@ struct Slot {
     want: watch::Sender<Want>,
     poke: Arc<Notify>,
     report: Option<AppReport>,
+    neighbour: Neighbour,
     containers: Vec<Known>,
 }
 
@@ -164,6 +167,7 @@ struct Gatherer<H: Host> {
     ledger: Ledger,
     alarms: BTreeMap<AppKey, Vec<String>>,
     wanted: BTreeMap<AppKey, Arc<App>>,
+    neighbours: watch::Sender<Arc<Neighbours>>,
     reports_out: watch::Sender<Arc<Vec<AppReport>>>,
     alarms_out: watch::Sender<Arc<Vec<String>>>,
 }
@@ -219,7 +223,10 @@ impl<H: Host> Gatherer<H> {
         let device = Device { id: document.device.to_string(), name: document.name.to_string() };
         let listed = document.apps.iter().map(|desired| Arc::new(App::new(desired.clone())));
         let listed = listed.map(|app| (app.key().clone(), app)).collect();
-        for key in self.choose(listed, given.absence) {
+        let keys = self.choose(listed, given.absence);
+        // Before any loop plans: a dependency whose own loop has not begun is unknown, not unwanted.
+        self.send_neighbours();
+        for key in keys {
             if self.ledger.withheld(&key).is_some() {
                 continue;
             }
@@ -261,9 +268,11 @@ impl<H: Host> Gatherer<H> {
         let recall = self.ledger.hand_out(key.clone());
         let (want, want_in) = watch::channel(want);
         let poke = Arc::new(Notify::new());
-        let task = AppTask::new(Arc::clone(&self.host), recall, want_in, Arc::clone(&poke), news.clone());
+        let neighbours = self.neighbours.subscribe();
+        let task = AppTask::new(Arc::clone(&self.host), recall, want_in, Arc::clone(&poke), news.clone(), neighbours);
         self.tasks.spawn(task.run());
-        self.slots.insert(key, Slot { want, poke, report: None, containers: Vec::new() });
+        self.slots
+            .insert(key, Slot { want, poke, report: None, neighbour: Neighbour::default(), containers: Vec::new() });
     }
 
     fn poke(&self, event: &HostEvent) {
@@ -278,7 +287,7 @@ impl<H: Host> Gatherer<H> {
     }
 
     fn hear(&mut self, news: News) {
-        let News { key, report, containers, alarms } = news;
+        let News { key, report, neighbour, containers, alarms } = news;
         let unwanted = !self.wanted.contains_key(&key);
         if report.is_none() && unwanted {
             // Its loop ends when it sees that nobody can want anything of it any more.
@@ -286,11 +295,36 @@ impl<H: Host> Gatherer<H> {
             self.ledger.forget(&key);
         } else if let Some(slot) = self.slots.get_mut(&key) {
             slot.report = report;
+            slot.neighbour = neighbour;
             slot.containers = containers;
         }
         self.alarms.insert(key, alarms);
+        self.send_neighbours();
         self.send_alarms();
         self.send_reports();
+    }
+
+    /// Tells every loop how all wanted apps stand; it looks at those that it depends on.
+    fn send_neighbours(&self) {
+        let one = |(key, app): (&AppKey, &Arc<App>)| {
+            let told = self.slots.get(key).map(|slot| slot.neighbour.clone());
+            let mut neighbour = told.unwrap_or_default();
+            match self.ledger.withheld(key) {
+                Some(Withheld::Unread(why)) => neighbour.trouble = format!("what runs of it is unknown: {why}"),
+                Some(Withheld::Unusable(why)) => neighbour.trouble = format!("failed: {why}"),
+                None => {}
+            }
+            neighbour.wanted = Some(app.hash());
+            (key.clone(), neighbour)
+        };
+        let all: Neighbours = self.wanted.iter().map(one).collect();
+        self.neighbours.send_if_modified(|sent| {
+            let changed = **sent != all;
+            if changed {
+                *sent = Arc::new(all);
+            }
+            changed
+        });
     }
 
     fn send_alarms(&self) {

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_agent::core::app::App;
-use bramble_agent::sim::SimHost;
+use bramble_agent::core::app::{App, Role};
+use bramble_agent::sim::{SimContainer, SimHost};
 use bramble_agent::supervise::{Supervisor, SupervisorHandle};
-use bramble_contracts::v1::{Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v1::{DependencyCondition, Deployment, DesiredApp, DesiredDocument, Phase, Status};
 use bramble_contracts::v2::AppReport;
-use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
+use bramble_contracts::{DeviceId, Generation, Name, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 
 pub(crate) struct Agent {
@@ -32,9 +32,27 @@ impl Agent {
         self.send();
     }
 
+    /// Several apps by one document.
+    pub(crate) fn want_all(&mut self, apps: Vec<DesiredApp>) {
+        for app in apps {
+            self.drop_app(app.deployment.metadata.name.as_str());
+            self.wanted.push(app);
+        }
+        self.send();
+    }
+
     pub(crate) fn unwant(&mut self, name: &str) {
         self.drop_app(name);
         self.send();
+    }
+
+    pub(crate) fn unwant_all(&mut self) {
+        self.wanted.clear();
+        self.send();
+    }
+
+    pub(crate) fn wanted(&self) -> &[DesiredApp] {
+        &self.wanted
     }
 
     fn drop_app(&mut self, name: &str) {
@@ -134,26 +152,46 @@ pub(crate) fn app_of(app: &DesiredApp) -> App {
 }
 
 /// `name revision word…`, where a word is `init:NAME=IMAGE`, `main:NAME=IMAGE`, `probe`, `grace=5s`, `nofallback`,
-/// `restart=never`, `timeout=10s`, `pull=always`, `secret`.
+/// `restart=never`, `timeout=10s`, `pull=always`, `secret`, `after=DEPLOYMENT:CONDITION`, `after:NAME=CONTAINER:CONDITION`.
+/// Of `probe:NAME` and `restart:NAME` only that main is meant.
 pub(crate) fn parse_app(words: &[&str]) -> DesiredApp {
     let [name, revision, words @ ..] = words else { panic!("an app needs a name and a revision") };
-    let (mut inits, mut mains, mut lifecycle) = (vec![], vec![], json!({}));
+    let (mut inits, mut mains, mut lifecycle, mut after) = (vec![], vec![], json!({}), vec![]);
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match key.split_once(':') {
             Some(("init", name)) => inits.push(json!({ "name": name, "image": value })),
             Some(("main", name)) => mains.push(json!({ "name": name, "image": value })),
-            Some(_) => panic!("unknown word {word}"),
+            Some((key, name)) => {
+                let main: &mut Value = mains.iter_mut().find(|main| main["name"] == name).unwrap();
+                match key {
+                    "probe" => main["probe"] = json!({ "http": { "port": 80 } }),
+                    "restart" => main["restart"] = value.into(),
+                    "after" => {
+                        let mut all = main["dependsOn"].as_array().cloned().unwrap_or_default();
+                        all.push(dependency(value));
+                        main["dependsOn"] = all.into();
+                    }
+                    other => panic!("unknown word {other}"),
+                }
+            }
+            None if key == "after" => after.push(dependency(value)),
             None => option(key, value, &mut inits, &mut mains, &mut lifecycle),
         }
     }
     let deployment = json!({
         "metadata": { "name": name },
-        "spec": { "selector": { "devices": ["pi-1"] }, "initContainers": inits, "containers": mains, "lifecycle": lifecycle },
+        "spec": { "selector": { "devices": ["pi-1"] }, "initContainers": inits, "containers": mains, "lifecycle": lifecycle,
+                  "dependsOn": after },
     });
     let deployment: Deployment = serde_json::from_value(deployment).unwrap();
     let revision = Revision(revision.parse().unwrap());
     DesiredApp { uid: Uid::from_entropy([7; 13]), revision, deployment, pins: vec![] }
+}
+
+fn dependency(text: &str) -> Value {
+    let (name, condition) = text.split_once(':').unwrap();
+    json!({ "name": name, "condition": condition })
 }
 
 fn option(key: &str, value: &str, inits: &mut [Value], mains: &mut [Value], lifecycle: &mut Value) {
@@ -173,5 +211,42 @@ fn option(key: &str, value: &str, inits: &mut [Value], mains: &mut [Value], life
         "nofallback" => lifecycle["sigkillFallback"] = false.into(),
         "startFirst" => lifecycle["handover"] = "startFirst".into(),
         other => panic!("unknown option {other}"),
+    }
+}
+
+/// Every container was started when what it depends on had come as far as it asks, by the device's own times. `takes`
+/// says how long after its start a container of an image meets a condition.
+pub(crate) fn check_starts(
+    agent: &Agent,
+    apps: &[DesiredApp],
+    takes: impl Fn(&str, DependencyCondition) -> Duration,
+    context: &str,
+) {
+    let things = agent.host.things();
+    let started = |thing: &SimContainer| Duration::from_millis(thing.seen.started_at_ms);
+    let of = |app: &App, role: Role| {
+        let key = app.key().clone();
+        things.iter().filter(move |thing| thing.app == key && thing.seen.role == role)
+    };
+    let met = |thing: &SimContainer, condition| started(thing) + takes(&thing.image, condition);
+    for app in apps.iter().map(app_of) {
+        for (key, condition) in app.dependencies() {
+            let other = apps.iter().map(app_of).find(|other| *other.key() == key).unwrap();
+            let met = of(&other, Role::Main).map(|thing| met(thing, condition)).max().unwrap();
+            let first = of(&app, Role::Init).chain(of(&app, Role::Main)).map(started).min().unwrap();
+            assert!(
+                first >= met,
+                "{context}: {} began at {first:?}, {key} {} at {met:?}",
+                app.key(),
+                condition.words()
+            );
+        }
+        for main in app.mains() {
+            let find = |name: &Name| of(&app, Role::Main).find(|thing| thing.seen.name == *name).unwrap();
+            for dependency in &main.depends_on {
+                let (at, met) = (started(find(&main.name)), met(find(&dependency.name), dependency.condition));
+                assert!(at >= met, "{context}: {} began at {at:?}, {} was met at {met:?}", main.name, dependency.name);
+            }
+        }
     }
 }

@@ -124,6 +124,9 @@ pub(super) async fn delete(
     );
     ask::confirm(&what, yes.into())?;
     let planned: PlannedDeployment = s.client.write(Method::DELETE, &path, &vec![], NOTHING).await?;
+    for warning in &planned.warnings {
+        note(&format!("warning: {warning}"));
+    }
     if s.format.print(&planned)? == Printed::No {
         say(&format!("deployment/{name} deleted\n"))?;
     }

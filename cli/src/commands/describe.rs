@@ -2,7 +2,7 @@
 
 use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceView, TargetView},
-    v1::{ContainerReport, ContainerState, DeviceFacts},
+    v1::{ContainerReport, ContainerState, Dependency, DeviceFacts},
     v2::{AppReport, ClockReport, Report},
 };
 
@@ -264,7 +264,9 @@ fn deployment(d: &DeploymentView) -> String {
     for c in &d.manifest.spec.containers {
         let ports = c.ports.iter().map(|p| format!("{}:{}→{}/{}", p.host_ip, p.host, p.container, word(&p.protocol)));
         page.field("container", plain(format!("{}  {}  {}", c.name, c.image, ports.collect::<Vec<_>>().join(" "))));
+        page.field("  waits for", plain(waits(&c.depends_on)));
     }
+    page.field("waits for", plain(waits(&d.manifest.spec.depends_on)));
     page.head("Devices");
     if d.devices.is_empty() {
         page.line(2, Tone::Dim, "none: no device fits the selector");
@@ -273,6 +275,11 @@ fn deployment(d: &DeploymentView) -> String {
         on(&mut page, target);
     }
     page.0
+}
+
+/// Dependencies in words.
+fn waits(dependencies: &[Dependency]) -> String {
+    dependencies.iter().map(|d| format!("{} {}", d.name, d.condition.words())).collect::<Vec<_>>().join(", ")
 }
 
 fn on(page: &mut Page, t: &TargetView) {

@@ -105,7 +105,9 @@ pub(super) fn status(s: Status) -> Cell {
 /// A phase in its colour.
 pub(super) fn phase(p: Phase) -> Cell {
     let tone = match p {
-        Phase::Preparing | Phase::Stopping | Phase::Starting | Phase::Probing | Phase::Removing => Tone::Warn,
+        Phase::Preparing | Phase::Stopping | Phase::Starting | Phase::Probing | Phase::Removing | Phase::Waiting => {
+            Tone::Warn
+        }
         Phase::Running | Phase::Completed => Tone::Good,
         Phase::CrashLoop | Phase::Failed => Tone::Bad,
     };

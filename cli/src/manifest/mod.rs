@@ -8,6 +8,7 @@ mod beside;
 mod compose;
 mod json;
 pub(crate) mod node;
+mod order;
 mod places;
 mod tomlfile;
 mod yaml;
@@ -134,7 +135,7 @@ fn told(file: &str, Place { line, path }: Place, message: String) -> Finding {
     Finding { file: file.to_owned(), line, path, message }
 }
 
-/// Every deployment of these files, in order; or everything that is wrong with them. `-` is standard input.
+/// Every deployment of these files, dependencies first; or everything that is wrong with them. `-` is standard input.
 pub(crate) fn load(files: &[String], said: &Said) -> Result<Vec<Document>, Vec<Finding>> {
     let (mut documents, mut findings) = (vec![], vec![]);
     for file in files {
@@ -161,7 +162,7 @@ pub(crate) fn load(files: &[String], said: &Said) -> Result<Vec<Document>, Vec<F
         findings.extend(documents.iter_mut().filter_map(|d: &mut Document| d.for_tenant(tenant)));
     }
     findings.extend(twice(&documents));
-    if findings.is_empty() { Ok(documents) } else { Err(findings) }
+    if findings.is_empty() { Ok(order::by_dependencies(documents)) } else { Err(findings) }
 }
 
 /// The good documents of one file, and what is wrong with the others.

@@ -180,3 +180,39 @@ fn the_same_name_twice_and_a_file_that_is_too_large() {
     let found = load(std::slice::from_ref(&name), None).unwrap_err();
     assert_eq!(found[0].to_string(), format!("{name}: is larger than 1048576 bytes: split it"));
 }
+
+#[test]
+fn dependencies_are_sent_first_and_a_circle_as_it_was_given() {
+    let sent = |given: &[(&str, &[&str])]| {
+        let one = |(name, after): &(&str, &[&str])| {
+            let after: Vec<String> = after.iter().map(|n| format!("{{ name: {n} }}")).collect();
+            format!("{}  dependsOn: [{}]\n", GOOD.replace("name: web }", &format!("name: {name} }}")), after.join(", "))
+        };
+        let text = given.iter().map(one).collect::<Vec<_>>().join("---\n");
+        let (documents, findings) = parse("all.yaml", &text);
+        assert_eq!(findings, vec![]);
+        let sorted = order::by_dependencies(documents);
+        sorted.iter().map(|d| d.manifest.metadata.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(&[("b", &[]), ("a", &[])]), ["b", "a"]);
+    assert_eq!(
+        sent(&[("web", &["db", "other"]), ("free", &[]), ("db", &["disk"]), ("disk", &[])]),
+        ["free", "disk", "db", "web"]
+    );
+    assert_eq!(sent(&[("b", &["a"]), ("a", &["b"]), ("c", &[])]), ["c", "b", "a"]);
+}
+
+#[test]
+fn dependencies_that_can_never_be_met_are_named_with_their_line() {
+    let text = GOOD.replace(
+        "      ports:\n",
+        "      dependsOn:\n        - name: db\n        - name: web\n          condition: healthy\n      ports:\n",
+    );
+    assert_eq!(
+        told("web.yaml", &text),
+        [
+            "web.yaml:10: spec.containers[0].dependsOn[0].name: the deployment has no container db; it has no other one",
+            "web.yaml:11: spec.containers[0].dependsOn[1].name: a container cannot wait for itself: leave it out",
+        ]
+    );
+}

@@ -155,6 +155,6 @@ pub struct PlannedDevice {
     pub name: Name,
     /// To the app there.
     pub change: Change,
-    /// Why it would not happen now (offline, on hold, quarantined); empty otherwise.
+    /// What it would wait for (the device to be back, other deployments on it); empty when it would happen at once.
     pub waits: String,
 }

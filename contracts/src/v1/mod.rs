@@ -1,6 +1,7 @@
 //! Version 1 of everything a device acts on or says. Frozen by `golden/v1`: a change of meaning is a new version.
 
 mod command;
+mod depend;
 mod desired;
 mod enroll;
 mod heartbeat;
@@ -12,6 +13,7 @@ mod time;
 mod validate;
 
 pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
+pub use depend::{circle, circle_words};
 pub use desired::{DesiredApp, DesiredDocument, ImagePin};
 pub use enroll::{
     EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest, TRUST_STEPS_MAX,

@@ -116,6 +116,8 @@ pub enum Phase {
     Failed,
     /// No longer wanted; on its way out.
     Removing,
+    /// What it depends on is not there yet; it goes on by itself.
+    Waiting,
 }
 
 /// One app on one device.

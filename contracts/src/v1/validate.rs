@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    depend,
     policy::{Handover, Rollout},
     probe::Probe,
     spec::{Container, Deployment, DeploymentSpec, EnvVar, Protocol, VolumeMount},
@@ -20,10 +21,10 @@ const MAX_TEXT: usize = 32 * 1024;
 const MAX_DEPLOYMENT_BYTES: usize = 128 * 1024;
 
 /// Collects findings below a path.
-struct Findings(Vec<FieldError>);
+pub(super) struct Findings(Vec<FieldError>);
 
 impl Findings {
-    fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.0.push(FieldError { path: path.into(), message: message.into() });
     }
 }
@@ -56,6 +57,7 @@ impl Deployment {
                 probe(&format!("{at}.probe"), p, &mut found);
             }
         }
+        depend::dependencies(&self.metadata.name, spec, &mut found);
         handover(spec, &mut found);
         rollout(&spec.rollout, &mut found);
         if postcard::experimental::serialized_size(self).is_ok_and(|n| n > MAX_DEPLOYMENT_BYTES) {
@@ -82,12 +84,6 @@ impl Deployment {
         for (i, c) in self.spec.containers.iter().enumerate() {
             let at = format!("spec.containers[{i}]");
             secrets(&at, &c.env, c.pull_secret.is_some(), &mut found);
-            if !c.depends_on.is_empty() {
-                found.add(format!("{at}.dependsOn"), format!("a dependency {later}"));
-            }
-        }
-        if !self.spec.depends_on.is_empty() {
-            found.add("spec.dependsOn", format!("a dependency {later}"));
         }
         if self.spec.rollout != Rollout::default() {
             found.add("spec.rollout", format!("a rollout in batches {later}: a change goes to all devices at once"));

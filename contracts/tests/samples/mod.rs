@@ -146,6 +146,14 @@ pub fn report() -> Report {
     report
 }
 
+/// The newest phase.
+pub fn report_waiting() -> Report {
+    let mut report = report();
+    report.apps[0].phase = Phase::Waiting;
+    report.apps[0].reason = "waits for deployment db to be healthy".into();
+    report
+}
+
 pub fn commands() -> Vec<Command> {
     let (tenant, deployment) = ("default".parse().unwrap(), "web".parse().unwrap());
     let logs = Verb::Logs(LogArgs {

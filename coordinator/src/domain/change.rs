@@ -11,7 +11,7 @@ use bramble_contracts::{
 };
 
 use super::{
-    Now, compose,
+    Now, compose, depend,
     record::{DeploymentRecord, DeviceRecord},
     repeats,
     view::Lens,
@@ -41,19 +41,29 @@ pub fn applied(
 /// Everything that makes a deployment unacceptable here; the empty list accepts it.
 pub fn problems(deployment: &Deployment, devices: &[&DeviceRecord], others: &[&DeploymentRecord]) -> Vec<FieldError> {
     let mut found = deployment.problems();
-    let living = devices.iter().copied().filter(|d| d.state != DeviceState::Decommissioned);
-    found.extend(compose::clashes(deployment, living, others));
+    let living = || devices.iter().copied().filter(|d| d.state != DeviceState::Decommissioned);
+    found.extend(compose::clashes(deployment, living(), others));
+    found.extend(depend::problems(deployment, living(), others));
     found
 }
 
+/// All deployments but this one, as they will be when `more` has been applied.
+pub fn others<'a>(lens: &Lens<'a>, of: &Deployment, more: &'a [DeploymentRecord]) -> Vec<&'a DeploymentRecord> {
+    let replaced = |d: &&DeploymentRecord| !more.iter().any(|m| m.key() == d.key());
+    let all = lens.fleet.deployment_records().filter(replaced).chain(more);
+    all.filter(|d| (d.tenant(), d.name()) != (&of.metadata.tenant, &of.metadata.name)).collect()
+}
+
 /// What is allowed and probably not meant.
-pub fn warnings(record: &DeploymentRecord, lens: &Lens<'_>) -> Vec<FieldError> {
+pub fn warnings(record: &DeploymentRecord, lens: &Lens<'_>, others: &[&DeploymentRecord]) -> Vec<FieldError> {
     let mut found = vec![];
     let spec = &record.deployment.spec;
-    if lens.selected(record).is_empty() {
+    let selected = lens.selected(record);
+    if selected.is_empty() {
         let message = "selects no device now: label a device, or change the selector".to_owned();
         found.push(FieldError { path: "spec.selector".into(), message });
     }
+    found.extend(depend::warnings(record, &selected, others));
     found.extend(repeats::warnings(spec));
     found
 }
@@ -64,6 +74,7 @@ pub fn planned(
     existing: Option<&DeploymentRecord>,
     next: Option<&DeploymentRecord>,
     change: Change,
+    others: &[&DeploymentRecord],
 ) -> Vec<PlannedDevice> {
     let mut devices: BTreeMap<&str, (&DeviceRecord, bool, bool)> = BTreeMap::new();
     for device in existing.into_iter().flat_map(|d| lens.selected(d)) {
@@ -80,24 +91,28 @@ pub fn planned(
     };
     devices
         .into_values()
-        .map(|(device, had, has)| PlannedDevice {
-            name: device.name.clone(),
-            change: on_device(had, has),
-            waits: waits(lens, device),
+        .map(|(device, had, has)| {
+            let change = on_device(had, has);
+            let mut waits: Vec<String> = absent(lens, device).into_iter().collect();
+            match change {
+                Change::Created | Change::Replaced | Change::Updated => {
+                    waits.extend(next.into_iter().flat_map(|next| depend::waits(next, device, others)));
+                }
+                Change::Removed | Change::Unchanged => {}
+            }
+            PlannedDevice { name: device.name.clone(), change, waits: waits.join("; ") }
         })
         .collect()
 }
 
-fn waits(lens: &Lens<'_>, device: &DeviceRecord) -> String {
-    if let Some(why) = lens.barrier(device) {
-        return why;
-    }
-    match lens.connection(&device.id) {
-        Connection::Online => String::new(),
-        Connection::Offline => "the device is offline".to_owned(),
-        Connection::Recovering => "the coordinator is recovering".to_owned(),
-        Connection::Never => "the device has never connected".to_owned(),
-    }
+/// Why nothing reaches the device now.
+fn absent(lens: &Lens<'_>, device: &DeviceRecord) -> Option<String> {
+    lens.barrier(device).or_else(|| match lens.connection(&device.id) {
+        Connection::Online => None,
+        Connection::Offline => Some("the device is offline".to_owned()),
+        Connection::Recovering => Some("the coordinator is recovering".to_owned()),
+        Connection::Never => Some("the device has never connected".to_owned()),
+    })
 }
 
 /// A planned deployment out of its parts.
@@ -107,14 +122,15 @@ pub fn plan_view(
     next: &DeploymentRecord,
     change: Change,
     errors: Vec<FieldError>,
+    others: &[&DeploymentRecord],
 ) -> PlannedDeployment {
     PlannedDeployment {
         tenant: next.tenant().clone(),
         name: next.name().clone(),
         change,
-        devices: planned(lens, existing, Some(next), change),
+        devices: planned(lens, existing, Some(next), change, others),
         errors,
-        warnings: warnings(next, lens),
+        warnings: warnings(next, lens, others),
     }
 }
 

@@ -11,7 +11,10 @@ use bramble_contracts::{
     v1::{Deployment, DesiredApp, DesiredDocument, Port},
 };
 
-use super::record::{DeploymentRecord, DeviceRecord};
+use super::{
+    depend,
+    record::{DeploymentRecord, DeviceRecord},
+};
 
 /// A deployment that a device would get and does not, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,8 @@ pub fn selects(tenant: &Tenant, selector: &Selector, device: &DeviceRecord) -> b
     *tenant == device.tenant && selector.matches(&device.name, &device.labels)
 }
 
-/// Composes what `device` should run. Where two deployments want the same port, the older one has it.
+/// Composes what `device` should run. Where two deployments want the same port, or wait for each other, the older one
+/// has its way.
 pub fn compose<'a>(device: &DeviceRecord, deployments: impl IntoIterator<Item = &'a DeploymentRecord>) -> Composition {
     let mut selected: Vec<&DeploymentRecord> =
         deployments.into_iter().filter(|d| selects(d.tenant(), &d.deployment.spec.selector, device)).collect();
@@ -53,7 +57,9 @@ pub fn compose<'a>(device: &DeviceRecord, deployments: impl IntoIterator<Item = 
     let mut placed: Vec<&DeploymentRecord> = vec![];
     let mut blocked = vec![];
     for record in selected {
-        let reason = too_new(device, &record.deployment).or_else(|| taken(&placed, &record.deployment));
+        let reason = too_new(device, &record.deployment)
+            .or_else(|| taken(&placed, &record.deployment))
+            .or_else(|| depend::blocked(&placed, &record.deployment));
         match reason {
             Some(reason) => blocked.push(block(record, reason)),
             None => placed.push(record),

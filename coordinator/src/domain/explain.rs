@@ -173,8 +173,9 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
         Status::Trial => 1,
         Status::Staged | Status::Confirmed => 2,
     };
-    mine.sort_by_key(|a| rank(a.status));
-    mine.first().map(|app| explain_app(record, app))
+    // One that waits is seldom the cause.
+    mine.sort_by_key(|a| (rank(a.status), a.phase == Phase::Waiting));
+    mine.first().map(|app| explain_app(record, app, neighbours(lens, record, app)))
 }
 
 /// A wrong clock stops no app, so it is told only when the device as a whole is asked about and all else is well.
@@ -196,13 +197,31 @@ fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<
     Some(answer(sentence, evidence, next))
 }
 
-fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
+/// How the deployments are that an app waits for.
+fn neighbours(lens: &Lens<'_>, record: &DeviceRecord, app: &AppReport) -> Vec<String> {
+    let seen = lens.fleet.device(&record.id);
+    let (Some(document), Some(report), Phase::Waiting) = (seen.desired(), seen.report(), app.phase) else {
+        return vec![];
+    };
+    let wanted = |name: &Name| document.apps.iter().find(|a| compose::app_key(a) == (&app.tenant, name));
+    let depends = wanted(&app.deployment).map(|a| a.deployment.spec.depends_on.as_slice()).unwrap_or_default();
+    let one = |name: &Name| match report.apps.iter().find(|a| (&a.tenant, &a.deployment) == (&app.tenant, name)) {
+        Some(other) if other.reason.is_empty() => format!("deployment {name} is in phase {}", word(other.phase)),
+        Some(other) => format!("deployment {name} is in phase {}: {}", word(other.phase), other.reason),
+        None if wanted(name).is_some() => format!("deployment {name} is not reported yet"),
+        None => format!("deployment {name} is not wanted on {}", record.name),
+    };
+    depends.iter().map(|d| one(&d.name)).collect()
+}
+
+fn explain_app(record: &DeviceRecord, app: &AppReport, neighbours: Vec<String>) -> Explanation {
     let culprit = app.containers.iter().find(|c| troubled(c)).or_else(|| app.containers.first());
     let mut evidence = vec![format!("phase {}, revision {}", word(app.phase), app.revision)];
     if let Some(c) = culprit {
         evidence.push(container_words(c));
         evidence.extend(c.last_lines.iter().map(|line| format!("it printed: {line}")));
     }
+    evidence.extend(neighbours);
     let what = format!("{} on {}", app.deployment, record.name);
     let because = if app.reason.is_empty() { String::new() } else { format!(": {}", app.reason) };
     let init = culprit.is_some_and(|c| c.role == ContainerRole::Init && troubled(c));
@@ -232,6 +251,7 @@ fn explain_app(record: &DeviceRecord, app: &AppReport) -> Explanation {
         Phase::Running => ("runs and is not confirmed yet", "Ask again in a moment."),
         Phase::Completed => ("has ended as it should", ""),
         Phase::Removing => ("is being removed", "Wait for the grace period."),
+        Phase::Waiting => ("is held back", "It goes on by itself; explain what it waits for, or apply that."),
     };
     answer(format!("{what} {word}{because}."), evidence, next)
 }
@@ -248,6 +268,7 @@ fn word(phase: Phase) -> &'static str {
         Phase::CrashLoop => "crashLoop",
         Phase::Failed => "failed",
         Phase::Removing => "removing",
+        Phase::Waiting => "waiting",
     }
 }
 
@@ -288,7 +309,7 @@ mod tests {
         Generation, Revision, envelope,
         signed::{self, Role},
         subjects::{Bucket, liveness_key},
-        v1::{Health, Heartbeat, Instance},
+        v1::{Dependency, DependencyCondition, Health, Heartbeat, Instance},
         v2::Report,
     };
     use bytes::Bytes;
@@ -430,6 +451,7 @@ mod tests {
             Phase::CrashLoop,
             Phase::Failed,
             Phase::Removing,
+            Phase::Waiting,
         ];
         for phase in all {
             assert_eq!(serde_json::to_value(phase).unwrap(), word(phase));
@@ -491,11 +513,40 @@ mod tests {
                 None,
                 "web on pi-1 keeps stopping",
             ),
+            (
+                app(Status::Staged, Phase::Waiting, "waits for deployment db to be healthy", None),
+                None,
+                "web on pi-1 is held back: waits for deployment db to be healthy.",
+            ),
             (app(Status::Trial, Phase::Probing, "", None), None, "web on pi-1 runs and its probe does not pass"),
         ];
         for (world, only, want) in cases {
             let got = world.says(only);
             assert!(got.starts_with(want), "wanted {want:?}, got {got:?}");
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_explained_before_who_waits() {
+        let mut world = World::new();
+        let depends = |name: &str| Dependency { name: name.parse().unwrap(), condition: DependencyCondition::Healthy };
+        world.deployments[0].deployment.spec.depends_on = vec![depends("db"), depends("ghost")];
+        world.deployments.push(record("db", ("a", "0"), 81, 2));
+        let reason = "waits for deployment db to be healthy";
+        let mut world = world.app(Status::Trial, Phase::Waiting, reason, None);
+        let mut db = world.report.as_ref().unwrap().apps[0].clone();
+        (db.deployment, db.phase, db.reason) = ("db".parse().unwrap(), Phase::Probing, "probe failed".into());
+        world.report.as_mut().unwrap().apps.push(db);
+        assert!(
+            world.says(None).starts_with("db on pi-1 runs and its probe does not pass yet"),
+            "{}",
+            world.says(None)
+        );
+        let fleet = world.fleet();
+        let lens = Lens { fleet: &fleet, now: NOW, timeout_ms: 15_000 };
+        let web = explain(&lens, &world.device.id, Some(&"web".parse().unwrap()));
+        assert_eq!(web.sentence, "web on pi-1 is held back: waits for deployment db to be healthy.");
+        let wanted = ["deployment db is in phase probing: probe failed", "deployment ghost is not wanted on pi-1"];
+        assert_eq!(web.evidence[1..], wanted, "{web:?}");
     }
 }

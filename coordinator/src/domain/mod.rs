@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod compose;
+pub mod depend;
 pub mod enrollment;
 pub mod explain;
 pub mod fleet;

@@ -61,21 +61,25 @@ pub fn plan(lens: &Lens<'_>, devices: &[DeviceId], now: Now) -> ResumePlan {
             merge(&mut newest, &mut errors, app, &record.name);
         }
     }
+    let all: Vec<DeploymentRecord> = newest
+        .iter()
+        .map(|(key, (app, _))| adopted(lens.fleet.deployment(&key.0, &key.1).and_then(|slot| slot.ok()), app, now))
+        .collect();
     let mut adopt = vec![];
     let mut deployments = vec![];
-    for (key, (app, _)) in newest {
+    for (key, next) in newest.keys().zip(&all) {
         let existing = lens.fleet.deployment(&key.0, &key.1).and_then(|slot| slot.ok());
-        let next = adopted(existing, &app, now);
         let what = match existing {
             None => Change::Created,
-            Some(old) if *old == next => Change::Unchanged,
+            Some(old) if old == next => Change::Unchanged,
             Some(old) if old.deployment.spec_hash() == next.deployment.spec_hash() => Change::Updated,
             Some(_) => Change::Replaced,
         };
-        let found = errors.remove(&key).unwrap_or_default();
-        deployments.push(change::plan_view(lens, existing, &next, what, found));
+        let found = errors.remove(key).unwrap_or_default();
+        let others = change::others(lens, &next.deployment, &all);
+        deployments.push(change::plan_view(lens, existing, next, what, found, &others));
         if what != Change::Unchanged {
-            adopt.push(next);
+            adopt.push(next.clone());
         }
     }
     ResumePlan { devices: views, deployments, adopt }

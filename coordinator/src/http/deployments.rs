@@ -26,7 +26,7 @@ use super::{
 use crate::{
     background::now,
     domain::{
-        change,
+        change, depend,
         record::{self, DeploymentRecord, DeviceRecord, deployment_key},
         view::{Detail, Lens},
     },
@@ -116,11 +116,9 @@ fn accept(manifest: Manifest, tenant: &Tenant, name: Option<&Name>) -> Result<De
     Err(ApiError { code: Code::Unsupported, ..ApiError::invalid(later) })
 }
 
-fn problems(lens: &Lens<'_>, deployment: &Deployment, more: &[DeploymentRecord]) -> Vec<FieldError> {
+fn problems(lens: &Lens<'_>, deployment: &Deployment, others: &[&DeploymentRecord]) -> Vec<FieldError> {
     let devices: Vec<&DeviceRecord> = lens.fleet.devices.readable().map(|(_, _, d)| d).collect();
-    let replaced = |d: &&DeploymentRecord| !more.iter().any(|m| m.key() == d.key());
-    let others: Vec<&DeploymentRecord> = lens.fleet.deployment_records().filter(replaced).chain(more).collect();
-    change::problems(deployment, &devices, &others)
+    change::problems(deployment, &devices, others)
 }
 
 async fn stored(app: &App, tenant: &Tenant, name: &Name) -> Result<Option<(u64, DeploymentRecord)>, ApiError> {
@@ -177,8 +175,9 @@ async fn prepare(
     let (found, mut applied) = app.core.index.look(|lens| {
         let version = there.as_ref().map_or(0, |(seq, _)| *seq);
         let deployment = lens.deployment(&record, version, Detail::Whole);
-        let applied = Applied { change, deployment, warnings: change::warnings(&record, lens) };
-        (problems(lens, &record.deployment, &[]), applied)
+        let others = change::others(lens, &record.deployment, &[]);
+        let applied = Applied { change, deployment, warnings: change::warnings(&record, lens, &others) };
+        (problems(lens, &record.deployment, &others), applied)
     });
     // What is there already stays acceptable, also where labels made a clash since.
     if !found.is_empty() && change != Change::Unchanged {
@@ -227,13 +226,16 @@ async fn remove(
         return Err(ApiError::not_found("deployment", name));
     };
     asked.check(Some(seq))?;
-    let planned = app.core.index.look(|lens| PlannedDeployment {
-        tenant: tenant.clone(),
-        name: name.clone(),
-        change: Change::Removed,
-        devices: change::planned(lens, Some(&record), None, Change::Removed),
-        errors: vec![],
-        warnings: vec![],
+    let planned = app.core.index.look(|lens| {
+        let others = change::others(lens, &record.deployment, &[]);
+        PlannedDeployment {
+            tenant: tenant.clone(),
+            name: name.clone(),
+            change: Change::Removed,
+            devices: change::planned(lens, Some(&record), None, Change::Removed, &others),
+            errors: vec![],
+            warnings: depend::orphans(&record, &others),
+        }
     });
     if dry.dry_run {
         return Ok(Json(planned));
@@ -270,11 +272,12 @@ async fn plan(
                     format!("is {} and x-tenant-id says {tenant}: they must agree", deployment.metadata.tenant);
                 errors.push(FieldError { path: "metadata.tenant".into(), message });
             }
-            errors.extend(problems(lens, &deployment, &before));
+            let others = change::others(lens, &deployment, &before);
+            errors.extend(problems(lens, &deployment, &others));
             let (of, name) = (&deployment.metadata.tenant, &deployment.metadata.name);
             let existing = lens.fleet.deployment(of, name).and_then(|slot| slot.ok());
             let (what, next) = change::applied(existing, deployment.clone(), Uid::from_entropy(entropy()), now());
-            planned.push(change::plan_view(lens, existing, &next, what, errors));
+            planned.push(change::plan_view(lens, existing, &next, what, errors, &others));
             before.retain(|d| d.key() != next.key());
             before.push(next);
         }

@@ -11,7 +11,7 @@ use crate::core::memory::{CALM, CRASH_LOOP, Memory};
 use crate::core::step::Step;
 
 /// A container without a probe is proven when it stayed up this long.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(2);
+pub(super) const SETTLED: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Plans the main containers, whose init containers have completed.
 pub(super) fn mains(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) {

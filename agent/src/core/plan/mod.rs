@@ -1,12 +1,14 @@
 //! What to do next for one app: `plan(want, current, have, memory, facts) -> steps`, pure and level-triggered.
 //!
 //! The supervisor performs the first step and plans again. Order: prepare the new spec while the old one runs, adopt it,
-//! stop the old one gracefully, remove it, run the init containers in order, start the mains, probe them.
+//! stop the old one gracefully, remove it, run the init containers in order, start the mains, probe them. `waits` says
+//! which of it waits for others.
 //! Absence of an app in a newer document is the only thing that removes it.
 
 mod mains;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use crate::core::have::{Have, Seen, SeenState};
 use crate::core::memory::{Crash, Memory};
 use crate::core::step::{AfterGrace, Device, PullNeed, Step, StopRule, Target};
 
+pub use waits::{Neighbour, Neighbours, Standing, neighbour};
+
 /// Inputs that are neither wanted nor observed.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -30,6 +34,8 @@ pub struct Facts {
     pub nonce: String,
     /// Who we are, for the environment of containers.
     pub device: Device,
+    /// How the apps stand that this one depends on.
+    pub neighbours: Neighbours,
 }
 
 /// What to do, and how it looks.
@@ -94,7 +100,7 @@ pub fn plan(want: Option<&Arc<App>>, current: Option<&Arc<App>>, have: &Have, me
         plan.fail(why);
         return plan;
     }
-    if prepare(want, have, memory, facts, &mut plan) {
+    if prepare(want, have, memory, facts, &mut plan) && waits::may_adopt(want, facts, &mut plan) {
         plan.steps = vec![Step::Adopt { app: Arc::clone(want) }];
     }
     if let Some(trouble) = memory.trouble("") {
@@ -222,13 +228,14 @@ fn create_missing(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, p
     false
 }
 
-/// Runs the init containers, unless a main was started since, and then the mains.
+/// Runs the init containers, unless a main was started since, and then the mains; what depends on others waits for them.
 fn bring_up(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Plan) {
     let hash = app.hash().to_string();
     let fresh = have.of(Role::Main, &hash).all(|seen| seen.state == SeenState::Created);
     if !fresh || inits(app, have, memory, facts, plan) {
         mains::mains(app, have, memory, facts, plan);
     }
+    waits::hold(app, have, memory, facts, plan);
 }
 
 /// What has to go before the spec can be started: other specs, an earlier boot, and all of it when a part was lost.

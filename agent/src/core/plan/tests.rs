@@ -30,12 +30,13 @@ struct World {
     record: Record,
     observed: Observed,
     memory: Memory,
+    neighbours: Neighbours,
 }
 
 impl World {
     fn new() -> Self {
         let record = Record::new(AppKey::parse("default.cam").unwrap());
-        Self { record, observed: Observed::default(), memory: Memory::default() }
+        Self { record, observed: Observed::default(), memory: Memory::default(), neighbours: Neighbours::new() }
     }
 
     fn images(mut self, names: &[&str]) -> Self {
@@ -88,7 +89,8 @@ impl World {
 
     fn plan(&self, want: Option<&Arc<App>>, current: Option<&Arc<App>>, boot: &str) -> Plan {
         let device = Device { id: "d".into(), name: "pi-1".into() };
-        let facts = Facts { boot: boot.into(), now: Duration::from_secs(100), nonce: "new".into(), device };
+        let (now, nonce, neighbours) = (Duration::from_secs(100), "new".into(), self.neighbours.clone());
+        let facts = Facts { boot: boot.into(), now, nonce, device, neighbours };
         plan(want, current, &self.have(), &self.memory, &facts)
     }
 }
