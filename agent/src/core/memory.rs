@@ -55,7 +55,7 @@ pub struct ProbeState {
     pub failures: u32,
     /// When to ask again.
     pub next: Duration,
-    /// What the last failure said.
+    /// What the last failure said, so that it goes on where the check's name ends.
     pub last_error: String,
 }
 

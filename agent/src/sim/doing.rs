@@ -131,7 +131,7 @@ impl SimHost {
         let thing = state.things.get(id).filter(|c| c.seen.state == SeenState::Running);
         let thing = thing.ok_or_else(|| StepError::Unhealthy("it does not run".into()))?;
         if state.sick.contains(&thing.image) {
-            return Err(StepError::Unhealthy("HTTP GET :80/: answered 500".into()));
+            return Err(StepError::Unhealthy("answered 500 Internal Server Error".into()));
         }
         Ok(Outcome::Done)
     }

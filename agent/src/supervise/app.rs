@@ -20,6 +20,7 @@ use crate::core::memory::Memory;
 use crate::core::plan::{Facts, Plan, plan};
 use crate::core::record::{Instance, Record};
 use crate::core::report::{compose, unknown};
+use crate::core::stages::Walk;
 use crate::core::step::{Device, Outcome, Step, StepError};
 
 /// What is wanted of one app.
@@ -62,6 +63,7 @@ pub(super) struct AppTask<H: Host> {
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
     memory: Memory,
+    walk: Walk,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
@@ -98,6 +100,7 @@ impl<H: Host> AppTask<H> {
             record,
             from_labels,
             memory: Memory::default(),
+            walk: Walk::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
             blind: 0,
@@ -157,6 +160,7 @@ impl<H: Host> AppTask<H> {
         if plan.gone {
             return self.gone().await;
         }
+        self.walk.saw(want.app.as_deref(), current.as_deref(), &have, &self.memory, &plan, now);
         self.publish(want, current.as_deref(), &have, &plan).await;
         self.memory.forget_trouble(&plan.steps);
         for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
@@ -205,13 +209,14 @@ impl<H: Host> AppTask<H> {
         }
         self.record = Record::new(self.key.clone());
         self.memory = Memory::default();
+        self.walk = Walk::default();
         self.last = None;
         self.tell(News { key: self.key.clone(), report: None, containers: Vec::new(), alarms: Vec::new() }).await;
         Next::After(AUDIT)
     }
 
     async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan) {
-        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
+        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, &self.walk, plan) else { return };
         if self.last.as_ref() == Some(&report) {
             return;
         }
