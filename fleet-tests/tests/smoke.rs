@@ -65,7 +65,7 @@ fn a_bad_image_fails_with_the_failing_check_named() {
         ] {
             assert!(shown.contains(&line) && shown.contains(check), "{name}: {shown}");
         }
-        let words = check.rsplit(": ").next_back().unwrap();
+        let words = check.split(": ").next().unwrap();
         let explained = cli.ok(&["explain", "device", "pi-1", name]);
         let sentence = explained.lines().next().unwrap();
         assert!(sentence.starts_with(&format!("{name} on pi-1 ")) && sentence.contains(words), "{explained}");
