@@ -1,4 +1,5 @@
 //! A device for tests: real Podman with its own store, a supervisor that can be restarted, tiny images.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
