@@ -14,6 +14,8 @@ const FREE_MIN: u64 = 256 << 20;
 const INODES_MIN: u64 = 1000;
 /// Below this share of the whole, in percent.
 const LOW_PERCENT: u64 = 5;
+/// More free bytes than this are enough, whatever share of the whole they are.
+const FREE_ENOUGH: u64 = 2 << 30;
 const MEMORY_LOW: u64 = 64 << 20;
 const COMMAND: Bounds = Bounds { time: Duration::from_secs(8), output_bytes: 16 * 1024 };
 
@@ -73,7 +75,7 @@ fn judge_room(dir: &Path, room: Room) -> Answer {
     if free < FREE_MIN {
         return failed(format!("{text}: make room"));
     }
-    if free < total / 100 * LOW_PERCENT {
+    if free < (total / 100 * LOW_PERCENT).min(FREE_ENOUGH) {
         return look(format!("{text}: less than {LOW_PERCENT}%"));
     }
     ok(text)
@@ -272,7 +274,8 @@ mod tests {
         let judge = |room| judge_room(Path::new("/a"), room);
         assert_eq!(judge(room), ok("has 4096 MiB of 8192 MiB free at /a"));
         assert_eq!(judge(Room { free: 1 << 20, ..room }).0, Failed);
-        assert_eq!(judge(Room { total: 1 << 40, ..room }).0, Look);
+        assert_eq!(judge(Room { total: 1 << 40, ..room }).0, Passed);
+        assert_eq!(judge(Room { free: 1 << 30, total: 1 << 40, ..room }).0, Look);
         assert_eq!(judge(Room { inodes_free: 3, ..room }).1, "has only 3 of 10000 inodes free at /a: remove files");
         assert_eq!(judge(Room { inodes_free: 0, inodes: 0, ..room }).0, Passed, "btrfs does not count them");
         let read_only = judge(Room { access: Access::ReadOnly, ..room });

@@ -178,6 +178,7 @@ fn words(app: &AppReport) -> (String, &'static str) {
     // An init container that is there and has not ended well holds everything up.
     let init =
         culprit.filter(|c| c.role == ContainerRole::Init && troubled(c)).map(|c| format!("init container {}", c.name));
+    let init = init.map(|name| if app.reason.contains(&name) { "init container".to_owned() } else { name });
     let failed = match app.status {
         Status::Failed | Status::RolledBack => true,
         Status::Staged | Status::Trial | Status::Confirmed => false,
