@@ -189,3 +189,45 @@ fn size(apps: &[AppReport]) -> usize {
         |a: &AppReport| 160 + 63 * 2 + a.reason.len() + stages(a) + a.containers.iter().map(container).sum::<usize>();
     apps.iter().map(app).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::v2::{Stage, StageName};
+    use bramble_contracts::{Revision, Tenant, Uid};
+
+    use super::*;
+
+    #[test]
+    fn of_many_apps_the_stage_that_failed_is_kept() {
+        let stage = |state, detail: &str| Stage {
+            name: StageName::Probing,
+            state,
+            took_ms: Some(u64::MAX),
+            detail: detail.to_owned(),
+        };
+        let app = |status| AppReport {
+            uid: Uid::from_entropy([1; 13]),
+            tenant: Tenant::default(),
+            deployment: "web".parse().unwrap(),
+            revision: Revision(1),
+            running_revision: None,
+            running_hash: None,
+            status,
+            phase: Phase::Probing,
+            reason: "r".repeat(REASON_BYTES_MAX),
+            last_downtime_ms: None,
+            containers: vec![],
+            stages: vec![stage(StageState::Passed, ""), stage(StageState::Failed, &"d".repeat(300))],
+        };
+        for (count, kept) in [(10, 2), (80, 1)] {
+            let apps = fit((0..count).map(|_| app(Status::Failed)).collect());
+            assert!(size(&apps) <= REPORT_BYTES_MAX, "{count} apps: {} bytes", size(&apps));
+            assert!(
+                apps.iter().all(|app| app.stages.len() == kept && app.stages[kept - 1].state == StageState::Failed)
+            );
+        }
+        let well: Vec<AppReport> =
+            (0..400).map(|_| AppReport { reason: String::new(), ..app(Status::Confirmed) }).collect();
+        assert!(fit(well).iter().all(|app| app.stages.is_empty()));
+    }
+}
