@@ -37,8 +37,8 @@ fn main() {
         fail(&format!("cannot block SIGTERM: {err}"));
     }
     match mode {
-        Mode::Serve { port } => serve(open(port, Mood::Well), &stop),
-        Mode::Sick { port } => serve(open(port, Mood::Sick), &stop),
+        Mode::Serve { port } => serve(&open(port, Mood::Well), &stop),
+        Mode::Sick { port } => serve(&open(port, Mood::Sick), &stop),
         Mode::IgnoreTerm { port } => {
             let server = open(port, Mood::Well);
             server.work();
@@ -65,7 +65,7 @@ fn main() {
     }
 }
 
-fn serve(server: http::Server, stop: &SigSet) {
+fn serve(server: &http::Server, stop: &SigSet) {
     server.work();
     wait_for(stop);
     say("stopping: finishing what was asked");
