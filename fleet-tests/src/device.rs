@@ -200,7 +200,7 @@ impl Device {
     #[must_use]
     pub fn check(&self) -> Suite {
         let config = self.dir.join("agent.toml");
-        let said = xtask::run::Cmd::new(place("bramble-agent")).args(["check", "-o", "json", "--config"]).arg(&config);
+        let said = Cmd::new(place("bramble-agent")).args(["check", "-o", "json", "--config"]).arg(&config);
         let output = said.within(Duration::from_secs(15)).output().unwrap_or_else(|err| panic!("{err}"));
         serde_json::from_str(&output.stdout).unwrap_or_else(|err| panic!("{err} in {output:?}"))
     }

@@ -162,6 +162,7 @@ fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<E
     let seen = lens.fleet.device(&record.id);
     let wanted = seen.desired().map_or(&[][..], |document| &document.apps);
     app::explain(&record.name, wanted, &seen.report()?.apps, only)
+}
 
 /// A wrong clock stops no app, so it is told only when the device as a whole is asked about and all else is well.
 fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
@@ -180,8 +181,6 @@ fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<
         }
     };
     Some(answer(sentence, evidence, next))
-}
-
 }
 
 fn fine(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Explanation {
