@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bramble_agent::check::{Verdict, age_secs, check};
+use bramble_agent::check::{age_secs, check, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
 use bramble_agent::run;
 use bramble_agent::status::Status;
@@ -26,8 +26,8 @@ enum Command {
     Run(ConfigArg),
     /// What the agent on this machine says of itself.
     Status(ConfigArg),
-    /// What is well on this machine and what is not; needs no network.
-    Check(ConfigArg),
+    /// What is well on this machine and what is not; needs no network. Ends with 1 when something failed.
+    Check(CheckArgs),
     /// Print the version.
     Version,
 }
@@ -37,6 +37,23 @@ struct ConfigArg {
     /// The settings.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -58,18 +75,24 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
-        Command::Check(arg) => {
-            let config = Config::load(&arg.config)?;
-            let lines = runtime()?.block_on(check(&config));
-            lines.iter().for_each(|line| println!("{line}"));
-            let failed = lines.iter().any(|line| line.verdict == Verdict::Fail);
-            Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-        }
+        Command::Check(args) => look(&Config::load(&args.config.config)?, args.output),
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn look(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let suite = runtime.block_on(check(config));
+    match output {
+        Output::Text => print!("{}", text(&suite)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&suite)?),
+    }
+    // A thread that hangs on a disk is left behind.
+    runtime.shutdown_background();
+    Ok(if suite.judge().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn status(config: &Config) -> ExitCode {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bramble_agent::sim::{Behaviour, Link};
 use bramble_contracts::quantity::Millis;
+use bramble_contracts::v2::Stage;
 use simulated::{Agent, app_of, parse_app};
 
 #[tokio::test(start_paused = true)]
@@ -45,10 +46,11 @@ async fn play(text: &str) -> String {
     out
 }
 
-/// Every command but `look` and `wait` lets one second pass.
+/// Every command but `look`, `stages` and `wait` lets one second pass.
 async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
     match words {
         ["look"] => return look(agent),
+        ["stages"] => return stages(agent),
         ["wait", time] => {
             tokio::time::sleep(time.parse::<Millis>().unwrap().duration()).await;
             return done(agent);
@@ -86,6 +88,22 @@ async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     done(agent)
+}
+
+/// The pipeline of every app, with times in virtual milliseconds.
+fn stages(agent: &Agent) -> Vec<String> {
+    let one = |stage: &Stage| {
+        let took = stage.took_ms.map(|ms| format!(" {ms}ms")).unwrap_or_default();
+        let detail = if stage.detail.is_empty() { String::new() } else { format!(" ({})", stage.detail) };
+        let state = format!("{:?} {:?}", stage.name, stage.state).to_lowercase();
+        format!("{state}{took}{detail}")
+    };
+    let reports = agent.reports();
+    let apps = reports.iter().map(|r| {
+        let stages: Vec<String> = r.stages.iter().map(one).collect();
+        format!("{} {}: {}", r.deployment, r.revision, stages.join(", "))
+    });
+    apps.collect()
 }
 
 /// What was done, without the bookkeeping.

@@ -190,7 +190,7 @@ fn applying(shown: Vec<serde_json::Value>) -> Fake {
         "PUT /api/v1/deployments/web" => {
             ok(&json!({ "change": "replaced", "deployment": deployment(2, &json!([])), "warnings": [] }))
         }
-        "GET /api/v1/deployments/web" => ok(&shown[before.min(shown.len() - 1)]),
+        "GET /api/v1/deployments/web?watch=1" => ok(&shown[before.min(shown.len() - 1)]),
         other => panic!("{other}"),
     })
 }
@@ -209,6 +209,39 @@ fn waiting_tells_phases_and_ends_when_all_have_proven_it() {
     assert_eq!(end.out.lines().count(), 1);
     let told: Vec<_> = end.err.lines().take(3).collect();
     assert_eq!(told, ["pi-1  trial, preparing", "pi-1  trial, starting", "pi-1  confirmed, running"]);
+}
+
+#[test]
+fn waiting_tells_each_stage_as_it_passes() {
+    let view = |status: &str, stages: &serde_json::Value| {
+        let mut devices = target(status, "starting", "");
+        devices[0]["app"] = json!({
+            "uid": "aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "deployment": "web", "revision": 2,
+            "runningRevision": null, "runningHash": null, "status": status, "phase": "starting", "reason": "",
+            "lastDowntimeMs": null, "containers": [], "stages": stages,
+        });
+        format!("event: put\ndata: {}\n\n", deployment(2, &devices))
+    };
+    let stage = |name: &str, state: &str, took: u64| json!({ "name": name, "state": state, "tookMs": took, "detail": if state == "active" { "3 of 4" } else { "" } });
+    let first = json!([stage("preparing", "active", 0), stage("stopping", "skipped", 0)]);
+    let second =
+        json!([stage("preparing", "passed", 1200), stage("starting", "passed", 50), stage("running", "passed", 0)]);
+    // The stream breaks after the first event: the rest is told by the next one.
+    let texts = [view("trial", &first), view("trial", &first) + &view("confirmed", &second)];
+    let fake = Fake::start(move |line, before| match line {
+        "PUT /api/v1/deployments/web" => {
+            ok(&json!({ "change": "replaced", "deployment": deployment(2, &json!([])), "warnings": [] }))
+        }
+        "GET /api/v1/deployments/web?watch=1" => stream("text/event-stream", &texts[before.min(1)]),
+        other => panic!("{other}"),
+    });
+    let file = manifest(&fake);
+    let end = fake.run(&["apply", "-f", &file, "--wait"]);
+    assert_eq!(end.code, 0, "{}", end.err);
+    let told: Vec<_> = end.err.lines().take(4).collect();
+    let want =
+        ["pi-1  preparing ... 3 of 4", "pi-1  preparing ok 1.2s", "pi-1  starting ok 50ms", "pi-1  running ok 0ms"];
+    assert_eq!(told, want);
 }
 
 #[test]
@@ -374,13 +407,35 @@ fn the_doctor_names_what_is_wrong() {
     for words in ["recovering", "waits for devices", "use the same minor version", "1 of 1 online"] {
         assert!(end.out.contains(words), "{words}: {}", end.out);
     }
-    let fake = Fake::start(|line, _| match line {
-        "GET /ready" => ok(&json!({ "state": "ready", "waitsFor": [], "version": "0.1.0" })),
+    let checks = json!([
+        { "check": { "kind": "tcpReachable", "at": "b:4222" }, "state": "failed", "tookMs": 3,
+          "detail": "refused the connection" },
+        { "check": { "kind": "natsKvKeyExists", "bucket": "meta", "key": "store" }, "state": "notAsked", "tookMs": null,
+          "detail": "" },
+    ]);
+    let fake = Fake::start(move |line, _| match line {
+        "GET /ready" => ok(&json!({ "state": "recovering", "waitsFor": ["x"], "version": "0.1.0", "checks": checks })),
         _ => problem(401, "unauthenticated", "unknown token", &json!([])),
     });
     let end = fake.run(&["doctor"]);
-    assert_eq!(end.code, 4);
-    assert!(end.out.lines().any(|l| l.starts_with("token") && l.contains("bad")), "{}", end.out);
+    assert_eq!(end.code, 6, "the first thing that is wrong: {end:?}");
+    let pipeline = end.out.lines().next().unwrap();
+    assert!(
+        pipeline.contains("-> store FAILED 3ms TCP b:4222 refused the connection -> fleet FAILED token"),
+        "{pipeline}"
+    );
+    let row = |check: &str| end.out.lines().skip(1).find(|l| l.contains(check)).unwrap().to_owned();
+    assert!(row("NATS key meta/store").contains("not asked") && row("token").contains("unknown token"), "{}", end.out);
+    assert!(row("devices").contains("not asked"), "{}", end.out);
+
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = fake.command(&["doctor", "-o", "json"]);
+    command.env("BRAMBLE_API", format!("http://{nobody}"));
+    let end = ended(command, "");
+    assert_eq!(end.code, 6, "{end:?}");
+    let said: serde_json::Value = serde_json::from_str(&end.out).unwrap();
+    let check = &said["items"][1]["checks"][0];
+    assert_eq!((&check["check"]["kind"], &check["state"]), (&json!("httpHealthy"), &json!("failed")));
 }
 
 #[test]

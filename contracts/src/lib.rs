@@ -18,6 +18,7 @@ pub mod problem;
 pub mod quantity;
 pub mod rights;
 pub mod signed;
+pub mod smoke;
 pub mod subjects;
 pub mod token;
 pub mod trust;

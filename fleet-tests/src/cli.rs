@@ -33,6 +33,12 @@ impl Bramble {
         &self.cmd
     }
 
+    /// The same with one more environment variable.
+    #[must_use]
+    pub fn with_env(&self, name: &str, value: &str) -> Self {
+        Self { cmd: self.cmd.clone().env(name, value) }
+    }
+
     /// Runs it; any exit code will do.
     ///
     /// # Panics

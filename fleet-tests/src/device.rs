@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramble_contracts::smoke::Suite;
 use bramble_contracts::token::EnrollmentToken;
 use serde_json::Value;
 use xtask::prepare::{self, Store};
@@ -230,6 +231,18 @@ impl Device {
     /// SIGTERM to the agent, and waits for its end.
     pub fn stop_agent(&self) -> ExitStatus {
         self.agent.term(Duration::from_secs(30))
+    }
+
+    /// What `bramble-agent check` says of it, whether its agent runs or not; within the time it promises.
+    ///
+    /// # Panics
+    /// When it says nothing, or takes too long.
+    #[must_use]
+    pub fn check(&self) -> Suite {
+        let config = self.dir.join("agent.toml");
+        let said = Cmd::new(place("bramble-agent")).args(["check", "-o", "json", "--config"]).arg(&config);
+        let output = said.within(Duration::from_secs(15)).output().unwrap_or_else(|err| panic!("{err}"));
+        serde_json::from_str(&output.stdout).unwrap_or_else(|err| panic!("{err} in {output:?}"))
     }
 
     /// Podman's command line on the device's own store.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bramble_contracts::Name;
-use bramble_contracts::v1::Restart;
+use bramble_contracts::v1::{Probe, Restart};
 
 use super::app::{App, Role};
 use super::backoff::{RETRY, restart_delay};
@@ -49,13 +49,15 @@ pub struct Crash {
 /// What probes of one container said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeState {
+    /// The probe that was asked: a changed one begins anew.
+    asked: Option<Probe>,
     /// It passed at least once since the container started.
     pub passed: bool,
     /// Failures in a row.
     pub failures: u32,
     /// When to ask again.
     pub next: Duration,
-    /// What the last failure said.
+    /// What the last failure said, so that it goes on where the check's name ends.
     pub last_error: String,
 }
 
@@ -109,6 +111,7 @@ impl Memory {
                 SeenState::Paused | SeenState::Unsettled => {}
             }
         }
+        self.probes.retain(|name, state| state.asked.as_ref() == app.probe(name));
         let running = have.of(Role::Main, &hash).any(|seen| seen.state == SeenState::Running);
         if running && let Some(since) = self.down_since.take() {
             self.last_downtime_ms = u64::try_from(now.saturating_sub(since).as_millis()).ok();
@@ -278,6 +281,7 @@ impl Memory {
     fn probed(&mut self, app: &App, name: Name, result: Result<(), String>, now: Duration) {
         let Some(probe) = app.probe(&name) else { return };
         let state = self.probes.entry(name).or_default();
+        state.asked = Some(probe.clone());
         match result {
             Ok(()) => {
                 state.passed = true;

@@ -12,4 +12,5 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod sntp;
+pub mod stages;
 pub mod step;

@@ -3,12 +3,13 @@
 use bramble_contracts::Name;
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status};
-use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::{AppReport, StageState};
 
 use super::app::{App, Role};
 use super::have::{Have, Seen, SeenState};
 use super::memory::Memory;
 use super::plan::Plan;
+use super::stages::Walk;
 
 /// Last lines kept per container.
 pub const LINES_MAX: usize = 20;
@@ -25,6 +26,7 @@ pub fn compose(
     current: Option<&App>,
     have: &Have,
     memory: &Memory,
+    walk: &Walk,
     plan: &Plan,
 ) -> Option<AppReport> {
     let app = want.or(current)?;
@@ -48,7 +50,7 @@ pub fn compose(
         reason: cut(&plan.reason, REASON_BYTES_MAX),
         last_downtime_ms: memory.last_downtime_ms(),
         containers,
-        stages: Vec::new(),
+        stages: walk.stages(),
     })
 }
 
@@ -150,7 +152,8 @@ pub fn cut(text: &str, bytes: usize) -> String {
     format!("{}…", &text[..end])
 }
 
-/// Keeps a device's report below the broker's limit: last lines go first, then container details, never an app's status.
+/// Keeps a device's report below the broker's limit: last lines go first, then the stages of what is well, then container
+/// details, never an app's status or the stage that failed.
 pub fn fit(mut apps: Vec<AppReport>) -> Vec<AppReport> {
     if size(&apps) <= REPORT_BYTES_MAX {
         return apps;
@@ -164,8 +167,14 @@ pub fn fit(mut apps: Vec<AppReport>) -> Vec<AppReport> {
             return apps;
         }
     }
+    apps.iter_mut().filter(|app| app.status == Status::Confirmed).for_each(|app| app.stages.clear());
+    if size(&apps) <= REPORT_BYTES_MAX {
+        return apps;
+    }
     for app in &mut apps {
         app.reason = cut(&app.reason, 120);
+        app.stages.retain(|stage| stage.state == StageState::Failed);
+        app.stages.iter_mut().for_each(|stage| stage.detail = cut(&stage.detail, 120));
         app.containers.clear();
     }
     apps
@@ -175,6 +184,50 @@ pub fn fit(mut apps: Vec<AppReport>) -> Vec<AppReport> {
 fn size(apps: &[AppReport]) -> usize {
     let lines = |c: &ContainerReport| c.last_lines.iter().map(|line| line.len() + 3).sum::<usize>();
     let container = |c: &ContainerReport| 64 + c.name.as_str().len() + c.id.len() + c.image_digest.len() + lines(c);
-    let app = |a: &AppReport| 160 + 63 * 2 + a.reason.len() + a.containers.iter().map(container).sum::<usize>();
+    let stages = |a: &AppReport| a.stages.iter().map(|stage| 14 + stage.detail.len()).sum::<usize>();
+    let app =
+        |a: &AppReport| 160 + 63 * 2 + a.reason.len() + stages(a) + a.containers.iter().map(container).sum::<usize>();
     apps.iter().map(app).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::v2::{Stage, StageName};
+    use bramble_contracts::{Revision, Tenant, Uid};
+
+    use super::*;
+
+    #[test]
+    fn of_many_apps_the_stage_that_failed_is_kept() {
+        let stage = |state, detail: &str| Stage {
+            name: StageName::Probing,
+            state,
+            took_ms: Some(u64::MAX),
+            detail: detail.to_owned(),
+        };
+        let app = |status| AppReport {
+            uid: Uid::from_entropy([1; 13]),
+            tenant: Tenant::default(),
+            deployment: "web".parse().unwrap(),
+            revision: Revision(1),
+            running_revision: None,
+            running_hash: None,
+            status,
+            phase: Phase::Probing,
+            reason: "r".repeat(REASON_BYTES_MAX),
+            last_downtime_ms: None,
+            containers: vec![],
+            stages: vec![stage(StageState::Passed, ""), stage(StageState::Failed, &"d".repeat(300))],
+        };
+        for (count, kept) in [(10, 2), (80, 1)] {
+            let apps = fit((0..count).map(|_| app(Status::Failed)).collect());
+            assert!(size(&apps) <= REPORT_BYTES_MAX, "{count} apps: {} bytes", size(&apps));
+            assert!(
+                apps.iter().all(|app| app.stages.len() == kept && app.stages[kept - 1].state == StageState::Failed)
+            );
+        }
+        let well: Vec<AppReport> =
+            (0..400).map(|_| AppReport { reason: String::new(), ..app(Status::Confirmed) }).collect();
+        assert!(fit(well).iter().all(|app| app.stages.is_empty()));
+    }
 }

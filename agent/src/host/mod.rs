@@ -10,7 +10,7 @@ mod leash;
 mod naming;
 pub mod podman;
 mod probe;
-mod records;
+pub(crate) mod records;
 pub mod sntp;
 pub mod state;
 pub mod systemd;

@@ -18,7 +18,7 @@ pub(super) fn file(dir: &Path, key: &AppKey) -> StateFile {
 }
 
 /// Every record in a directory.
-pub(super) fn read(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
+pub(crate) fn read(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

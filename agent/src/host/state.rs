@@ -240,6 +240,12 @@ fn checksum(format: u32, body: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::new().chain_update(format.to_be_bytes()).chain_update(body).finalize())
 }
 
+/// Does the file begin as one of ours does?
+pub fn is_state(path: &Path) -> bool {
+    let mut head = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *MAGIC.as_bytes()
+}
+
 /// Makes a directory that only we can enter, with its parents.
 pub fn make_dir(dir: &Path) -> Result<(), StateError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|err| StateError::Io {

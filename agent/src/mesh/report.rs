@@ -146,7 +146,13 @@ fn shorten(report: &mut Report, stage: &mut u32, excess: usize) {
     report.alarms.truncate(16 >> (*stage).min(4));
     report.alarms.iter_mut().for_each(|alarm| cut(alarm, words));
     report.refused.iter_mut().for_each(|refusal| cut(&mut refusal.detail, words));
-    report.apps.iter_mut().for_each(|app| cut(&mut app.reason, words));
+    for app in &mut report.apps {
+        cut(&mut app.reason, words);
+        app.stages.iter_mut().for_each(|stage| cut(&mut stage.detail, words));
+    }
+    if *stage > 2 {
+        report.apps.iter_mut().for_each(|app| app.stages.clear());
+    }
     if *stage > 3 {
         let keep = report.apps.len() * 7 / 8;
         report.alarms = vec![format!("the report is too long: only {keep} apps are in it")];
@@ -183,7 +189,7 @@ fn drop_lines(apps: &mut [AppReport], excess: usize) -> bool {
 mod tests {
     use bramble_contracts::bytes::Fixed;
     use bramble_contracts::v1::{ContainerReport, ContainerRole, ContainerState, Health, Instance, Phase, Status};
-    use bramble_contracts::v2::ClockReport;
+    use bramble_contracts::v2::{ClockReport, Stage, StageName, StageState};
     use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
     use proptest::prelude::{prop_assert, proptest};
 
@@ -214,7 +220,12 @@ mod tests {
                 healthy: None,
                 last_lines: (0..lines).map(|line| format!("{line} {}", "x".repeat(width))).collect(),
             }],
-            stages: vec![],
+            stages: vec![Stage {
+                name: StageName::Probing,
+                state: StageState::Failed,
+                took_ms: Some(u64::MAX),
+                detail: "s".repeat(width),
+            }],
         };
         Report {
             device: DeviceId::from_entropy([1; 13]),

@@ -131,7 +131,7 @@ impl SimHost {
         let thing = state.things.get(id).filter(|c| c.seen.state == SeenState::Running);
         let thing = thing.ok_or_else(|| StepError::Unhealthy("it does not run".into()))?;
         if state.sick.contains(&thing.image) {
-            return Err(StepError::Unhealthy("HTTP GET :80/: answered 500".into()));
+            return Err(StepError::Unhealthy("answered 500 Internal Server Error".into()));
         }
         let warm_up = state.warm_ups.get(&thing.image).copied().unwrap_or_default();
         if self.started.elapsed() < Duration::from_millis(thing.seen.started_at_ms) + warm_up {

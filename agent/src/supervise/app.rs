@@ -20,6 +20,7 @@ use crate::core::memory::Memory;
 use crate::core::plan::{Facts, Neighbour, Neighbours, Plan, Standing, neighbour, plan};
 use crate::core::record::{Instance, Record};
 use crate::core::report::{compose, unknown};
+use crate::core::stages::Walk;
 use crate::core::step::{Device, Outcome, Step, StepError};
 
 /// What is wanted of one app.
@@ -67,6 +68,7 @@ pub(super) struct AppTask<H: Host> {
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
     memory: Memory,
+    walk: Walk,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
@@ -107,6 +109,7 @@ impl<H: Host> AppTask<H> {
             record,
             from_labels,
             memory: Memory::default(),
+            walk: Walk::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
             blind: 0,
@@ -173,6 +176,7 @@ impl<H: Host> AppTask<H> {
         if plan.gone {
             return self.gone().await;
         }
+        self.walk.saw(want.app.as_deref(), current.as_deref(), &have, &self.memory, &plan, now);
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.forget_trouble(&plan.steps);
         for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
@@ -231,6 +235,7 @@ impl<H: Host> AppTask<H> {
         }
         self.record = Record::new(self.key.clone());
         self.memory = Memory::default();
+        self.walk = Walk::default();
         self.last = None;
         self.told = Neighbour::default();
         self.tell(None, Vec::new(), Vec::new()).await;
@@ -238,7 +243,7 @@ impl<H: Host> AppTask<H> {
     }
 
     async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan, facts: &Facts) {
-        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
+        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, &self.walk, plan) else { return };
         let neighbour = neighbour(in_charge(want, current), have, &self.memory, facts, plan);
         if self.last.as_ref() == Some(&report) && self.told == neighbour {
             return;

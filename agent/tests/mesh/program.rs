@@ -107,7 +107,7 @@ async fn the_program_enrols_tells_how_it_is_and_stops_in_good_order() {
     write_token(&program, &text);
     let first = program.connected().await;
     assert!(!program.start().ends().await.success(), "two agents never act on one state");
-    program.says("check", "answers").await;
+    program.says("check", "takes connections").await;
     let begun = tokio::time::Instant::now();
     assert!(first.told_to_end().await.success());
     assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());

@@ -46,6 +46,14 @@ pub(crate) struct Client {
     tenant: Tenant,
 }
 
+/// The answer to a request for changes.
+pub(crate) enum Told<T> {
+    /// How it is now; there will be no more.
+    Once(Box<T>),
+    /// Events, each with the whole of it.
+    Changes(Lines),
+}
+
 /// No body.
 pub(crate) const NOTHING: Option<&()> = None;
 
@@ -160,6 +168,17 @@ impl Client {
             return Err(ClientError::Strange { api: self.api().to_owned(), status: answer.status().as_u16() });
         }
         Ok(Lines::new(answer, WATCH_IDLE_MAX, self.api()))
+    }
+
+    /// One thing as it changes (server-sent events). A coordinator that does not tell changes of one thing answers with how
+    /// it is now.
+    pub(crate) async fn follow<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Told<T>, ClientError> {
+        let query = vec![("watch", "1".to_owned())];
+        let answer = self.send(Method::GET, path, &query, NOTHING, WATCH_IDLE_MAX).await?;
+        if media_type(&answer) == "text/event-stream" {
+            return Ok(Told::Changes(Lines::new(answer, WATCH_IDLE_MAX, self.api())));
+        }
+        self.body(answer).await.map(|now| Told::Once(Box::new(now)))
     }
 
     /// `GET` of an address outside the API (`/health`, `/ready`): any status, its `Date`, and the body if it is JSON.

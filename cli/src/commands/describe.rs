@@ -14,7 +14,7 @@ use crate::{
     args::{Describe, Described},
     clock,
     exit::{Exit, Failure},
-    output::{Printed, Table, Tone, age, clean, clock as at, paint, say},
+    output::{Printed, Table, Tone, age, clean, clock as at, paint, pipeline, say},
 };
 
 /// Shows it.
@@ -55,6 +55,13 @@ impl Page {
     fn field(&mut self, name: &str, (tone, text): Cell) {
         if !text.is_empty() {
             self.0.push_str(&format!("  {name:<13}{}\n", paint(tone, &clean(text.trim_end()))));
+        }
+    }
+
+    /// A field whose text has its colours already and is harmless.
+    fn painted(&mut self, name: &str, text: &str) {
+        if !text.is_empty() {
+            self.0.push_str(&format!("  {name:<13}{text}\n"));
         }
     }
 
@@ -175,6 +182,7 @@ fn app(page: &mut Page, a: &AppReport) {
         None => format!("{} wanted, none runs", a.revision),
     };
     page.field("  revision", plain(running));
+    page.painted("  stages", &pipeline::pipeline(&pipeline::of_stages(&a.stages)));
     page.field("  reason", (Tone::Bad, a.reason.clone()));
     let downtime = a.last_downtime_ms.map(|ms| format!("{ms} ms at the last replacement"));
     page.field("  downtime", plain(downtime.unwrap_or_default()));

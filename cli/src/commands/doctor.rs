@@ -1,7 +1,14 @@
-//! `doctor`: what is between this machine and a working fleet, checked one by one.
+//! `doctor`: what is between this machine and a working fleet, suite by suite, in the words of the smoke contract.
+//!
+//! Decides what is asked from here and what an answer means for the exit code. What the coordinator stands on it asks
+//! itself, and we show its answers.
 
-use bramble_contracts::api::{Connection, DeviceView, Me, Readiness, ReadyView};
-use serde::Serialize;
+use std::time::Duration;
+
+use bramble_contracts::{
+    api::{Connection, DeviceView, Me, Readiness, ReadyView},
+    smoke::{Check, CheckResult, CheckState, Suite},
+};
 use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
 
 use super::Session;
@@ -11,73 +18,81 @@ use crate::{
     clock,
     config::{self, Privacy},
     exit::{Exit, Failure},
-    output::{Format, Items, Printed, Table, Tone, say},
+    output::{
+        Format, Items, Printed, Table, Tone,
+        pipeline::{of_suite, pipeline},
+        say,
+    },
 };
 
 /// More difference than this makes times in lists misleading and tokens expire early or late.
 const CLOCK_SECS_MAX: i64 = 30;
 
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Mark {
-    Good,
-    Look,
-    Bad,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    check: &'static str,
-    mark: Mark,
-    found: String,
-}
-
-#[derive(Default)]
+/// What was found: a suite for each part of the way, in the order of the way.
 struct Findings {
-    checks: Vec<Check>,
+    machine: Suite,
+    coordinator: Suite,
+    store: Suite,
+    fleet: Suite,
     exit: Option<Exit>,
 }
 
 impl Findings {
-    fn add(&mut self, check: &'static str, mark: Mark, found: impl Into<String>) {
-        self.checks.push(Check { check, mark, found: found.into() });
+    fn new() -> Self {
+        let [machine, coordinator, store, fleet] = ["this machine", "coordinator", "store", "fleet"].map(Suite::new);
+        Self { machine, coordinator, store, fleet, exit: None }
     }
 
-    fn failed(&mut self, check: &'static str, failure: &Failure) {
-        self.add(check, Mark::Bad, failure.to_string().replace('\n', " "));
-        self.exit = self.exit.or(Some(failure.exit()));
+    fn ends(&mut self, exit: Exit) {
+        self.exit = self.exit.or(Some(exit));
     }
+}
+
+fn holds(suite: &mut Suite, what: &str, state: CheckState, detail: impl Into<String>) {
+    suite.checks.push(CheckResult::new(Check::holds(what), state, detail));
+}
+
+fn in_a_line(failure: &Failure) -> String {
+    failure.to_string().replace('\n', " ")
 }
 
 /// Checks everything that can be checked; ends with the code of the first thing that is wrong.
 pub(super) async fn doctor(global: Global) -> Result<Exit, Failure> {
     let format = global.output;
-    let mut found = Findings::default();
+    let mut found = Findings::new();
     match Session::open(global) {
         Ok(session) => {
-            configuration(&session.client, &mut found);
+            configuration(&session.client, &mut found.machine);
             if coordinator(&session.client, &mut found).await == Reached::Yes {
                 token_and_devices(&session.client, &mut found).await;
+            } else {
+                for what in ["token", "devices"] {
+                    holds(&mut found.fleet, what, CheckState::NotAsked, "");
+                }
             }
         }
-        Err(failure) => found.failed("configuration", &failure),
+        Err(failure) => {
+            holds(&mut found.machine, "configuration", CheckState::Failed, in_a_line(&failure));
+            found.ends(failure.exit());
+        }
     }
-    show(format, &found)?;
-    Ok(found.exit.unwrap_or(Exit::Done))
+    let exit = found.exit.unwrap_or(Exit::Done);
+    show(format, &[found.machine, found.coordinator, found.store, found.fleet])?;
+    Ok(exit)
 }
 
-fn configuration(client: &Client, found: &mut Findings) {
+fn configuration(client: &Client, machine: &mut Suite) {
     let api = client.api();
-    match config::path() {
+    let (state, words) = match config::path() {
         Ok(path) if config::privacy(&path) == Privacy::Open => {
-            found.add("configuration", Mark::Look, format!("{api}; others can read {}: chmod 600 it", path.display()));
+            (CheckState::Look, format!("leads to {api}, and others can read {}: chmod 600 it", path.display()))
         }
         Ok(_) | Err(_) if client.is_exposed() => {
-            found.add("configuration", Mark::Look, format!("{api}; not encrypted: your token can be read on the way"));
+            (CheckState::Look, format!("leads to {api}, not encrypted: your token can be read on the way"))
         }
-        Ok(_) | Err(_) => found.add("configuration", Mark::Good, api),
-    }
+        Ok(_) | Err(_) => (CheckState::Passed, format!("leads to {api}")),
+    };
+    holds(machine, "configuration", state, words);
 }
 
 /// Did anything answer?
@@ -88,63 +103,73 @@ enum Reached {
 }
 
 async fn coordinator(client: &Client, found: &mut Findings) -> Reached {
-    let before = clock::now();
-    let ready: Probe<ReadyView> = match client.probe("ready").await {
+    let check = Check::HttpHealthy { at: format!("{}/ready", client.api()) };
+    let (before, begun) = (clock::now(), clock::instant());
+    let asked: Result<Probe<ReadyView>, _> = client.probe("ready").await;
+    let took = clock::instant().saturating_duration_since(begun);
+    let ready = match asked {
         Ok(ready) => ready,
         Err(err) => {
-            found.failed("coordinator", &err.into());
+            let failure = Failure::from(err);
+            let words = format!("was not answered: {}", in_a_line(&failure));
+            found.coordinator.checks.push(CheckResult::of(check, Err(words)).after(took));
+            found.ends(failure.exit());
             return Reached::No;
         }
     };
-    let middle = before + (clock::now() - before) / 2;
-    match &ready.body {
-        None => {
-            let what =
-                format!("answers with status {} and not as a coordinator does: is the address right?", ready.status);
-            found.add("coordinator", Mark::Bad, what);
-            found.exit = found.exit.or(Some(Exit::Failed));
-        }
+    let (state, words) = match &ready.body {
+        None => (CheckState::Failed, "and not as a coordinator does: is the address right?".to_owned()),
         Some(view) => match view.state {
-            Readiness::Ready => found.add("coordinator", Mark::Good, "serves"),
+            Readiness::Ready => (CheckState::Passed, "it serves".to_owned()),
             Readiness::Recovering => {
                 let waits = view.waits_for.join(", ");
-                found.add(
-                    "coordinator",
-                    Mark::Look,
-                    format!("recovering: what it shows may be old. It waits for {waits}"),
-                );
+                (CheckState::Look, format!("it is recovering and what it shows may be old; it waits for {waits}"))
             }
         },
+    };
+    let words = format!("answered {}, {words}", ready.status);
+    found.coordinator.checks.push(CheckResult::new(check, state, words).after(took));
+    if state == CheckState::Failed {
+        found.ends(Exit::Failed);
     }
-    match ready.date.as_deref().and_then(http_date) {
-        Some(server) => clocks(server, middle, found),
-        None => found.add("clock", Mark::Look, "the coordinator did not say its time"),
-    }
-    if let Some(view) = &ready.body {
-        let ours = env!("CARGO_PKG_VERSION");
-        let minor = |v: &str| v.rsplit_once('.').map(|(head, _)| head.to_owned());
-        if minor(ours) == minor(&view.version) {
-            found.add("version", Mark::Good, format!("bramble {ours}, coordinator {}", view.version));
-        } else {
-            let what = format!("bramble {ours}, coordinator {}: use the same minor version", view.version);
-            found.add("version", Mark::Look, what);
+    compare(&ready, before, took, found);
+    if let Some(view) = ready.body {
+        found.store.checks = view.checks;
+        if found.store.judge().is_err() {
+            found.ends(Exit::Unreachable);
         }
     }
     Reached::Yes
 }
 
-fn clocks(server: OffsetDateTime, ours: OffsetDateTime, found: &mut Findings) {
+/// Its clock and its version beside ours.
+fn compare(ready: &Probe<ReadyView>, before: OffsetDateTime, took: Duration, found: &mut Findings) {
+    let suite = &mut found.coordinator;
+    match ready.date.as_deref().and_then(http_date) {
+        Some(server) => clocks(server, before + took / 2, suite),
+        None => holds(suite, "clock", CheckState::Look, "of the coordinator is unknown: it did not say its time"),
+    }
+    if let Some(view) = &ready.body {
+        let ours = env!("CARGO_PKG_VERSION");
+        let minor = |v: &str| v.rsplit_once('.').map(|(head, _)| head.to_owned());
+        let words = format!("of bramble is {ours}, of the coordinator {}", view.version);
+        if minor(ours) == minor(&view.version) {
+            holds(suite, "version", CheckState::Passed, words);
+        } else {
+            holds(suite, "version", CheckState::Look, format!("{words}: use the same minor version"));
+        }
+    }
+}
+
+fn clocks(server: OffsetDateTime, ours: OffsetDateTime, suite: &mut Suite) {
     // The header counts whole seconds.
     let difference = (ours - server).whole_seconds();
     if difference.abs() <= CLOCK_SECS_MAX {
-        found.add("clock", Mark::Good, format!("{difference} s apart from the coordinator's"));
+        holds(suite, "clock", CheckState::Passed, format!("is {difference} s apart from the coordinator's"));
     } else {
         let side = if difference > 0 { "ahead of" } else { "behind" };
-        let what = format!(
-            "this machine is {} s {side} the coordinator: enable systemd-timesyncd or chrony",
-            difference.abs()
-        );
-        found.add("clock", Mark::Look, what);
+        let words = format!("is {} s {side} the coordinator's: enable systemd-timesyncd or chrony", difference.abs());
+        holds(suite, "clock", CheckState::Look, words);
     }
 }
 
@@ -158,8 +183,15 @@ fn http_date(text: &str) -> Option<OffsetDateTime> {
 async fn token_and_devices(client: &Client, found: &mut Findings) {
     let nothing = vec![];
     match client.get::<Me>(&["me"], &nothing).await {
-        Ok(me) => found.add("token", Mark::Good, format!("{}, {} right(s)", me.subject, me.rights.len())),
-        Err(failure) => return found.failed("token", &failure),
+        Ok(me) => {
+            let words = format!("is {}'s, with {} right(s)", me.subject, me.rights.len());
+            holds(&mut found.fleet, "token", CheckState::Passed, words);
+        }
+        Err(failure) => {
+            holds(&mut found.fleet, "token", CheckState::Failed, format!("was refused: {}", in_a_line(&failure)));
+            holds(&mut found.fleet, "devices", CheckState::NotAsked, "");
+            return found.ends(failure.exit());
+        }
     }
     match client.list::<DeviceView>(&["devices"], &nothing, usize::MAX).await {
         Ok(devices) => {
@@ -179,30 +211,37 @@ async fn token_and_devices(client: &Client, found: &mut Findings) {
                 what.push_str(&format!(", {clocks} with a wrong clock (`bramble describe device` shows why)"));
             }
             let well = online == all && held == 0 && clocks == 0;
-            found.add("devices", if well { Mark::Good } else { Mark::Look }, what);
+            holds(&mut found.fleet, "devices", if well { CheckState::Passed } else { CheckState::Look }, what);
         }
-        Err(failure) => found.failed("devices", &failure),
+        Err(failure) => {
+            holds(&mut found.fleet, "devices", CheckState::Failed, format!("cannot be read: {}", in_a_line(&failure)));
+            found.ends(failure.exit());
+        }
     }
 }
 
-fn show(format: Format, found: &Findings) -> Result<(), Failure> {
-    if format.print(&Items { items: &found.checks })? == Printed::Yes {
+fn show(format: Format, suites: &[Suite]) -> Result<(), Failure> {
+    if format.print(&Items { items: suites })? == Printed::Yes {
         return Ok(());
     }
-    let mut table = Table::new(&["CHECK", "", "FOUND"]);
-    for check in &found.checks {
-        let (tone, mark) = match check.mark {
-            Mark::Good => (Tone::Good, "ok"),
-            Mark::Look => (Tone::Warn, "look"),
-            Mark::Bad => (Tone::Bad, "bad"),
+    let parts: Vec<_> = suites.iter().map(of_suite).collect();
+    let mut table = Table::new(&["SUITE", "CHECK", "", "TOOK", "FOUND"]);
+    for (suite, one) in suites.iter().flat_map(|suite| suite.checks.iter().map(move |one| (suite, one))) {
+        let tone = match one.state {
+            CheckState::Passed => Tone::Good,
+            CheckState::Look => Tone::Warn,
+            CheckState::Failed => Tone::Bad,
+            CheckState::NotAsked => Tone::Dim,
         };
         table.row(vec![
-            (Tone::Plain, check.check.to_owned()),
-            (tone, mark.to_owned()),
-            (Tone::Plain, check.found.clone()),
+            (Tone::Dim, suite.name.clone()),
+            (Tone::Plain, one.check.to_string()),
+            (tone, one.state.word().to_owned()),
+            (Tone::Dim, one.took_ms.map(|ms| format!("{ms}ms")).unwrap_or_default()),
+            (Tone::Plain, one.detail.clone()),
         ]);
     }
-    Ok(say(&table.render())?)
+    Ok(say(&format!("{}\n\n{}", pipeline(&parts), table.render()))?)
 }
 
 #[cfg(test)]
@@ -215,12 +254,12 @@ mod tests {
         assert_eq!(server.unix_timestamp(), 784_111_777);
         assert_eq!(http_date("yesterday"), None);
         let found = |secs| {
-            let mut found = Findings::default();
-            clocks(server, server + time::Duration::seconds(secs), &mut found);
-            (found.checks[0].mark, found.checks[0].found.clone())
+            let mut suite = Suite::new("coordinator");
+            clocks(server, server + time::Duration::seconds(secs), &mut suite);
+            (suite.checks[0].state, suite.checks[0].to_string())
         };
-        assert_eq!(found(3).0, Mark::Good);
-        let behind = "this machine is 90 s behind the coordinator: enable systemd-timesyncd or chrony";
-        assert_eq!(found(-90), (Mark::Look, behind.to_owned()));
+        assert_eq!(found(3).0, CheckState::Passed);
+        let behind = "clock is 90 s behind the coordinator's: enable systemd-timesyncd or chrony";
+        assert_eq!(found(-90), (CheckState::Look, behind.to_owned()));
     }
 }

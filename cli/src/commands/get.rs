@@ -62,6 +62,9 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         };
         if s.format.print(&item)? == Printed::No {
             say(&table(s.format, std::slice::from_ref(&item)).render())?;
+            if s.format == Format::Wide {
+                say(&item.below())?;
+            }
         }
         return Ok(Exit::Done);
     }

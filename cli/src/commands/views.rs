@@ -4,14 +4,16 @@ use std::fmt::Debug;
 
 use bramble_contracts::{
     Labels,
-    api::{AuditEvent, Connection, DeploymentView, DeviceState, DeviceView, Outcome, TenantView, TokenView},
+    api::{
+        AuditEvent, Connection, DeploymentView, DeviceState, DeviceView, Outcome, TargetView, TenantView, TokenView,
+    },
     v1::{Health, Phase, Status},
     v2::{ClockReport, ClockVerdict},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use crate::output::{Tone, age};
+use crate::output::{Tone, age, clean, pipeline};
 
 /// A cell of a table.
 pub(super) type Cell = (Tone, String);
@@ -28,6 +30,10 @@ pub(super) trait Listed: Serialize + DeserializeOwned {
     fn cells(&self, now: OffsetDateTime) -> Vec<Cell>;
     /// The rest of its row.
     fn wide(&self) -> Vec<Cell>;
+    /// What stands below the row where one thing is shown wide; nothing for most.
+    fn below(&self) -> String {
+        String::new()
+    }
 }
 
 /// A plain cell.
@@ -182,6 +188,21 @@ impl Listed for DeploymentView {
         let spec = &self.manifest.spec;
         let images: Vec<_> = spec.containers.iter().map(|c| c.image.as_str()).collect();
         vec![dim(self.uid.as_str()), plain(selector(self)), plain(images.join(","))]
+    }
+
+    fn below(&self) -> String {
+        let width = self.devices.iter().map(|t| t.name.as_str().len()).max().unwrap_or(0);
+        let line = |t: &TargetView| {
+            // Without a status, what it reports is about an older revision.
+            let stages = t.app.as_ref().filter(|_| t.status.is_some()).map_or(&[][..], |app| &app.stages);
+            let shown = match (&t.blocked, stages) {
+                (Some(why), _) => clean(why).into_owned(),
+                (None, []) => clean(t.phase.map_or(t.reason.clone(), |p| word(&p)).as_str()).into_owned(),
+                (None, stages) => pipeline::pipeline(&pipeline::of_stages(stages)),
+            };
+            format!("  {:width$}  {shown}\n", t.name)
+        };
+        self.devices.iter().map(line).collect()
     }
 }
 

@@ -20,13 +20,18 @@ use super::{
     views::{phase, status},
 };
 use crate::{
+    client::{Lines, Told},
     clock,
     exit::{Exit, Failure},
-    output::{clean, note},
+    output::{
+        clean, note,
+        pipeline::{self, Mark, Part},
+    },
 };
 
-const POLL_FIRST: Duration = Duration::from_millis(200);
-const POLL_MAX: Duration = Duration::from_secs(2);
+/// Before it is asked again, after an answer that ended.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How a deployment does, as far as waiting goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,49 +65,92 @@ pub(super) async fn all(s: &Session, applied: &[Applied], timeout: Duration) -> 
     Ok(Exit::Done)
 }
 
+/// What is waited for, and what was said of it.
+struct Waiting<'a> {
+    name: &'a Name,
+    revision: Revision,
+    phases: &'a mut Phases,
+    /// Why it is not done yet.
+    last: String,
+}
+
+/// What comes after one look.
+enum Next {
+    /// More looks.
+    Wait,
+    /// It is proven.
+    Done,
+}
+
+impl Waiting<'_> {
+    fn look(&mut self, view: &DeploymentView) -> Result<Next, Failure> {
+        self.phases.show(view);
+        match judge(view, self.revision) {
+            Verdict::Done(notes) => {
+                notes.iter().for_each(|n| note(n));
+                note(&format!(
+                    "deployment {}: {} device(s) confirmed on revision {}",
+                    self.name, view.summary.confirmed, view.revision
+                ));
+                Ok(Next::Done)
+            }
+            Verdict::Waiting(waits) => {
+                self.last = waits.join("; ");
+                Ok(Next::Wait)
+            }
+            Verdict::Failed(why) => Err(Failure::Failed(why)),
+            Verdict::Overtaken(by) => Err(Failure::Conflict(format!(
+                "deployment {}: revision {by} was applied while revision {} was waited for",
+                self.name, self.revision
+            ))),
+        }
+    }
+
+    /// Looks at every change until it is proven or the stream ends.
+    async fn changes(&mut self, lines: &mut Lines) -> Result<Next, Failure> {
+        while let Some(event) = lines.event().await? {
+            if event.kind == "deleted" {
+                return Err(Failure::NotFound(format!("deployment {} was deleted while it was waited for", self.name)));
+            }
+            let Ok(view) = serde_json::from_str::<DeploymentView>(&event.data) else {
+                let what = "an event cannot be read: are bramble and the coordinator of one version?";
+                return Err(Failure::Failed(what.to_owned()));
+            };
+            if let Next::Done = self.look(&view)? {
+                return Ok(Next::Done);
+            }
+        }
+        Ok(Next::Wait)
+    }
+}
+
 async fn follow(s: &Session, applied: &Applied, end: Instant, phases: &mut Phases) -> Result<(), Failure> {
     let meta = &applied.deployment.manifest.metadata;
     let client = s.client.of_tenant(&meta.tenant);
-    let mut pause = POLL_FIRST;
-    let mut last = "no answer yet".to_owned();
+    let revision = applied.deployment.revision;
+    let mut waiting = Waiting { name: &meta.name, revision, phases, last: "no answer yet".to_owned() };
+    let mut pause = PAUSE_FIRST;
     loop {
         let left = end.saturating_duration_since(clock::instant());
         if left.is_zero() {
-            return Err(Failure::TimedOut(last));
+            return Err(Failure::TimedOut(waiting.last));
         }
-        let path = ["deployments", meta.name.as_str()];
-        let query = vec![];
-        let asked = tokio::time::timeout(left, client.get::<DeploymentView>(&path, &query));
-        match asked.await {
-            Ok(Ok(view)) => {
-                phases.show(&view);
-                match judge(&view, applied.deployment.revision) {
-                    Verdict::Done(notes) => {
-                        notes.iter().for_each(|n| note(n));
-                        note(&format!(
-                            "deployment {}: {} device(s) confirmed on revision {}",
-                            meta.name, view.summary.confirmed, view.revision
-                        ));
-                        return Ok(());
-                    }
-                    Verdict::Waiting(waits) => last = waits.join("; "),
-                    Verdict::Failed(why) => return Err(Failure::Failed(why)),
-                    Verdict::Overtaken(by) => {
-                        let why = format!(
-                            "deployment {}: revision {by} was applied while revision {} was waited for",
-                            meta.name, applied.deployment.revision
-                        );
-                        return Err(Failure::Conflict(why));
-                    }
-                }
+        let asked = async {
+            match client.follow(&["deployments", meta.name.as_str()]).await? {
+                Told::Once(view) => waiting.look(&view),
+                Told::Changes(mut lines) => waiting.changes(&mut lines).await,
             }
+        };
+        match tokio::time::timeout(left, asked).await {
+            Ok(Ok(Next::Done)) => return Ok(()),
+            Ok(Ok(Next::Wait)) => {}
             // A coordinator may restart while we wait.
-            Ok(Err(Failure::Client(err))) if err.may_pass() => last = err.to_string(),
+            Ok(Err(Failure::Client(err))) if err.may_pass() => waiting.last = err.to_string(),
             Ok(Err(failure)) => return Err(failure),
-            Err(_) => return Err(Failure::TimedOut(last)),
+            Err(_) => return Err(Failure::TimedOut(waiting.last)),
         }
         tokio::time::sleep(pause.min(end.saturating_duration_since(clock::instant()))).await;
-        pause = (pause * 3 / 2).min(POLL_MAX);
+        pause = (pause * 3 / 2).min(PAUSE_MAX);
     }
 }
 
@@ -159,27 +207,37 @@ fn where_it_is(t: &TargetView) -> String {
 
 /// What was said of each device last, so that only changes are said.
 #[derive(Default)]
-struct Phases(BTreeMap<(Name, Name), String>);
+struct Phases(BTreeMap<(Name, Name), Vec<String>>);
 
 impl Phases {
     fn show(&mut self, view: &DeploymentView) {
         for t in &view.devices {
             // Nothing is sent to a blocked device: what it said last is old.
-            let (Some(of), None) = (t.status, &t.blocked) else { continue };
-            let mut line = format!("{}  {}", t.name, status(of).1);
-            if let Some(p) = t.phase {
-                let _ = write!(line, ", {}", phase(p).1);
+            let (Some(_), None) = (t.status, &t.blocked) else { continue };
+            let now = said_of(t);
+            let before = self.0.entry((view.manifest.metadata.name.clone(), t.name.clone())).or_default();
+            for line in now.iter().filter(|line| !before.contains(line)) {
+                note(&format!("{}  {}", t.name, clean(line)));
             }
-            if !t.reason.is_empty() {
-                let _ = write!(line, ": {}", clean(&t.reason));
-            }
-            let key = (view.manifest.metadata.name.clone(), t.name.clone());
-            if self.0.get(&key) != Some(&line) {
-                note(&line);
-                self.0.insert(key, line);
-            }
+            *before = now;
         }
     }
+}
+
+/// Each stage that was begun; of a device that tells none, status and phase.
+fn said_of(t: &TargetView) -> Vec<String> {
+    let stages = t.app.as_ref().map(|app| pipeline::of_stages(&app.stages)).unwrap_or_default();
+    if !stages.is_empty() {
+        return stages.iter().filter(|part| part.mark != Mark::Waiting).map(Part::text).collect();
+    }
+    let mut line = t.status.map(|of| status(of).1).unwrap_or_default();
+    if let Some(p) = t.phase {
+        let _ = write!(line, ", {}", phase(p).1);
+    }
+    if !t.reason.is_empty() {
+        let _ = write!(line, ": {}", t.reason);
+    }
+    vec![line]
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Decides: layout, colours and what happens to control characters. Deliberately does not: know what is shown.
 
 mod age;
+pub(crate) mod pipeline;
 mod style;
 mod table;
 mod yaml;

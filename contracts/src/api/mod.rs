@@ -20,7 +20,7 @@ pub use token::{TokenCreated, TokenRequest, TokenView};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::Tenant, rights::Right};
+use crate::{id::Tenant, rights::Right, smoke::CheckResult};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,9 @@ pub struct ReadyView {
     pub state: Readiness,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,
+    /// What was asked to know that, with the answers; older coordinators do not say.
+    #[serde(default)]
+    pub checks: Vec<CheckResult>,
     /// Of the coordinator.
     pub version: String,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::Millis;
+use crate::smoke::Check;
 
 /// How to see that a container is healthy: exactly one of `http`, `tcp`, `exec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,18 @@ pub struct Probe {
     /// So many failures in a row are unhealthy.
     #[serde(default = "probe_failures")]
     pub failures: u16,
+}
+
+impl Probe {
+    /// The question it asks. One that holds none of the three asks nothing.
+    pub fn check(&self) -> Option<Check> {
+        match (&self.http, &self.tcp, &self.exec) {
+            (Some(http), _, _) => Some(Check::HttpHealthy { at: format!(":{}{}", http.port, http.path) }),
+            (None, Some(tcp), _) => Some(Check::TcpReachable { at: format!(":{}", tcp.port) }),
+            (None, None, Some(exec)) => Some(Check::CommandSucceeds { command: exec.command.join(" ") }),
+            (None, None, None) => None,
+        }
+    }
 }
 
 fn probe_interval() -> Millis {

@@ -3,10 +3,11 @@
 //! Decides: which of many true things is the one that matters, outermost first: the coordinator, the device's state,
 //! its connection, the document, then its apps.
 
+mod app;
+
 use bramble_contracts::{
     api::{Connection, DeviceState, Explanation},
     id::{DeviceId, Name},
-    v1::{ContainerReport, ContainerRole, ContainerState, Phase, Status},
     v2::{AppReport, ClockVerdict},
 };
 
@@ -72,7 +73,11 @@ fn unreachable(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> O
         seen.reported_generation()
     );
     let mut evidence = vec![behind];
-    evidence.extend(only.map(|n| format!("so nothing is known of {n} now")));
+    if let Some(name) = only {
+        evidence.push(format!("so nothing is known of {name} now"));
+        let last = seen.report().and_then(|r| r.apps.iter().find(|a| a.deployment == *name));
+        evidence.extend(last.map(|app| format!("when it was last heard: {}", app::evidence(app).join("; "))));
+    }
     let (sentence, next) = match lens.connection(&record.id) {
         Connection::Online => return None,
         Connection::Never => (
@@ -154,28 +159,9 @@ fn refused(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
 }
 
 fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
-    let report = lens.fleet.device(&record.id).report()?;
-    let mut mine: Vec<&AppReport> = report
-        .apps
-        .iter()
-        .filter(|a| only.is_none_or(|n| a.deployment == *n) && a.status != Status::Confirmed)
-        .collect();
-    let wanted = |app: &AppReport| {
-        let doc = lens.fleet.device(&record.id).desired();
-        doc.is_some_and(|d| d.apps.iter().any(|a| compose::app_key(a) == (&app.tenant, &app.deployment)))
-    };
-    if let Some(leaving) = mine.iter().find(|a| !wanted(a)) {
-        let sentence = format!("{} is no longer wanted on {} and is being removed.", leaving.deployment, record.name);
-        return Some(answer(sentence, vec![format!("phase {}", word(leaving.phase))], "Wait for the grace period."));
-    }
-    let rank = |status: Status| match status {
-        Status::Failed | Status::RolledBack => 0,
-        Status::Trial => 1,
-        Status::Staged | Status::Confirmed => 2,
-    };
-    // One that waits is seldom the cause.
-    mine.sort_by_key(|a| (rank(a.status), a.phase == Phase::Waiting));
-    mine.first().map(|app| explain_app(record, app, neighbours(lens, record, app)))
+    let seen = lens.fleet.device(&record.id);
+    let wanted = seen.desired().map_or(&[][..], |document| &document.apps);
+    app::explain(&record.name, wanted, &seen.report()?.apps, only)
 }
 
 /// A wrong clock stops no app, so it is told only when the device as a whole is asked about and all else is well.
@@ -197,98 +183,6 @@ fn clock(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<
     Some(answer(sentence, evidence, next))
 }
 
-/// How the deployments are that an app waits for.
-fn neighbours(lens: &Lens<'_>, record: &DeviceRecord, app: &AppReport) -> Vec<String> {
-    let seen = lens.fleet.device(&record.id);
-    let (Some(document), Some(report), Phase::Waiting) = (seen.desired(), seen.report(), app.phase) else {
-        return vec![];
-    };
-    let wanted = |name: &Name| document.apps.iter().find(|a| compose::app_key(a) == (&app.tenant, name));
-    let depends = wanted(&app.deployment).map(|a| a.deployment.spec.depends_on.as_slice()).unwrap_or_default();
-    let one = |name: &Name| match report.apps.iter().find(|a| (&a.tenant, &a.deployment) == (&app.tenant, name)) {
-        Some(other) if other.reason.is_empty() => format!("deployment {name} is in phase {}", word(other.phase)),
-        Some(other) => format!("deployment {name} is in phase {}: {}", word(other.phase), other.reason),
-        None if wanted(name).is_some() => format!("deployment {name} is not reported yet"),
-        None => format!("deployment {name} is not wanted on {}", record.name),
-    };
-    depends.iter().map(|d| one(&d.name)).collect()
-}
-
-fn explain_app(record: &DeviceRecord, app: &AppReport, neighbours: Vec<String>) -> Explanation {
-    let culprit = app.containers.iter().find(|c| troubled(c)).or_else(|| app.containers.first());
-    let mut evidence = vec![format!("phase {}, revision {}", word(app.phase), app.revision)];
-    if let Some(c) = culprit {
-        evidence.push(container_words(c));
-        evidence.extend(c.last_lines.iter().map(|line| format!("it printed: {line}")));
-    }
-    evidence.extend(neighbours);
-    let what = format!("{} on {}", app.deployment, record.name);
-    let because = if app.reason.is_empty() { String::new() } else { format!(": {}", app.reason) };
-    let init = culprit.is_some_and(|c| c.role == ContainerRole::Init && troubled(c));
-    let (word, next) = match app.phase {
-        Phase::Preparing if app.status == Status::Failed => {
-            ("cannot get its image", "Correct the image in the manifest, or load it on the device; then apply again.")
-        }
-        Phase::Preparing => {
-            ("is fetching its image", "Wait; if it takes long, check the device's way to the registry.")
-        }
-        Phase::Stopping => ("is stopping the old container", "Wait for the grace period."),
-        Phase::Starting if init => ("waits for its init container", "See the init container's output: `bramble logs`."),
-        Phase::Starting => ("is starting", "Ask again in a moment."),
-        Phase::Probing => (
-            "runs and its probe does not pass yet",
-            "See the app's output: `bramble logs`; check the probe's port and path.",
-        ),
-        Phase::CrashLoop if init => (
-            "keeps failing in its init container",
-            "Correct the init container and apply again; it must be idempotent.",
-        ),
-        Phase::CrashLoop => ("keeps stopping", "See its last output: `bramble logs`; correct the app and apply again."),
-        Phase::Failed if init => {
-            ("failed in its init container", "Correct the init container and apply again; it must be idempotent.")
-        }
-        Phase::Failed => ("failed", "Correct the manifest and apply again."),
-        Phase::Running => ("runs and is not confirmed yet", "Ask again in a moment."),
-        Phase::Completed => ("has ended as it should", ""),
-        Phase::Removing => ("is being removed", "Wait for the grace period."),
-        Phase::Waiting => ("is held back", "It goes on by itself; explain what it waits for, or apply that."),
-    };
-    answer(format!("{what} {word}{because}."), evidence, next)
-}
-
-/// The API's word for a phase.
-fn word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Preparing => "preparing",
-        Phase::Stopping => "stopping",
-        Phase::Starting => "starting",
-        Phase::Probing => "probing",
-        Phase::Running => "running",
-        Phase::Completed => "completed",
-        Phase::CrashLoop => "crashLoop",
-        Phase::Failed => "failed",
-        Phase::Removing => "removing",
-        Phase::Waiting => "waiting",
-    }
-}
-
-fn troubled(c: &ContainerReport) -> bool {
-    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || c.healthy == Some(false) || !c.last_lines.is_empty()
-}
-
-fn container_words(c: &ContainerReport) -> String {
-    let state = match c.state {
-        ContainerState::Missing => "is not there".to_owned(),
-        ContainerState::Created => "was made and not started".to_owned(),
-        ContainerState::Running => "runs".to_owned(),
-        ContainerState::Exited => format!("ended with exit code {}", c.exit_code.unwrap_or(-1)),
-        ContainerState::Unknown => "is in an unknown state".to_owned(),
-    };
-    let memory = if c.oom_killed { ", killed for its memory limit" } else { "" };
-    let probe = if c.healthy == Some(false) { ", its probe fails" } else { "" };
-    format!("container {} {state}, started again {} times{memory}{probe}", c.name, c.restarts)
-}
-
 fn fine(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Explanation {
     let seen = lens.fleet.device(&record.id);
     let apps = seen.desired().map_or(0, |d| d.apps.len());
@@ -299,6 +193,13 @@ fn fine(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Explanat
         (None, _) => format!("{} is up to date: every app is as it should be.", record.name),
     };
     let mut evidence = vec![format!("it acts on generation {generation}, the newest; it runs {apps} deployments")];
+    let asked = |a: &&AppReport| only.is_some_and(|name| a.deployment == *name);
+    for app in seen.report().into_iter().flat_map(|r| r.apps.iter().filter(asked)) {
+        evidence.extend(app::evidence(app));
+        if !app.reason.is_empty() {
+            evidence.push(app.reason.clone());
+        }
+    }
     evidence.extend(seen.report().into_iter().flat_map(|r| r.alarms.iter().map(|a| format!("alarm: {a}"))));
     Explanation { up_to_date: true, sentence, evidence, next: String::new() }
 }
@@ -309,7 +210,10 @@ mod tests {
         Generation, Revision, envelope,
         signed::{self, Role},
         subjects::{Bucket, liveness_key},
-        v1::{Dependency, DependencyCondition, Health, Heartbeat, Instance},
+        v1::{
+            ContainerReport, ContainerRole, ContainerState, Dependency, DependencyCondition, Health, Heartbeat,
+            Instance, Phase, Status,
+        },
         v2::Report,
     };
     use bytes::Bytes;
@@ -440,25 +344,6 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_called_as_the_api_calls_them() {
-        let all = [
-            Phase::Preparing,
-            Phase::Stopping,
-            Phase::Starting,
-            Phase::Probing,
-            Phase::Running,
-            Phase::Completed,
-            Phase::CrashLoop,
-            Phase::Failed,
-            Phase::Removing,
-            Phase::Waiting,
-        ];
-        for phase in all {
-            assert_eq!(serde_json::to_value(phase).unwrap(), word(phase));
-        }
-    }
-
-    #[test]
     fn each_trouble_has_its_own_sentence() {
         let with = |change: fn(&mut World)| {
             let mut world = World::new();
@@ -497,28 +382,28 @@ mod tests {
             (with(|_| ()), Some("other"), "Deployment other does not select pi-1"),
             (with(|w| w.document = None), None, "pi-1 knows more than the store"),
             (with(|w| w.document = Some(2)), None, "pi-1 is online and has not taken the newest document"),
-            (app(failed, Phase::Preparing, "no image", None), None, "web on pi-1 cannot get its image: no image"),
+            (app(failed, Phase::Preparing, "no image", None), None, "web on pi-1 cannot be prepared: no image"),
             (
                 app(failed, Phase::Failed, "init", Some(container(ContainerRole::Init, Some(1)))),
                 None,
-                "web on pi-1 failed in its init container",
+                "web on pi-1 failed in its init container main: init",
             ),
             (
                 app(Status::Trial, Phase::Starting, "", Some(container(ContainerRole::Init, None))),
                 None,
-                "web on pi-1 waits for its init container",
+                "web on pi-1 waits for its init container main",
             ),
             (
                 app(Status::Trial, Phase::CrashLoop, "", Some(container(ContainerRole::Main, Some(2)))),
                 None,
-                "web on pi-1 keeps stopping",
+                "web on pi-1 keeps stopping in container main",
             ),
             (
                 app(Status::Staged, Phase::Waiting, "waits for deployment db to be healthy", None),
                 None,
                 "web on pi-1 is held back: waits for deployment db to be healthy.",
             ),
-            (app(Status::Trial, Phase::Probing, "", None), None, "web on pi-1 runs and its probe does not pass"),
+            (app(Status::Trial, Phase::Probing, "", None), None, "web on pi-1 runs, and its probe has not passed yet"),
         ];
         for (world, only, want) in cases {
             let got = world.says(only);

@@ -21,7 +21,7 @@ use super::{
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body, Path, Query, etag, fields, labels, limit, page},
-    watched::{self, Watch},
+    watched::{self, Watch, Watched},
 };
 use crate::{
     background::now,
@@ -65,21 +65,32 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
         });
         records.map(|(_, seq, d)| lens.deployment(d, seq, Detail::Brief)).collect::<Vec<DeploymentView>>()
     };
-    let key = |v: &DeploymentView| v.manifest.metadata.name.to_string();
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watched::stream(&app, move |lens| watched::items(&all(lens), key)));
+        return Ok(watched::stream(&app, move |lens| Some(watched::items(&all(lens), key))));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, key, q.cursor.as_deref(), limit)).into_response())
 }
 
-async fn describe(State(app): State<App>, asked: Asked, Path(name): Path<Name>) -> Result<Response, ApiError> {
+async fn describe(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<Name>,
+    Query(q): Query<Watched>,
+) -> Result<Response, ApiError> {
     app.known()?;
     let tenant = asked.tenant()?;
-    let view = app.core.index.look(|lens| {
-        let slot = lens.fleet.deployment(&tenant, &name)?;
+    let of = name.clone();
+    let one = move |lens: &Lens<'_>| {
+        let slot = lens.fleet.deployment(&tenant, &of)?;
         Some(slot.value.as_ref().map(|d| lens.deployment(d, slot.seq, Detail::Whole)).map_err(Clone::clone))
-    });
+    };
+    let view = app.core.index.look(&one);
+    if q.is_on() && matches!(view, Some(Ok(_))) {
+        // A record that was damaged since is not a deleted one.
+        let items = move |lens: &Lens<'_>| one(lens).transpose().ok().map(|v| watched::items(v.as_slice(), key));
+        return Ok(watched::stream(&app, items));
+    }
     match view {
         None => Err(ApiError::not_found("deployment", name)),
         Some(Err(why)) => {
@@ -87,6 +98,10 @@ async fn describe(State(app): State<App>, asked: Asked, Path(name): Path<Name>) 
         }
         Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
     }
+}
+
+fn key(view: &DeploymentView) -> String {
+    view.manifest.metadata.name.to_string()
 }
 
 #[derive(Deserialize)]

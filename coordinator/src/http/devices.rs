@@ -20,7 +20,7 @@ use super::{
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body, Maybe, Path, Query, etag, fields, labels, limit, page},
-    watched::{self, Watch},
+    watched::{self, Watch, Watched},
 };
 use crate::{
     background::{metrics::connection_word, now},
@@ -70,7 +70,7 @@ async fn list(State(app): State<App>, asked: Asked, Query(q): Query<Listed>) -> 
             .collect::<Vec<_>>()
     };
     if q.watch.is_some_and(Watch::is_on) {
-        return Ok(watched::stream(&app, move |lens| watched::items(&all(lens), |v| v.id.to_string())));
+        return Ok(watched::stream(&app, move |lens| Some(watched::items(&all(lens), |v| v.id.to_string()))));
     }
     let views = app.core.index.look(all);
     Ok(Json(page(views, |v| v.name.to_string(), q.cursor.as_deref(), limit)).into_response())
@@ -97,9 +97,19 @@ fn shown(app: &App, id: &DeviceId) -> Response {
     (etag(view.version), Json(view)).into_response()
 }
 
-async fn describe(State(app): State<App>, asked: Asked, Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn describe(
+    State(app): State<App>,
+    asked: Asked,
+    Path(name): Path<String>,
+    Query(q): Query<Watched>,
+) -> Result<Response, ApiError> {
     app.known()?;
     let id = find(&app, &asked.tenant()?, &name)?;
+    if q.is_on() {
+        // A device is never deleted: a decommissioned one says so.
+        let one = move |lens: &Lens<'_>| watched::items(&[lens.device(&id, Detail::Whole)], |v| v.id.to_string());
+        return Ok(watched::stream(&app, move |lens| Some(one(lens))));
+    }
     Ok(shown(&app, &id))
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod extract;
 mod layers;
 pub mod openapi;
+mod ready;
 mod resume;
 pub mod routes;
 pub mod serve;
@@ -50,14 +51,15 @@ pub struct App {
     nonces: Arc<enroll::Nonces>,
     door: Arc<enroll::Door>,
     under_way: under_way::UnderWay,
+    ready: Arc<ready::Answers>,
     stop: watch::Receiver<bool>,
 }
 
 impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
-        let (nonces, door) = (Arc::default(), Arc::default());
-        Self { core, auth: Arc::new(auth), nonces, door, under_way: under_way::UnderWay::default(), stop }
+        let (nonces, door, ready) = (Arc::default(), Arc::default(), Arc::default());
+        Self { core, auth: Arc::new(auth), nonces, door, under_way: under_way::UnderWay::default(), ready, stop }
     }
 
     /// Resolves when no mutation is under way, also none whose client has gone.

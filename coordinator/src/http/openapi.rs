@@ -194,6 +194,10 @@ fn operation(route: &Route) -> Value {
         Gives::List("DeviceView" | "DeploymentView") => {
             " With `?watch=1` the answer is `text/event-stream`: events `put` with an item, and `deleted`."
         }
+        Gives::Object("DeviceView" | "DeploymentView") if route.method == "GET" => {
+            " With `?watch=1` the answer is `text/event-stream`: events `put` with the whole of it whenever it changes \
+             (so each stage of an app as it is passed, with the time it took), and `deleted`."
+        }
         Gives::List(_) | Gives::Json(_) | Gives::Object(_) | Gives::Text(_) | Gives::Lines(_) | Gives::Free => "",
     };
     let mut operation = json!({

@@ -20,7 +20,7 @@ use super::{
     App,
     error::ApiError,
     extract::{Asked, Query, limit, page},
-    openapi,
+    openapi, ready,
 };
 use crate::background::now;
 
@@ -32,7 +32,7 @@ pub(super) fn router() -> Router<App> {
     Router::new()
         .route("/", get(front))
         .route("/health", get(health))
-        .route("/ready", get(ready))
+        .route("/ready", get(readiness))
         .route("/metrics", get(metrics))
         .route("/api/v1/openapi.json", get(description))
         .route("/api/v1/me", get(me))
@@ -48,22 +48,12 @@ async fn front() -> Html<&'static str> {
     )
 }
 
-fn view(app: &App) -> ReadyView {
-    let waits_for = app.core.index.look(|lens| {
-        let mut waits = lens.fleet.waits_for();
-        waits.extend(lens.fleet.foreign_format());
-        waits
-    });
-    let state = if waits_for.is_empty() { Readiness::Ready } else { Readiness::Recovering };
-    ReadyView { state, waits_for, version: VERSION.to_owned() }
-}
-
 async fn health(State(app): State<App>) -> Json<ReadyView> {
-    Json(view(&app))
+    Json(ready::view(&app).await)
 }
 
-async fn ready(State(app): State<App>) -> Response {
-    let view = view(&app);
+async fn readiness(State(app): State<App>) -> Response {
+    let view = ready::view(&app).await;
     let status = match view.state {
         Readiness::Ready => StatusCode::OK,
         Readiness::Recovering => StatusCode::SERVICE_UNAVAILABLE,

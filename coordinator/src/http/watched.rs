@@ -1,4 +1,4 @@
-//! Watched lists: server-sent events, told by the index, at most a few times a second, each carrying a whole item.
+//! Watched lists and things: server-sent events, told by the index, at most a few times a second, each carrying a whole item.
 //!
 //! Decides: what is worth an event (an item that differs from what was sent). Bounded: a slow reader gets the newest
 //! state later, never a queue. Deliberately does not: replay; whoever reconnects gets everything again.
@@ -23,7 +23,7 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// A sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Is a list watched? `?watch=1`.
+/// Is it watched? `?watch=1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum Watch {
     /// Yes.
@@ -41,6 +41,19 @@ impl Watch {
     }
 }
 
+/// The query of one thing that can be watched.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Watched {
+    watch: Option<Watch>,
+}
+
+impl Watched {
+    /// Is it?
+    pub(super) fn is_on(self) -> bool {
+        self.watch.is_some_and(Watch::is_on)
+    }
+}
+
 /// Items by their key, as JSON.
 pub(super) fn items<T: Serialize>(all: &[T], key: impl Fn(&T) -> String) -> BTreeMap<String, Value> {
     let json = |item: &T| serde_json::to_value(item).expect("invariant: our views always fit JSON");
@@ -55,10 +68,11 @@ struct Following<F> {
     first: bool,
 }
 
-/// Events of a list: `put` with the whole item, `deleted` with the last that was known of it.
+/// Events of a list: `put` with the whole item, `deleted` with the last that was known of it. Where nothing can be said
+/// now, `look` gives nothing and nothing is told.
 pub(super) fn stream<F>(app: &App, look: F) -> Response
 where
-    F: Fn(&Lens<'_>) -> BTreeMap<String, Value> + Send + Sync + 'static,
+    F: Fn(&Lens<'_>) -> Option<BTreeMap<String, Value>> + Send + Sync + 'static,
 {
     let following =
         Following { app: app.clone(), ticks: app.core.index.ticks(), look, sent: BTreeMap::new(), first: true };
@@ -73,7 +87,7 @@ where
             }
             f.first = false;
             f.ticks.mark_unchanged();
-            let now = f.app.core.index.look(&f.look);
+            let Some(now) = f.app.core.index.look(&f.look) else { continue };
             let events = difference(&f.sent, &now);
             f.sent = now;
             if !events.is_empty() {

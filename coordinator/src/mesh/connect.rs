@@ -65,6 +65,8 @@ pub struct Connection {
     pub client: Client,
     /// Whether it stands.
     pub link: watch::Receiver<Link>,
+    /// Where it goes.
+    pub urls: Arc<[String]>,
 }
 
 fn auth(creds: &Creds, nonce: &[u8]) -> Result<Auth, async_nats::AuthError> {
@@ -140,7 +142,7 @@ pub async fn connect(endpoint: &Endpoint, creds: &Creds, name: &str) -> Result<C
         .connect(&endpoint.urls[..])
         .await
         .map_err(failed(endpoint))?;
-    Ok(Connection { client, link })
+    Ok(Connection { client, link, urls: endpoint.urls.clone().into() })
 }
 
 fn note(tell: &watch::Sender<Link>, who: &str, event: &Event) {

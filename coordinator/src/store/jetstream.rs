@@ -14,6 +14,7 @@ use std::sync::{Arc, RwLock};
 use async_nats::HeaderMap;
 use bramble_contracts::{
     api::AuditEvent,
+    smoke::CheckResult,
     subjects::{self, Bucket},
 };
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use super::{
     Change, Entry, Expect, Store, StoreError, feed,
     raw::{self, CallError, code},
+    smoke,
     streams::{self, Difference, Replicas},
 };
 use crate::mesh::connect::Connection;
@@ -324,6 +326,10 @@ impl Store for JetStream {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<AuditEvent>, StoreError>> {
         self.trail(tenant, before, limit).boxed()
+    }
+
+    fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>> {
+        smoke::ask(self).boxed()
     }
 
     fn feed(&self) -> mpsc::Receiver<Change> {

@@ -7,7 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use bramble_contracts::{api::AuditEvent, subjects::Bucket};
+use bramble_contracts::{
+    api::AuditEvent,
+    smoke::{Check, CheckResult},
+    subjects::Bucket,
+};
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
@@ -226,6 +230,13 @@ impl Store for Memory {
         let wanted = |e: &&AuditEvent| tenant.is_none_or(|t| t == e.tenant) && before.is_none_or(|b| e.seq < b);
         let events = kept.audit.iter().rev().filter(wanted).take(limit).cloned().collect();
         async { Ok(events) }.boxed()
+    }
+
+    fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>> {
+        let up = Ok("takes connections".to_owned());
+        let answer = if self.kept().down { Err("refused the connection".to_owned()) } else { up };
+        let check = Check::TcpReachable { at: "memory".to_owned() };
+        async { vec![CheckResult::of(check, answer)] }.boxed()
     }
 
     fn feed(&self) -> mpsc::Receiver<Change> {

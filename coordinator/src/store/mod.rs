@@ -8,12 +8,13 @@ pub mod feed;
 pub mod jetstream;
 pub mod memory;
 mod raw;
+mod smoke;
 pub mod streams;
 
 pub use jetstream::JetStream;
 pub use streams::Replicas;
 
-use bramble_contracts::{api::AuditEvent, subjects::Bucket};
+use bramble_contracts::{api::AuditEvent, smoke::CheckResult, subjects::Bucket};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
@@ -103,6 +104,8 @@ pub trait Store: Send + Sync + 'static {
         before: Option<u64>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<AuditEvent>, StoreError>>;
+    /// Smoke checks of the broker and what is kept there, asked now; takes less than a second.
+    fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>>;
     /// The feed of all buckets but `Leases` and `Jobs`. Bounded: a reader that stops reading slows its writer only.
     /// Call it once.
     fn feed(&self) -> tokio::sync::mpsc::Receiver<Change>;

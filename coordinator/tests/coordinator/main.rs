@@ -9,3 +9,4 @@ mod bounds;
 mod converge;
 mod hold;
 mod sim;
+mod smoke;

@@ -24,7 +24,7 @@ use bramble_contracts::{
         Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, Refusal,
         ReplyFrame,
     },
-    v2::Report,
+    v2::{AppReport, Report},
 };
 use bramble_coordinator::{
     background::{
@@ -327,6 +327,11 @@ impl SimDevice {
     /// Heartbeat and report; what it refused stays in the report.
     pub(crate) fn speak(&self, sim: &Sim, generation: Generation, refused: Vec<Refusal>) {
         self.refused.lock().unwrap().extend(refused);
+        self.report(sim, generation, vec![]);
+    }
+
+    /// Heartbeat and report, with these apps.
+    pub(crate) fn report(&self, sim: &Sim, generation: Generation, apps: Vec<AppReport>) {
         let refused = self.refused.lock().unwrap().clone();
         let session: SessionId = Fixed([7; 8]);
         let heartbeat = Heartbeat {
@@ -351,7 +356,7 @@ impl SimDevice {
             health: Health::Healthy,
             facts: Default::default(),
             clock: Default::default(),
-            apps: vec![],
+            apps,
             refused,
             alarms: vec![],
         };

@@ -8,4 +8,5 @@ mod broker;
 mod common;
 mod mesh;
 mod quarantine;
+mod smoke;
 mod store;

@@ -20,6 +20,17 @@ pub(crate) struct Who {
     pub(crate) version: String,
     /// From the agent.
     pub(crate) device: String,
+    /// What it answers.
+    pub(crate) mood: Mood,
+}
+
+/// Whether requests are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// They are.
+    Well,
+    /// None is.
+    Sick,
 }
 
 /// A listening server.
@@ -112,6 +123,7 @@ fn answer(request: &[u8], who: &Who) -> String {
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split('?').next().unwrap_or_default();
     let (status, text) = match (method, path) {
+        _ if who.mood == Mood::Sick => ("500 Internal Server Error", "this app is sick\n".to_string()),
         ("GET" | "HEAD", "/") => ("200 OK", format!("hello from version {} on {}\n", who.version, who.device)),
         ("GET" | "HEAD", "/health") => ("200 OK", "ok\n".to_string()),
         ("GET" | "HEAD", _) => ("404 Not Found", "not found; try / or /health\n".to_string()),
@@ -130,7 +142,7 @@ mod tests {
     use super::*;
 
     fn ask(line: &str) -> String {
-        let who = Who { version: "2".into(), device: "pi-1".into() };
+        let who = Who { version: "2".into(), device: "pi-1".into(), mood: Mood::Well };
         answer(format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), &who)
     }
 
@@ -152,8 +164,14 @@ mod tests {
     }
 
     #[test]
+    fn a_sick_one_serves_nobody() {
+        let who = Who { version: "2".into(), device: "pi-1".into(), mood: Mood::Sick };
+        assert!(answer(b"GET /health HTTP/1.1\r\n\r\n", &who).starts_with("HTTP/1.1 500 Internal Server Error\r\n"));
+    }
+
+    #[test]
     fn bytes_that_are_no_request_get_an_answer_and_no_panic() {
-        let who = Who { version: "2".into(), device: "pi-1".into() };
+        let who = Who { version: "2".into(), device: "pi-1".into(), mood: Mood::Well };
         for bytes in [&b"\xff\xfe"[..], b"\r\n\r\n", b"GET"] {
             assert!(answer(bytes, &who).starts_with("HTTP/1.1 4"));
         }

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::process::exit;
 use std::time::Duration;
 
+use http::Mood;
 use mode::{Mode, USAGE};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -36,9 +37,10 @@ fn main() {
         fail(&format!("cannot block SIGTERM: {err}"));
     }
     match mode {
-        Mode::Serve { port } => serve(port, &stop),
+        Mode::Serve { port } => serve(&open(port, Mood::Well), &stop),
+        Mode::Sick { port } => serve(&open(port, Mood::Sick), &stop),
         Mode::IgnoreTerm { port } => {
-            let server = open(port);
+            let server = open(port, Mood::Well);
             server.work();
             loop {
                 std::thread::park();
@@ -63,8 +65,7 @@ fn main() {
     }
 }
 
-fn serve(port: u16, stop: &SigSet) {
-    let server = open(port);
+fn serve(server: &http::Server, stop: &SigSet) {
     server.work();
     wait_for(stop);
     say("stopping: finishing what was asked");
@@ -72,8 +73,9 @@ fn serve(port: u16, stop: &SigSet) {
     exit(0);
 }
 
-fn open(port: u16) -> http::Server {
+fn open(port: u16, mood: Mood) -> http::Server {
     let who = http::Who {
+        mood,
         version: std::env::var("HELLO_VERSION").unwrap_or_else(|_| "unknown".into()),
         device: std::env::var("BRAMBLE_DEVICE").unwrap_or_else(|_| "an unknown device".into()),
     };

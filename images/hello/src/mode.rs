@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// The modes, as told to someone who asked for one that does not exist.
-pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | exit CODE [MESSAGE] | \
-                                sleep SECONDS | touch FILE | env NAME | flood]";
+pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | sick [--port N] | \
+                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | flood]";
 
 const DEFAULT_PORT: u16 = 80;
 
@@ -15,6 +15,8 @@ pub(crate) enum Mode {
     Serve { port: u16 },
     /// Answer HTTP and take no notice of SIGTERM, as a bad app would.
     IgnoreTerm { port: u16 },
+    /// Answer every request with 500, as an app without its database would.
+    Sick { port: u16 },
     /// Print the message on stderr and exit with the code.
     Exit { code: i32, message: Option<String> },
     /// Exit 0 after the time.
@@ -35,6 +37,8 @@ pub(crate) fn parse(args: &[String], port: Option<&str>) -> Result<Mode, String>
         ["serve", "--port", n] => Ok(Mode::Serve { port: number("--port", n)? }),
         ["ignore-term"] => Ok(Mode::IgnoreTerm { port: default_port(port)? }),
         ["ignore-term", "--port", n] => Ok(Mode::IgnoreTerm { port: number("--port", n)? }),
+        ["sick"] => Ok(Mode::Sick { port: default_port(port)? }),
+        ["sick", "--port", n] => Ok(Mode::Sick { port: number("--port", n)? }),
         ["exit", code] => Ok(Mode::Exit { code: number("exit", code)?, message: None }),
         ["exit", code, message] => {
             Ok(Mode::Exit { code: number("exit", code)?, message: Some((*message).to_string()) })
@@ -70,6 +74,8 @@ mod tests {
         assert_eq!(read("serve", Some("8000")), Ok(Mode::Serve { port: 8000 }));
         assert_eq!(read("serve --port 9000", Some("8000")), Ok(Mode::Serve { port: 9000 }));
         assert_eq!(read("ignore-term", Some("8000")), Ok(Mode::IgnoreTerm { port: 8000 }));
+        assert_eq!(read("sick", Some("8000")), Ok(Mode::Sick { port: 8000 }));
+        assert_eq!(read("sick --port 9000", None), Ok(Mode::Sick { port: 9000 }));
     }
 
     #[test]

@@ -138,7 +138,9 @@ fn probing(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &m
         Some(_) | None => state.failures >= u32::from(probe.failures),
     };
     if state.failures > 0 {
-        let text = format!("probe of container {} failed {} times: {}", seen.name, state.failures, state.last_error);
+        let check = probe.check().map_or_else(String::new, |check| format!("{check} "));
+        let text =
+            format!("probe of container {} failed {} times: {check}{}", seen.name, state.failures, state.last_error);
         if too_often {
             plan.fail(text);
         } else if plan.reason.is_empty() {

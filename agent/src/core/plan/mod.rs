@@ -335,7 +335,8 @@ fn describe_init(name: &Name, crash: &Crash) -> String {
     format!("init container {name} {how}{tries}{}", last_line(&crash.last_lines))
 }
 
-fn last_line(lines: &[String]) -> String {
+/// The last thing a container said, to be put after what became of it.
+pub(super) fn last_line(lines: &[String]) -> String {
     lines.iter().rev().find(|line| !line.trim().is_empty()).map_or(String::new(), |line| format!(": {line}"))
 }
 

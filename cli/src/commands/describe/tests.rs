@@ -19,6 +19,12 @@ fn report() -> serde_json::Value {
                 "restarts": 0, "startedAtMs": 1_800_000_000_000_u64, "imageDigest": "sha256:fedcba9876543210", "healthy": null,
                 "lastLines": ["no space", "\u{1b}[2Jleft"],
             }],
+            "stages": [
+                { "name": "preparing", "state": "passed", "tookMs": 1250, "detail": "" },
+                { "name": "stopping", "state": "skipped", "tookMs": null, "detail": "" },
+                { "name": "init", "state": "failed", "tookMs": 300, "detail": "init container seed\u{1b} failed" },
+                { "name": "running", "state": "waiting", "tookMs": null, "detail": "" },
+            ],
         }],
         "refused": [{ "number": 5, "kind": "signature", "detail": "no signature", "generation": null, "times": 2 }],
         "alarms": ["a container that is not ours has port 80"],
@@ -37,7 +43,8 @@ fn view(connection: &str) -> DeviceView {
 
 #[test]
 fn a_device_that_failed_shows_why_where_and_its_last_words() {
-    let text = device(&view("online"));
+    // In the signs of whatever terminal this test runs in.
+    let text = device(&view("online")).replace('✓', "ok").replace('✗', "FAILED").replace(" → ", " -> ");
     for part in [
         "pi-1\n",
         "labels       site=home",
@@ -50,6 +57,7 @@ fn a_device_that_failed_shows_why_where_and_its_last_words() {
         "failed, failed",
         "3 wanted, none runs",
         "init container seed ended with exit code 7",
+        "    stages     preparing ok 1.2s -> init FAILED 0.3s init container seed\u{fffd} failed -> running\n",
         "seed       init  exited  7 ",
         "last lines of seed:\n      | no space\n      | \u{fffd}[2Jleft\n",
     ] {
