@@ -11,6 +11,7 @@ mod naming;
 pub mod podman;
 mod probe;
 mod records;
+mod session;
 pub mod sntp;
 pub mod state;
 pub mod systemd;

@@ -118,6 +118,14 @@ pub struct Terminal {
     pub size: TerminalSize,
 }
 
+impl Terminal {
+    /// Can it be told to a program? It may come from anywhere, and its name goes into an environment.
+    pub fn is_sound(&self) -> bool {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+        (1..=64).contains(&self.name.len()) && self.name.bytes().all(plain)
+    }
+}
+
 /// How large a terminal is, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
