@@ -8,4 +8,5 @@ mod api;
 mod bounds;
 mod converge;
 mod hold;
+mod sessions;
 mod sim;
