@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use bramble_agent::core::app::AppKey;
+use bramble_agent::host::podman::{Attach, ExecSpec, Podman};
 use bramble_agent::supervise::{Attached, Chunk, OutputStream, Program, SessionWish};
 use bramble_contracts::v1::{Terminal, TerminalSize};
 use bytes::Bytes;
@@ -111,8 +112,8 @@ async fn a_terminal_has_a_size_takes_keys_and_passes_every_character() {
     shell.sees("as wide\r\n").await;
     shell.type_in("echo 'grüß dich, 世界 🍓'\r").await;
     shell.sees("\ngrüß dich, 世界 🍓\r\n").await;
-    shell.type_in("echo now; sleep 1000\r").await;
-    shell.sees("\nnow\r\n").await;
+    shell.type_in("sleep 98762\r").await;
+    until("it to sleep", || count("sleep 98762") == 1).await;
     shell.type_in("\x03").await;
     shell.sees("# ").await;
     // Ctrl-P is the line before, not the first half of a way out of Podman.
@@ -195,4 +196,23 @@ async fn what_cannot_be_run_is_named() {
     let mut wrong = Typist::start(&device, &["no-such-program"], terminal(80, 24)).await;
     wrong.sees("`no-such-program` not found").await;
     assert_eq!(wrong.ends().await, 127);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_behind_is_ended_by_the_next_and_a_persons_own_is_not() {
+    let mut device = device().await;
+    let id = device.report("web").unwrap().containers[0].id.clone();
+    // What an agent before this one has begun, and can end no more.
+    let earlier = Podman::new(device.podman.socket());
+    let command = vec!["sh".to_owned(), "-c".to_owned(), "sleep 98764".to_owned()];
+    let spec = ExecSpec { command, attach: Attach::Terminal(80, 24), ..ExecSpec::default() };
+    let session = earlier.exec_create(&id, &spec).await.unwrap();
+    let ends = earlier.exec_attach(&session, spec.attach).await.unwrap();
+    let by_hand = device.podman_command().args(["exec", "--detach", &id, "sleep", "98763"]).output().unwrap();
+    assert!(by_hand.status.success(), "{by_hand:?}");
+    until("both to run", || count("sleep 98764") == 1 && count("sleep 98763") == 1).await;
+    device.restart_agent().await;
+    until("the first to be gone", || count("sleep 98764") == 0).await;
+    assert_eq!(count("sleep 98763"), 1, "somebody at the device runs this one");
+    drop(ends);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use tokio::sync::mpsc;
 
-use super::leash::Leash;
+use super::leash::{self, Leash};
 use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
     ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, Stamps, State,
@@ -334,6 +334,8 @@ impl Host for PodmanHost {
     fn events(&self) -> mpsc::Receiver<HostEvent> {
         let (out, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
+        let podman = self.podman.clone();
+        tokio::spawn(async move { leash::end_strays(&podman).await });
         events
     }
 

@@ -1,8 +1,8 @@
 //! Commands in containers that do not outlive whoever asked for them.
 //!
 //! Podman lets a command run on when nobody listens any more. Decides that it is killed then, with all of its session
-//! (what it started and did not set free), and only after it is sure that the process lives in the container. Does not
-//! decide when that is.
+//! (what it started and did not set free), and only after it is sure that the process lives in the container; and that
+//! what an agent left behind when it was killed is killed by the next one. Does not decide when a command is over.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,11 +10,15 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
+use super::naming::label;
 use super::podman::{Attach, ExecSpec, Podman, PodmanError};
 
 /// A command that was asked for a moment ago may need so long until it has a process.
 const TRIES_MAX: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
+/// While Podman does not answer.
+const STRAYS_PAUSE: Duration = Duration::from_secs(1);
+const OUTAGES_MAX: u32 = 40;
 /// A shell whose terminal is gone has so long to tell its jobs and to write its history.
 const HANG_UP_MAX: Duration = Duration::from_millis(500);
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
@@ -89,11 +93,50 @@ impl Drop for Leash {
     }
 }
 
+/// Ends the commands of an earlier run of the agent, once Podman answers. A person's own `podman exec` is none of them.
+pub(super) async fn end_strays(podman: &Podman) {
+    loop {
+        match try_end_strays(podman).await {
+            Ok(()) => return,
+            Err(err) if err.is_outage() => tokio::time::sleep(STRAYS_PAUSE).await,
+            Err(err) => return tracing::warn!(%err, "a command of an earlier run of the agent may still run"),
+        }
+    }
+}
+
+async fn try_end_strays(podman: &Podman) -> Result<(), PodmanError> {
+    for line in podman.list(&[label::APP.to_owned()]).await? {
+        let Some(detail) = podman.inspect(&line.id).await? else { continue };
+        let Some(main) = process(detail.state.pid) else { continue };
+        for session in &detail.exec_ids {
+            let command = match podman.exec_inspect(session).await {
+                Ok(command) => command,
+                Err(err) if err.is_outage() => return Err(err),
+                // It has ended.
+                Err(_) => continue,
+            };
+            let stray = process(command.pid).filter(|pid| podman.is_stray(&command) && lives_with(*pid, main));
+            if let Some(pid) = stray {
+                tracing::info!(container = %line.id, "ending a command of an earlier run of the agent");
+                end_processes(pid, main, Manner::HangUp).await;
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn end_command(podman: &Podman, container: &str, session: &str, manner: Manner) -> Result<(), PodmanError> {
+    let mut outages = 0;
     for _ in 0..TRIES_MAX {
         let command = match podman.exec_inspect(session).await {
             Ok(command) => command,
             Err(err) if err.is_not_found() => return Ok(()),
+            // The agent starts it again.
+            Err(err) if err.is_outage() && outages < OUTAGES_MAX => {
+                outages += 1;
+                tokio::time::sleep(STRAYS_PAUSE).await;
+                continue;
+            }
             Err(err) => return Err(err),
         };
         if command.running && command.pid > 0 {

@@ -1,7 +1,10 @@
 //! The ways out that a person types at the beginning of a line: `~.`, `~?`, `~~`. Pure.
 //!
 //! Decides: which bytes are for us and which for the program. Everything that is not such a way goes through as it is,
-//! byte for byte.
+//! byte for byte. What a terminal answers by itself (where its cursor is: some shells ask that at every prompt) is typed by
+//! nobody, so a line still begins after it.
+
+const ESCAPE: u8 = 0x1b;
 
 /// What was typed, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,10 @@ enum At {
     Begin,
     /// A `~` was, and nothing else; it is held back.
     Tilde,
+    /// An escape was, with which a terminal's answer begins.
+    Escape,
+    /// An answer has begun.
+    Answer,
     /// Further on.
     Inside,
 }
@@ -63,7 +70,20 @@ impl Escapes {
                     plain.extend([b'~', other]);
                     after(other)
                 }
-                (At::Begin | At::Inside, other) => {
+                (At::Begin, ESCAPE) => {
+                    plain.push(byte);
+                    At::Escape
+                }
+                (At::Escape, b'[') | (At::Answer, b'0'..=b'9' | b';' | b'?') => {
+                    plain.push(byte);
+                    At::Answer
+                }
+                // Cursor, kind, state, focus.
+                (At::Answer, b'R' | b'c' | b'n' | b'I' | b'O') => {
+                    plain.push(byte);
+                    At::Begin
+                }
+                (At::Begin | At::Escape | At::Answer | At::Inside, other) => {
                     plain.push(other);
                     after(other)
                 }
@@ -113,6 +133,17 @@ mod tests {
         assert_eq!(read(&["~", "x"]), [bytes("~x")]);
         assert_eq!(read(&["~\r~."]), [bytes("~\r"), Typed::End]);
         assert_eq!(read(&["~~~.\r"]), [bytes("~~.\r")]);
+    }
+
+    #[test]
+    fn what_a_terminal_answers_by_itself_is_typed_by_nobody() {
+        assert_eq!(read(&["ls\r", "\x1b[12;5R", "~."]), [bytes("ls\r"), bytes("\x1b[12;5R"), Typed::End]);
+        assert_eq!(read(&["\x1b[12", ";5R~."]), [bytes("\x1b[12"), bytes(";5R"), Typed::End]);
+        assert_eq!(read(&["\x1b[?62;c~."]), [bytes("\x1b[?62;c"), Typed::End]);
+        // The line before, by an arrow: a person is inside of a line then.
+        assert_eq!(read(&["\x1b[A~."]), [bytes("\x1b[A~.")]);
+        assert_eq!(read(&["x\x1b[1;2R~."]), [bytes("x\x1b[1;2R~.")]);
+        assert_eq!(read(&["\x1b~."]), [bytes("\x1b~.")]);
     }
 
     #[test]

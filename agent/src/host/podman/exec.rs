@@ -15,7 +15,8 @@ use super::http::{CHANGE, Call, LOOK, Podman, PodmanError, escape};
 use super::types::{ExecDetail, Made};
 
 /// Podman takes a sequence of keys for "leave the command running": by default Ctrl-P Ctrl-Q, so that a shell would not see
-/// the one before the other. None is not to be had; this one nobody types.
+/// the one before the other. None is not to be had; this one nobody types. Podman tells it again when it is asked about
+/// a command, so it is also how we know a command of ours, and by what is added to it, whether it is of this run.
 const DETACH_KEYS: &str = "ctrl-@,ctrl-_,ctrl-@,ctrl-],ctrl-^,ctrl-_,ctrl-@,ctrl-]";
 /// What is read of a terminal at once.
 const READ_BYTES_MAX: usize = 16 * 1024;
@@ -79,13 +80,22 @@ impl Podman {
             Attach::Terminal(..) => (true, true),
         };
         let mut body = json!({ "Cmd": spec.command, "AttachStdout": true, "AttachStderr": true, "AttachStdin": input,
-                               "Tty": tty, "Env": env, "DetachKeys": DETACH_KEYS });
+                               "Tty": tty, "Env": env, "DetachKeys": self.detach_keys() });
         if let Some(dir) = &spec.work_dir {
             body["WorkingDir"] = json!(dir);
         }
         let what = format!("prepare a command in container {}", short(container));
         let call = Call::post(what, format!("/containers/{}/exec", escape(container))).json(&body);
         Ok(self.ask_json::<Made>(call, CHANGE).await?.id)
+    }
+
+    fn detach_keys(&self) -> String {
+        format!("{DETACH_KEYS},{}", self.mark())
+    }
+
+    /// Was this command prepared by a client like us that is not this one: by an earlier run of the agent?
+    pub fn is_stray(&self, command: &ExecDetail) -> bool {
+        command.running && command.detach_keys.starts_with(DETACH_KEYS) && command.detach_keys != self.detach_keys()
     }
 
     /// Starts a prepared command and hands over its output.

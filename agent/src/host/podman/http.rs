@@ -3,6 +3,7 @@
 //! Decides how bytes travel. Does not decide what is asked, nor whether a failed call is tried again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use tokio::net::UnixStream;
 
 /// The part of libpod's API that both Podman 4.3 and 5.4 answer.
 const API: &str = "/v4.0.0/libpod";
+const MARK_KEYS: usize = 12;
 /// An error body longer than this is cut.
 const ERROR_BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -164,6 +166,7 @@ impl PodmanError {
 #[derive(Clone, Debug)]
 pub struct Podman {
     socket: PathBuf,
+    mark: Arc<str>,
 }
 
 /// A call being put together.
@@ -224,7 +227,15 @@ impl Call {
 impl Podman {
     /// A client of the service that listens on `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        let mut bytes = [0; MARK_KEYS];
+        getrandom::fill(&mut bytes).expect("invariant: the kernel gives random bytes");
+        let keys = bytes.map(|byte| char::from(b'a' + byte % 26).to_string());
+        Self { socket: socket.into(), mark: keys.join(",").into() }
+    }
+
+    /// Letters, with commas, that no other client has.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Where the service is expected.
