@@ -14,5 +14,6 @@ mod records;
 mod session;
 pub mod sntp;
 pub mod state;
+mod stdin;
 pub mod systemd;
 mod watch;

@@ -169,8 +169,12 @@ impl ExecOutput {
                 return Ok(Some(piece));
             }
             let mut read = BytesMut::with_capacity(READ_BYTES_MAX);
-            let count =
-                self.from.read_buf(&mut read).await.map_err(|err| PodmanError::Cut { what: self.what.clone(), err })?;
+            let count = match self.from.read_buf(&mut read).await {
+                Ok(count) => count,
+                // What it was sent was not read to the end. What it printed came before this.
+                Err(err) if err.kind() == std::io::ErrorKind::ConnectionReset => 0,
+                Err(err) => return Err(PodmanError::Cut { what: self.what.clone(), err }),
+            };
             if count == 0 {
                 return Ok(None);
             }
