@@ -10,7 +10,7 @@ use bramble_contracts::bytes::Sha256;
 use bramble_fleet_tests::clock::full;
 use bramble_fleet_tests::process::kill_pid;
 use bramble_fleet_tests::pty::Pty;
-use bramble_fleet_tests::{Device, Fleet, manifest, soon};
+use bramble_fleet_tests::{Device, Fleet, Watch, manifest, soon};
 use serde_json::{Value, json};
 use xtask::run::Cmd;
 
@@ -90,6 +90,17 @@ fn a_shell_on_a_device_is_like_one_here() {
     pty.type_in("\x03");
     pty.sees("# ");
     is_gone("sleep 54321");
+    let mut echoes: Vec<u128> = (0..100)
+        .map(|_| {
+            let watch = Watch::start();
+            pty.type_in("x");
+            pty.sees("x");
+            watch.elapsed().as_micros()
+        })
+        .collect();
+    echoes.sort_unstable();
+    println!("from a key to its echo: {} µs p50, {} µs p99", echoes[50], echoes[98]);
+    pty.type_in("\x03");
     // A terminal answers where its cursor is, when a shell asks. That is no beginning of a line.
     pty.type_in("\r");
     pty.sees("# \x1b[6n");
@@ -197,6 +208,7 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
         .dir(dir)
         .check()
         .unwrap();
+    let watch = Watch::start();
     let (code, out, err) = script("bramble exec -i pi-1 box -- cat < sent > got && cmp sent got && echo same");
     assert_eq!((code, out.as_str(), err.as_str()), (0, "same\n", ""));
     let (code, out, err) =
@@ -213,6 +225,10 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
     let (code, _, err) = script("timeout --signal INT 2 bramble exec -i pi-1 box -- sleep 62002 < /dev/zero");
     assert_eq!((code, err.as_str()), (124, ""));
     is_gone("sleep 62002");
+    // One without input goes with its reader, too.
+    let (code, _, err) = script("timeout --signal INT 2 bramble exec --timeout 10m pi-1 box -- sleep 62003");
+    assert_eq!((code, err.as_str()), (124, ""));
+    is_gone("sleep 62003");
 
     let bramble = fleet.bramble();
     let said = bramble.fails(2, &["exec", "-it", "pi-1", "box", "--", "sh"]);
