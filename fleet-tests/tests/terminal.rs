@@ -193,7 +193,6 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
     let (fleet, _pi) = scene("terminal-pipes");
     let dir = fleet.case().dir();
     let script = |text: &str| {
-        let bramble = fleet.bramble();
         let path = bramble_fleet_tests::programs::programs().bramble.display().to_string();
         let text = text.replace("bramble", &path);
         let cmd = Cmd::new("bash").args(["-c", &text]).dir(dir).within(Duration::from_secs(300));
@@ -211,6 +210,7 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
     let watch = Watch::start();
     let (code, out, err) = script("bramble exec -i pi-1 box -- cat < sent > got && cmp sent got && echo same");
     assert_eq!((code, out.as_str(), err.as_str()), (0, "same\n", ""));
+    println!("{megabytes} MiB there and back in {} ms", watch.elapsed().as_millis());
     let (code, out, err) =
         script("printf 'a\\nb\\n' | bramble exec -i pi-1 box -- sh -c 'cat; echo aside >&2; exit 9'");
     assert_eq!((code, out.as_str(), err.as_str()), (9, "a\nb\n", "aside\n"));
