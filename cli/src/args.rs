@@ -228,15 +228,18 @@ pub(crate) struct Exec {
     /// In which container; needed when there are several
     #[arg(short, long)]
     pub container: Option<Name>,
-    /// End the program after this
-    #[arg(long, default_value = "60s", value_name = "DURATION")]
-    pub timeout: Millis,
-    /// With standard input (comes later)
-    #[arg(short, long, hide = true)]
+    /// With standard input
+    #[arg(short, long)]
     pub interactive: bool,
-    /// With a terminal (comes later)
-    #[arg(short, long, hide = true)]
+    /// With this terminal (and so with input); at the beginning of a line ~. ends it and ~? helps
+    #[arg(short, long)]
     pub tty: bool,
+    /// With -i or -t: end the program after so long without a byte typed or printed [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub idle: Option<Millis>,
+    /// End the program after this [default: 60s, with -i or -t 8h]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<Millis>,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub argv: Vec<String>,

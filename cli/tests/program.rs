@@ -321,8 +321,32 @@ fn a_program_on_a_device_speaks_and_ends_through_us() {
     assert_eq!(asked.body, want);
     let end = fake.run(&["exec", "-it", "pi-1", "web", "--", "sh"]);
     assert_eq!(end.code, 2);
-    assert!(end.err.contains("-i and -t come later"), "{}", end.err);
+    assert!(end.err.contains("-t wants a terminal, and standard input is none"), "{}", end.err);
     assert_eq!(fake.run(&["exec", "pi-1", "web"]).code, 2);
+}
+
+#[test]
+fn a_session_is_opened_as_everything_else_is_asked_for_and_only_with_a_coordinator() {
+    let refusing = Fake::start(|_, _| problem(403, "forbidden", "ci lacks the right devices:exec", &json!([])));
+    let end = refusing.run(&["exec", "-i", "pi/1", "web", "--", "cat"]);
+    assert_eq!((end.code, end.err.as_str()), (4, "error: ci lacks the right devices:exec (request r-1)\n"));
+    let asked = refusing.asked.lock().unwrap()[0].clone();
+    assert_eq!(asked.line, "GET /api/v1/devices/pi%2F1/terminal");
+    assert_eq!((asked.tenant.as_str(), asked.token.as_str()), ("default", "Bearer s3cret"));
+    // Something in between that says yes to everything, and one that speaks of a WebSocket and does not know our key.
+    let strange = Fake::start(|_, _| stream("text/html", "<h1>welcome</h1>"));
+    let end = strange.run(&["exec", "-i", "pi-1", "web", "--", "cat"]);
+    assert_eq!((end.code, end.err.contains("not as a coordinator does")), (1, true), "{}", end.err);
+    let liar = Fake::start(|_, _| {
+        let answer = axum::http::Response::builder().status(101).header("upgrade", "websocket");
+        answer
+            .header("connection", "upgrade")
+            .header("sec-websocket-accept", "AAAA")
+            .body(axum::body::Body::empty())
+            .unwrap()
+    });
+    let end = liar.run(&["exec", "-i", "pi-1", "web", "--", "cat"]);
+    assert_eq!((end.code, end.err.contains("not as a coordinator does")), (1, true), "{}", end.err);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub enum Kind {
     RenewRequest = 7,
     /// [`crate::v1::RenewReply`]
     RenewReply = 8,
-    /// [`crate::v1::CommandInput`]
+    /// [`crate::v2::CommandInput`]
     CommandInput = 9,
     /// [`crate::v1::TimeRequest`]
     TimeRequest = 20,

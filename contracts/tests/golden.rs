@@ -57,7 +57,10 @@ fn every_message_on_the_wire() {
     for command in samples::commands() {
         wire(&format!("v1/command-{}.hex", command.verb.name()), &command);
     }
-    wire("v1/input.hex", &samples::input());
+    wire("v1/input.hex", &samples::input_v1());
+    for input in samples::inputs() {
+        wire(&format!("v2/input-{}.hex", input.counter), &input);
+    }
     for frame in samples::frames() {
         wire(&format!("v1/frame-{}.hex", frame.seq), &frame);
     }

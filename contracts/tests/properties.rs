@@ -8,11 +8,8 @@ use bramble_contracts::{
     signed::{self, Role, VerifyError},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{
-        Command, CommandInput, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, SignedTime,
-        TimeRequest,
-    },
-    v2::Report,
+    v1::{Command, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
+    v2::{CommandInput, Report},
 };
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -41,7 +38,7 @@ fn whole_messages() -> Vec<Vec<u8>> {
         envelope::encode(&samples::desired()).unwrap(),
         envelope::encode(&samples::report()).unwrap(),
         envelope::encode(&samples::heartbeat()).unwrap(),
-        envelope::encode(&samples::input()).unwrap(),
+        envelope::encode(&samples::input_v1()).unwrap(),
         envelope::encode(&samples::renew().0).unwrap(),
         envelope::encode(&samples::renew().1).unwrap(),
         envelope::encode(&samples::time().0).unwrap(),
@@ -50,6 +47,7 @@ fn whole_messages() -> Vec<Vec<u8>> {
         samples::trust().sign(&[&samples::key(1)]).unwrap(),
     ];
     all.extend(samples::commands().iter().map(|c| envelope::encode(c).unwrap()));
+    all.extend(samples::inputs().iter().map(|i| envelope::encode(i).unwrap()));
     all.extend(samples::frames().iter().map(|f| envelope::encode(f).unwrap()));
     all
 }

@@ -11,20 +11,22 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use tokio::sync::mpsc;
 
-use super::leash::Leash;
+use super::leash::{self, Leash};
 use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
     ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, Stamps, State,
     Stream,
 };
 use super::state::StateError;
-use super::{clock, facts, probe, records};
+use super::{clock, facts, probe, records, session};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
 use crate::core::record::Record;
 use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
 use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
-use crate::supervise::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
+use crate::supervise::{
+    AfterTail, Ends, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece, Program,
+};
 
 const EVENTS_MAX: usize = 256;
 /// After SIGKILL a container is gone within this, or something is badly wrong.
@@ -332,6 +334,8 @@ impl Host for PodmanHost {
     fn events(&self) -> mpsc::Receiver<HostEvent> {
         let (out, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
+        let podman = self.podman.clone();
+        tokio::spawn(async move { leash::end_strays(&podman).await });
         events
     }
 
@@ -401,6 +405,11 @@ impl Host for PodmanHost {
             return Err(HostError("nobody listens any more, so the command is ended".into()));
         }
         command.end().await.map_err(fail)
+    }
+
+    async fn session(&self, id: &str, program: &Program, ends: Ends) -> Result<i32, HostError> {
+        let code = session::run(&self.podman, id, program, ends).await.map_err(|err| host_error(&err))?;
+        code.ok_or_else(|| HostError("nobody listens any more, so the program is ended".into()))
     }
 }
 

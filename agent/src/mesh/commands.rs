@@ -2,17 +2,21 @@
 //!
 //! Decides bounds: how many at once, how long, how many frames. Whether a command counts is [`super::gate`]'s word.
 
+mod limits;
+mod session;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Message, Subject};
-use bramble_contracts::envelope;
-use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, ReplyFrame, SessionArgs, Verb};
+use bramble_contracts::{envelope, subjects};
+use session::{Running, Said};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::context::{Context, Stop};
-use super::gate::{Admission, Gate};
+use super::gate::{Admission, Gate, InputAdmission};
 use super::identity::millis;
 use super::lines::Lines;
 use super::stored::Stored;
@@ -20,6 +24,7 @@ use crate::core::app::AppKey;
 use crate::host::clock;
 use crate::supervise::{AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, SupervisorHandle};
 
+const INPUT_VERB: &str = "input";
 const AT_ONCE: usize = 8;
 const FOLLOWS: usize = 4;
 pub(crate) const CHUNK_MAX: usize = 32 * 1024;
@@ -35,6 +40,8 @@ pub(crate) struct Commands {
     supervisor: Arc<SupervisorHandle>,
     gate: Gate,
     slots: Arc<Semaphore>,
+    /// What can be typed to, or told that nobody listens any more.
+    running: Running,
     /// Ends a stream that follows; the oldest gives way. Nobody tells a device that its reader has left.
     follows: VecDeque<oneshot::Sender<()>>,
 }
@@ -42,14 +49,21 @@ pub(crate) struct Commands {
 impl Commands {
     pub(crate) fn new(context: Arc<Context>, supervisor: Arc<SupervisorHandle>) -> Self {
         let gate = Gate::new(context.device.clone(), context.session);
-        Self { context, supervisor, gate, slots: Arc::new(Semaphore::new(AT_ONCE)), follows: VecDeque::new() }
+        let (slots, running) = (Arc::new(Semaphore::new(AT_ONCE)), Running::new());
+        Self { context, supervisor, gate, slots, running, follows: VecDeque::new() }
     }
 
     pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<(Client, Message)>, mut stop: Stop) {
         loop {
             tokio::select! {
                 () = stop.asked() => return,
-                Some((client, message)) = inbound.recv() => self.heard(client, message).await,
+                Some((client, message)) = inbound.recv() => {
+                    if message.subject.as_str() == subjects::command(&self.context.device, INPUT_VERB) {
+                        self.heard_input(client, message);
+                    } else {
+                        self.heard(client, message).await;
+                    }
+                }
                 else => return,
             }
         }
@@ -69,7 +83,7 @@ impl Commands {
             }
             return;
         };
-        let mut frames = Frames { client, reply, seq: 0 };
+        let mut frames = Frames { client, reply, seq: 0, spent: 0, ways: 0 };
         match admission {
             Admission::Echo => {}
             Admission::Dropped(bad) => self.context.refusals.add(&bad),
@@ -81,7 +95,25 @@ impl Commands {
         }
     }
 
+    /// Input is answered by its command, or not at all.
+    fn heard_input(&mut self, client: Client, message: Message) {
+        let trust = &self.context.trust;
+        let uptime = millis(clock::uptime());
+        match self.gate.admit_input(&message.payload, uptime, |role, id| trust.key(role, id)) {
+            InputAdmission::Admitted(input) => self.running.hand(*input, client, message.reply),
+            InputAdmission::Echo => {}
+            InputAdmission::Torn(command, bad) => {
+                self.context.refusals.add(&bad);
+                self.running.tear(command);
+            }
+            InputAdmission::Dropped(bad) => self.context.refusals.add(&bad),
+        }
+    }
+
     async fn start(&mut self, command: Command, mut frames: Frames) {
+        if let Verb::Session(args) = command.verb {
+            return self.start_session(command.counter, args, frames).await;
+        }
         let follows = matches!(&command.verb, Verb::Logs(args) if args.follow);
         let slot = if follows { None } else { self.slots.clone().try_acquire_owned().ok() };
         if !follows && slot.is_none() {
@@ -100,11 +132,33 @@ impl Commands {
                 tracing::debug!("the oldest followed log had ended");
             }
         }
+        let hears = self.enter(command.counter);
         let work = Work { context: self.context.clone(), supervisor: self.supervisor.clone(), frames };
         tokio::spawn(async move {
             let _slot = slot;
-            work.run(command.verb, evicted).await;
+            tokio::select! {
+                () = work.run(command.verb, evicted) => {}
+                () = session::hung_up(hears) => tracing::debug!("nobody listens to a command any more"),
+            }
         });
+    }
+
+    fn enter(&mut self, counter: u64) -> watch::Receiver<Said> {
+        let running = &self.running;
+        self.gate.forget_ended(|command| running.runs(command));
+        self.running.enter(counter)
+    }
+
+    async fn start_session(&mut self, counter: u64, args: SessionArgs, mut frames: Frames) {
+        let running = &self.running;
+        self.gate.forget_ended(|command| running.runs(command));
+        let place = match self.running.enter_session(counter) {
+            Ok(place) => place,
+            Err(why) => return frames.refuse(why).await,
+        };
+        tracing::info!(verb = "session", counter, "command");
+        let supervisor = self.supervisor.clone();
+        tokio::spawn(async move { session::run(&supervisor, args, frames, place).await });
     }
 }
 
@@ -121,6 +175,8 @@ impl Work {
             Verb::Desired => self.desired().await,
             Verb::Logs(args) => self.logs(args, evicted).await,
             Verb::Exec(args) => self.exec(args).await,
+            // Started by another way.
+            Verb::Session(_) => {}
         }
     }
 
@@ -162,7 +218,7 @@ impl Work {
     async fn exec(mut self, args: ExecArgs) {
         let timeout = Duration::from_millis(args.timeout.0);
         if args.tty.is_some() {
-            return self.frames.refuse("this version has no terminals: run the command without -t".into()).await;
+            return self.frames.refuse("a terminal is asked for otherwise: as a session".into()).await;
         }
         if timeout > TIME_MAX {
             let text = format!("a command may take {} s on a device: ask for less", TIME_MAX.as_secs());
@@ -186,6 +242,10 @@ struct Frames {
     client: Client,
     reply: Subject,
     seq: u32,
+    /// Since `reply` is the one.
+    spent: u32,
+    /// How often it has changed.
+    ways: u64,
 }
 
 impl Frames {
@@ -201,13 +261,28 @@ impl Frames {
             Err(err) => return tracing::error!(%err, "a frame of an answer is too large"),
         };
         self.seq += 1;
+        self.spent += 1;
         if let Err(err) = self.client.publish(self.reply.clone(), bytes.into()).await {
             tracing::debug!(%err, "a frame of an answer was not sent");
         }
     }
 
     fn full(&self) -> bool {
-        self.seq >= FRAMES_MAX
+        self.spent >= FRAMES_MAX
+    }
+
+    /// Should another request come before more is sent?
+    fn is_spent(&self) -> bool {
+        self.spent >= session::SPENT_MAX
+    }
+
+    /// Goes on as the answer to a newer request, the `ways`th. False when it does so already.
+    fn go_over(&mut self, client: Client, reply: Subject, ways: u64) -> bool {
+        if ways == self.ways {
+            return false;
+        }
+        (self.client, self.reply, self.spent, self.ways) = (client, reply, 0, ways);
+        true
     }
 
     async fn refuse(&mut self, why: String) {
@@ -254,7 +329,8 @@ impl Frames {
                 | FrameBody::Skipped(_)
                 | FrameBody::Document(_)
                 | FrameBody::End { .. }
-                | FrameBody::Refused { .. } => true,
+                | FrameBody::Refused { .. }
+                | FrameBody::Taken(_) => true,
             };
             for body in ready.into_iter().filter(wanted) {
                 self.send(body).await;

@@ -49,7 +49,8 @@ pub use report::Facts;
 
 /// Pushes wait here while one is stored.
 const PUSHES_MAX: usize = 64;
-const COMMANDS_MAX: usize = 32;
+/// Commands, and what is typed to programs that run.
+const COMMANDS_MAX: usize = 64;
 /// Whoever waits for an answer from the network when the agent ends is not waited for longer than this.
 const STOP_TIME_MAX: Duration = Duration::from_secs(3);
 

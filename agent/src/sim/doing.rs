@@ -10,7 +10,7 @@ use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
 use crate::core::record::Record;
 use crate::core::step::{AfterGrace, Outcome, Step, StepError, StopRule, Target};
-use crate::supervise::{FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
+use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece, Program};
 
 impl SimHost {
     async fn pull(&self, image: &str) -> Result<Outcome, StepError> {
@@ -254,6 +254,29 @@ impl Host for SimHost {
         let piece = Piece { stream: OutputStream::Out, bytes: Bytes::from(argv.join(" ")) };
         if out.send(piece).await.is_err() {
             tracing::trace!("nobody listens to a simulated command");
+        }
+        Ok(0)
+    }
+    /// Sends back what it reads, until there is no more; `exit` on a line of its own ends it as well.
+    async fn session(&self, id: &str, program: &Program, mut ends: Ends) -> Result<i32, HostError> {
+        if self.state().things.get(id).is_none_or(|c| c.seen.state != SeenState::Running) {
+            return Err(HostError(format!("container {id} does not run")));
+        }
+        let hello = Bytes::from(format!("{}\n", program.argv.join(" ")));
+        let mut next = Some(hello);
+        while let Some(bytes) = next {
+            let ends_it = bytes == "exit\n";
+            if ends.out.send(Piece { stream: OutputStream::Out, bytes }).await.is_err() || ends_it {
+                break;
+            }
+            next = tokio::select! {
+                next = ends.input.recv() => next,
+                () = ends.out.closed() => None,
+                Ok(()) = ends.size.changed() => {
+                    let size = *ends.size.borrow_and_update();
+                    Some(Bytes::from(format!("{} by {}\n", size.columns, size.rows)))
+                }
+            };
         }
         Ok(0)
     }

@@ -10,6 +10,7 @@ use crate::core::app::AppKey;
 use crate::core::have::Observed;
 use crate::core::record::Record;
 use crate::core::step::{Outcome, Step, StepError};
+use crate::supervise::session::{Ends, Program};
 
 /// Something happened on the device: look again. Carries no state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,4 +119,6 @@ pub trait Host: Send + Sync + 'static {
         argv: &[String],
         out: mpsc::Sender<Piece>,
     ) -> impl Future<Output = Result<i32, HostError>> + Send;
+    /// Runs a command in a container with its input, and gives its exit code. Ends it when nobody listens any more.
+    fn session(&self, id: &str, program: &Program, ends: Ends) -> impl Future<Output = Result<i32, HostError>> + Send;
 }

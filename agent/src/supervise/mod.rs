@@ -5,6 +5,7 @@
 mod app;
 mod host;
 mod ledger;
+mod session;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use host::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
+pub use session::{Attached, Ends, Program, SessionWish};
 pub use streams::{Chunk, ExecWish, LogsWish, StreamError};
 
 use crate::core::app::{App, AppKey};
@@ -128,6 +130,13 @@ impl SupervisorHandle {
     pub async fn exec(&self, wish: ExecWish) -> Result<mpsc::Receiver<Chunk>, StreamError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Exec(wish, reply)).await?;
+        answer.await.map_err(|_| StreamError::Stopped)?
+    }
+
+    /// Starts a program in a container with what somebody types. It ends when its output is dropped.
+    pub async fn session(&self, wish: SessionWish) -> Result<Attached, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Ask::Session(wish, reply)).await?;
         answer.await.map_err(|_| StreamError::Stopped)?
     }
 

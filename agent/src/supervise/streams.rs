@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::host::{Host, LogWish, Piece};
+use super::session::{Attached, SessionWish, attach};
 use crate::core::app::{AppKey, Role};
 
 /// Pieces wait here; then the container's output waits.
-const PIECES_MAX: usize = 64;
+pub(super) const PIECES_MAX: usize = 64;
 
 /// Whose logs.
 #[derive(Clone, Debug)]
@@ -101,6 +102,7 @@ type Reply = oneshot::Sender<Result<mpsc::Receiver<Chunk>, StreamError>>;
 pub(super) enum Ask {
     Logs(LogsWish, Reply),
     Exec(ExecWish, Reply),
+    Session(SessionWish, oneshot::Sender<Result<Attached, StreamError>>),
     Alive(oneshot::Sender<()>),
 }
 
@@ -120,10 +122,15 @@ pub(super) fn answer<H: Host>(host: Arc<H>, ask: Ask, containers: impl Fn(&AppKe
             let chosen = choose(&wish.app, wish.container.as_deref(), containers(&wish.app));
             tell(reply, chosen.and_then(|chosen| only(&wish.app, &chosen)).map(|one| exec(host, one, wish)));
         }
+        Ask::Session(wish, reply) => {
+            let chosen = choose(&wish.app, wish.container.as_deref(), containers(&wish.app));
+            let one = chosen.and_then(|chosen| only(&wish.app, &chosen));
+            tell(reply, one.map(|one| attach(host, one, wish.program)));
+        }
     }
 }
 
-fn tell(reply: Reply, answer: Result<mpsc::Receiver<Chunk>, StreamError>) {
+fn tell<T>(reply: oneshot::Sender<Result<T, StreamError>>, answer: Result<T, StreamError>) {
     if reply.send(answer).is_err() {
         tracing::debug!("whoever asked for a stream has left");
     }
@@ -193,14 +200,14 @@ fn exec<H: Host>(host: Arc<H>, Known { name, id, .. }: Known, wish: ExecWish) ->
     receiver
 }
 
-async fn finish(out: mpsc::Sender<Chunk>, last: Chunk) {
+pub(super) async fn finish(out: mpsc::Sender<Chunk>, last: Chunk) {
     if out.send(last).await.is_err() {
         tracing::debug!("whoever asked for a stream has left");
     }
 }
 
 /// Names the pieces of one container on their way.
-fn forward(container: String, out: mpsc::Sender<Chunk>) -> (mpsc::Sender<Piece>, impl Future<Output = ()>) {
+pub(super) fn forward(container: String, out: mpsc::Sender<Chunk>) -> (mpsc::Sender<Piece>, impl Future<Output = ()>) {
     let (pieces, mut receiver) = mpsc::channel::<Piece>(1);
     let work = async move {
         loop {

@@ -180,7 +180,7 @@ impl Device {
         service.ready(PATIENCE).await.unwrap();
         self.service = Some(service);
         let places = Places::below(&self.path("apps"));
-        let host = PodmanHost::in_boot(self.podman.clone(), places, format!("boot-{}", self.boot));
+        let host = PodmanHost::in_boot(Podman::new(self.podman.socket()), places, format!("boot-{}", self.boot));
         self.agent = Some(Supervisor::start(Arc::new(host)));
     }
 
@@ -222,6 +222,17 @@ impl Device {
         }
         let down = state.wait_for(|s| matches!(s, ServiceState::Down(_)));
         tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap();
+    }
+
+    /// Podman's command line, as somebody at the device has it.
+    #[allow(clippy::disallowed_methods, reason = "people use it, the agent does not")]
+    pub(crate) fn podman_command(&self) -> std::process::Command {
+        let mut podman = std::process::Command::new("podman");
+        for (option, below) in [("--root", "state/store"), ("--runroot", "run/store"), ("--tmpdir", "run/tmp")] {
+            podman.arg(option).arg(self.path(below));
+        }
+        podman.env("CONTAINERS_CONF", self.path("containers.conf"));
+        podman
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -334,20 +345,15 @@ impl Drop for Device {
         drop(self.agent.take());
         drop(self.service.take());
         std::thread::sleep(Duration::from_millis(100));
-        let path = |below: &str| self.dir.path().join(below).display().to_string();
-        let places = ["--root", &path("state/store"), "--runroot", &path("run/store"), "--tmpdir", &path("run/tmp")];
         for last in
             [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
         {
-            #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
-            let mut podman = std::process::Command::new("podman");
-            podman.args(places).args(last).env("CONTAINERS_CONF", path("containers.conf"));
-            if let Err(err) = podman.output() {
+            if let Err(err) = self.podman_command().args(last).output() {
                 eprintln!("cannot clear up: {err}");
             }
         }
         #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
-        let unmounted = std::process::Command::new("umount").arg(path("state/store/overlay")).output();
+        let unmounted = std::process::Command::new("umount").arg(self.path("state/store/overlay")).output();
         drop(unmounted);
         end_service(self.podman.socket());
     }

@@ -14,7 +14,7 @@ use bramble_contracts::subjects::{self, Bucket};
 use bramble_contracts::v1::{
     Command, DesiredApp, DesiredDocument, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Verb,
 };
-use bramble_contracts::v2::{ClockReport, ClockVerdict, Report};
+use bramble_contracts::v2::{ClockReport, ClockVerdict, CommandInput, Report};
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid, envelope};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
@@ -179,6 +179,10 @@ impl Device {
 
     pub(crate) fn sign_command(&self, command: &Command) -> Vec<u8> {
         sign(command, Role::Fleet, &self.coordinator.state().fleet).unwrap()
+    }
+
+    pub(crate) fn sign_input(&self, input: &CommandInput) -> Vec<u8> {
+        sign(input, Role::Fleet, &self.coordinator.state().fleet).unwrap()
     }
 
     pub(crate) fn sign_by(&self, document: &DesiredDocument, key: &SigningKey) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! Deliberately does not: retry (a command decides that), nor print.
 
 mod error;
+mod socket;
 mod stream;
 
 use std::{fs, path::Path, time::Duration};
@@ -17,6 +18,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use error::ClientError;
+pub(crate) use socket::{Came, Socket, refused};
 pub(crate) use stream::Lines;
 
 use crate::{

@@ -1,14 +1,14 @@
 //! Asking a person: for a yes, and for a token that does not show.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read};
 
-use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::{
     config::Secret,
     exit::Failure,
-    output::{can_ask, note},
+    output::{can_ask, note, say_aside},
 };
 
 /// Was it agreed to beforehand?
@@ -35,7 +35,7 @@ pub(super) fn confirm(what_happens: &str, agreed: Agreed) -> Result<(), Failure>
     if !can_ask() {
         return Err(Failure::Usage("nothing was done: this needs a yes. Give --yes where nobody can be asked".into()));
     }
-    eprint_now("Type yes to go on: ");
+    say_aside("Type yes to go on: ");
     let mut answer = String::new();
     io::stdin().lock().take(1024).read_line(&mut answer)?;
     if answer.trim().eq_ignore_ascii_case("yes") {
@@ -44,17 +44,12 @@ pub(super) fn confirm(what_happens: &str, agreed: Agreed) -> Result<(), Failure>
     Err(Failure::Failed("nothing was done".into()))
 }
 
-fn eprint_now(text: &str) {
-    let mut err = io::stderr().lock();
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-}
-
 /// A token from standard input, typed without being shown where that is a terminal.
 pub(super) fn token() -> Result<Secret, Failure> {
     let stdin = io::stdin();
     let mut line = Zeroizing::new(String::new());
     if stdin.is_terminal() {
-        eprint_now("Token (it does not show): ");
+        say_aside("Token (it does not show): ");
         let _hidden = Hidden::begin()?;
         stdin.lock().take(64 * 1024).read_line(&mut line)?;
         note("");
@@ -75,15 +70,15 @@ impl Hidden {
     fn begin() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut hidden = before.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
-        hidden.local_flags.insert(LocalFlags::ECHONL);
-        tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &hidden)?;
+        hidden.local_modes.remove(LocalModes::ECHO);
+        hidden.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
         Ok(Self(before))
     }
 }
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
     }
 }

@@ -1,32 +1,56 @@
-//! `exec`: one program in a container, its output as it comes, its exit code as ours.
+//! `exec`: one program in a container, its output as it comes, its exit code as ours. With input it is a `session`.
 
 use std::{
     io::{self, Write},
     time::Duration,
 };
 
-use bramble_contracts::api::{ExecRequest, StreamLine};
+use bramble_contracts::{
+    api::{ExecRequest, SessionRequest, StreamLine},
+    quantity::Millis,
+};
 use data_encoding::BASE64;
 use reqwest::Method;
 
-use super::Session;
+use super::{
+    Session,
+    session::{Input, session},
+};
 use crate::{
     args::Exec,
     exit::{Exit, Failure},
     output::{clean, note},
+    terminal,
 };
 
+/// The time of a program without input.
+const ONE_SHOT: Millis = Millis::secs(60);
+/// Of a session.
+const IDLE: Millis = Millis::secs(600);
+const WHOLE: Millis = Millis::secs(8 * 3600);
 /// Beyond the program's own time: to reach the device and to end the program.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs it.
 pub(super) async fn exec(s: &Session, args: Exec) -> Result<Exit, Failure> {
-    if args.interactive || args.tty {
-        let why =
-            "-i and -t come later: this version runs programs without input and without a terminal. Leave them out";
-        return Err(Failure::Usage(why.into()));
+    let Exec { device, deployment, container, idle, timeout, argv, interactive, tty } = args;
+    let input = match (interactive, tty) {
+        (_, true) if terminal::is_there() => Some(Input::Terminal),
+        (_, true) => {
+            let why =
+                "-t wants a terminal, and standard input is none: leave -t out (-i alone passes standard input on)";
+            return Err(Failure::Usage(why.into()));
+        }
+        (true, false) => Some(Input::Pipe),
+        (false, false) => None,
+    };
+    if let Some(input) = input {
+        let terminal = (input == Input::Terminal).then(terminal::described);
+        let (idle, timeout) = (idle.unwrap_or(IDLE), timeout.unwrap_or(WHOLE));
+        let request = SessionRequest { deployment, container, argv, terminal, idle, timeout };
+        return Box::pin(session(s, &device, request, input)).await;
     }
-    let Exec { device, deployment, container, timeout, argv, interactive: _, tty: _ } = args;
+    let timeout = timeout.unwrap_or(ONE_SHOT);
     let request = ExecRequest { deployment, container, argv, timeout };
     let idle = timeout.duration().saturating_add(GRACE);
     let path = ["devices", device.as_str(), "exec"];
@@ -67,7 +91,7 @@ fn put(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A program's exit code as ours; what does not fit in a byte is at least not a success.
-fn ended(code: i32) -> Exit {
+pub(super) fn ended(code: i32) -> Exit {
     match u8::try_from(code) {
         Ok(0) => Exit::Done,
         Ok(code) => Exit::Program(code),

@@ -14,6 +14,7 @@ mod login;
 mod logs;
 mod plan;
 mod resume;
+mod session;
 mod views;
 mod wait;
 mod watch;

@@ -7,8 +7,8 @@ use bramble_contracts::{
     signed::{self, Role},
     token::EnrollmentToken,
     trust::TrustDocument,
-    v1::{Command, CommandInput, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
-    v2::Report,
+    v1::{Command, Deployment, DesiredDocument, Heartbeat, Manifest, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
+    v2::{CommandInput, Report},
 };
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

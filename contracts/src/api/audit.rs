@@ -24,7 +24,7 @@ pub struct AuditEvent {
     pub reason: String,
     /// Intent, done, refused or failed.
     pub outcome: Outcome,
-    /// In words, when refused or failed.
+    /// In words: why it was refused or failed, how a program ended.
     pub detail: String,
     /// The object before, where there was one. Never a secret.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]

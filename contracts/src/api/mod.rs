@@ -6,6 +6,7 @@ mod audit;
 mod deployment;
 mod device;
 mod resume;
+mod session;
 mod stream;
 mod token;
 
@@ -15,6 +16,9 @@ pub use deployment::{
 };
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
+pub use session::{
+    CHANNEL_ERR, CHANNEL_IN, CHANNEL_OUT, OUTPUT_WINDOW, SESSION_MAX, SessionRequest, SessionSays, SessionTells,
+};
 pub use stream::{ExecRequest, StreamLine};
 pub use token::{TokenCreated, TokenRequest, TokenView};
 

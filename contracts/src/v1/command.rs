@@ -3,6 +3,8 @@
 //! A command is signed over device, session, counter, expiry and arguments: a recording replayed after a restart, a
 //! reconnect or a hand-over does nothing, and the device stores nothing for it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,6 +37,8 @@ pub enum Verb {
     Logs(LogArgs),
     /// Run a program in a container.
     Exec(ExecArgs),
+    /// Run a program in a container with what somebody types; see [`crate::v2::CommandInput`].
+    Session(SessionArgs),
 }
 
 impl Verb {
@@ -44,6 +48,7 @@ impl Verb {
             Self::Desired => "desired",
             Self::Logs(_) => "logs",
             Self::Exec(_) => "exec",
+            Self::Session(_) => "session",
         }
     }
 }
@@ -76,13 +81,70 @@ pub struct ExecArgs {
     pub container: Option<Name>,
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// With a terminal of so many columns and rows.
+    /// Never said: who wants a terminal sends [`SessionArgs`].
     pub tty: Option<(u16, u16)>,
     /// Ends it after this.
     pub timeout: Millis,
 }
 
-/// Input of a terminal, to a command that is under way.
+/// Which program, where, with which input and for how long. It ends, too, when the coordinator is silent for
+/// [`SESSION_SILENCE`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionArgs {
+    /// Of the deployment.
+    pub tenant: Tenant,
+    /// In which deployment.
+    pub deployment: Name,
+    /// In which container; may be absent when there is one.
+    pub container: Option<Name>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Its terminal. Without one it has a pipe, and its two outputs stay apart.
+    pub terminal: Option<Terminal>,
+    /// Ends it after so long without a byte in either direction.
+    pub idle: Millis,
+    /// Ends it after this in any case.
+    pub timeout: Millis,
+}
+
+/// A program's terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Terminal {
+    /// What it can do, as `TERM` says it: `xterm-256color`.
+    pub name: String,
+    /// How large it is.
+    pub size: TerminalSize,
+}
+
+impl Terminal {
+    /// Can it be told to a program? It may come from anywhere, and its name goes into an environment.
+    pub fn is_sound(&self) -> bool {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+        (1..=64).contains(&self.name.len()) && self.name.bytes().all(plain)
+    }
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// A session ends when nothing of the coordinator was heard for so long.
+pub const SESSION_SILENCE: Duration = Duration::from_secs(60);
+/// Frames of input that may be under way to a device: sent, and not yet [`FrameBody::Taken`].
+pub const INPUT_WINDOW: u64 = 8;
+/// Bytes of one frame of input, at most.
+pub const INPUT_BYTES_MAX: usize = 16 * 1024;
+
+/// Input of a terminal. Superseded by [`crate::v2::CommandInput`] before anybody sent one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandInput {
     /// For this device.
@@ -143,6 +205,8 @@ pub enum FrameBody {
         /// What, where and what to do next.
         why: String,
     },
+    /// A session has begun (the first frame, 0), lives, or has taken the input up to this frame of it.
+    Taken(u64),
 }
 
 impl Message for Command {

@@ -12,7 +12,10 @@ mod spec;
 mod time;
 mod validate;
 
-pub use command::{Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, LogArgs, ReplyFrame, Verb};
+pub use command::{
+    Command, CommandInput, END_OF_INPUT, ExecArgs, FrameBody, INPUT_BYTES_MAX, INPUT_WINDOW, LogArgs, ReplyFrame,
+    SESSION_SILENCE, SessionArgs, Terminal, TerminalSize, Verb,
+};
 pub use depend::{circle, circle_words};
 pub use desired::{DesiredApp, DesiredDocument, ImagePin};
 pub use enroll::{

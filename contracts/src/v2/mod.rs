@@ -2,6 +2,8 @@
 //!
 //! A version-1 message converts when it is read: whoever decodes gets the newest type only.
 
+mod input;
 mod report;
 
+pub use input::{CommandInput, Input};
 pub use report::{AppReport, ClockReport, ClockVerdict, Report, Stage, StageName, StageState};

@@ -8,11 +8,12 @@ use bramble_contracts::{
     trust::{TrustDocument, TrustedKey},
     v1,
     v1::{
-        AgentVersion, Command, CommandInput, ContainerReport, ContainerRole, ContainerState, Deployment, DesiredApp,
-        DesiredDocument, DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, Manifest,
-        Phase, Refusal, RefusalKind, RenewReply, RenewRequest, ReplyFrame, SignedTime, Status, TimeRequest, Verb,
+        AgentVersion, Command, ContainerReport, ContainerRole, ContainerState, Deployment, DesiredApp, DesiredDocument,
+        DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, Manifest, Phase, Refusal,
+        RefusalKind, RenewReply, RenewRequest, ReplyFrame, SessionArgs, SignedTime, Status, Terminal, TerminalSize,
+        TimeRequest, Verb,
     },
-    v2::{ClockReport, ClockVerdict, Report, Stage, StageName, StageState},
+    v2::{ClockReport, ClockVerdict, CommandInput, Input, Report, Stage, StageName, StageState},
 };
 use ed25519_dalek::SigningKey;
 
@@ -172,14 +173,31 @@ pub fn commands() -> Vec<Command> {
         tty: Some((80, 24)),
         timeout: "60s".parse().unwrap(),
     });
-    [Verb::Desired, logs, exec]
+    let session = Verb::Session(SessionArgs {
+        tenant: "default".parse().unwrap(),
+        deployment: "web".parse().unwrap(),
+        container: Some("web".parse().unwrap()),
+        argv: vec!["sh".into()],
+        terminal: Some(Terminal { name: "xterm-256color".into(), size: TerminalSize { columns: 80, rows: 24 } }),
+        idle: "10m".parse().unwrap(),
+        timeout: "8h".parse().unwrap(),
+    });
+    [Verb::Desired, logs, exec, session]
         .into_iter()
         .map(|verb| Command { device: device(), session: Fixed([9; 8]), counter: 5, expires_uptime_ms: 99_000, verb })
         .collect()
 }
 
-pub fn input() -> CommandInput {
-    CommandInput {
+pub fn inputs() -> Vec<CommandInput> {
+    let size = TerminalSize { columns: 132, rows: 43 };
+    let all =
+        [Input::Bytes(b"ls\r".to_vec()), Input::End, Input::Resize(size), Input::GoOn { frames: 300 }, Input::HangUp];
+    let of = |(input, counter)| CommandInput { device: device(), session: Fixed([9; 8]), command: 5, counter, input };
+    all.into_iter().zip(1..).map(of).collect()
+}
+
+pub fn input_v1() -> v1::CommandInput {
+    v1::CommandInput {
         device: device(),
         session: Fixed([9; 8]),
         command: 5,
@@ -204,6 +222,7 @@ pub fn frames() -> Vec<ReplyFrame> {
         FrameBody::Document(vec![1, 2, 3]),
         FrameBody::End { exit_code: Some(137) },
         FrameBody::Refused { why: "no such container".into() },
+        FrameBody::Taken(300),
     ]
     .into_iter()
     .zip(0..)

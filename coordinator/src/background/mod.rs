@@ -13,6 +13,7 @@ pub mod quarantine;
 pub mod reconcile;
 pub mod refusals;
 pub mod renew;
+pub mod session;
 
 use std::{sync::Arc, time::Duration};
 
@@ -98,26 +99,36 @@ impl Core {
         verb: Verb,
         silence: Duration,
     ) -> Result<port::Frames, port::MeshError> {
-        let (counter, mut frames) = self.ask(device, verb.clone(), silence).await?;
+        self.converse(device, verb, silence).await.map(|(_, frames)| frames)
+    }
+
+    /// The same, with the way to say more to the command while it runs.
+    pub async fn converse(
+        &self,
+        device: &DeviceId,
+        verb: Verb,
+        silence: Duration,
+    ) -> Result<(session::Line, port::Frames), port::MeshError> {
+        let (mut line, mut frames) = self.ask(device, verb.clone(), silence).await?;
         let mut first = frames.next().await;
         if let Some(Ok(frame)) = &first
             && commands::is_behind(frame)
-            && commands::pass_all(self, counter).await
+            && commands::pass_all(self, line.command()).await
         {
             tracing::warn!(%device, "it has seen later commands (was the clock set back?): asking it above them");
-            frames = self.ask(device, verb, silence).await?.1;
+            (line, frames) = self.ask(device, verb, silence).await?;
             first = frames.next().await;
         }
-        Ok(futures::stream::iter(first).chain(frames).boxed())
+        Ok((line, futures::stream::iter(first).chain(frames).boxed()))
     }
 
-    /// Asks once; the command's counter and the frames of the answer.
+    /// Asks once.
     async fn ask(
         &self,
         device: &DeviceId,
         verb: Verb,
         silence: Duration,
-    ) -> Result<(u64, port::Frames), port::MeshError> {
+    ) -> Result<(session::Line, port::Frames), port::MeshError> {
         let name = verb.name();
         let unreachable = |why: String| port::MeshError::Unreachable { why };
         let at = now();
@@ -130,7 +141,8 @@ impl Core {
             tracing::warn!(error = %err, "cannot note how far the counters of commands have come");
         }
         let signed = self.keys.sign_command(&command).map_err(|err| unreachable(err.to_string()))?;
-        Ok((command.counter, self.mesh.command(device, name, signed, silence).await?))
+        let port::Opened { frames, inbox } = self.mesh.command(device, name, signed, silence).await?;
+        Ok((session::Line::new(&command, inbox), frames))
     }
 
     /// An audit event of the coordinator's own doing.

@@ -13,6 +13,14 @@ use crate::mesh::{self, CommandError};
 /// The frames of a device's answer, in order and without a gap; ends after `End` or `Refused`, or with an error.
 pub type Frames = BoxStream<'static, Result<ReplyFrame, MeshError>>;
 
+/// An answer that is coming in.
+pub struct Opened {
+    /// Its frames.
+    pub frames: Frames,
+    /// Where they come in.
+    pub inbox: String,
+}
+
 /// Why the mesh did not do it. The texts say "it" for the device; whoever shows them says which.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MeshError {
@@ -45,7 +53,15 @@ pub trait Mesh: Send + Sync + 'static {
         verb: &'static str,
         signed: Vec<u8>,
         silence: Duration,
-    ) -> BoxFuture<'a, Result<Frames, MeshError>>;
+    ) -> BoxFuture<'a, Result<Opened, MeshError>>;
+
+    /// Sends signed input to a command that is under way; with `reply`, as a request that is answered there.
+    fn input<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        signed: Vec<u8>,
+        reply: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), MeshError>>;
 
     /// Makes this list of keys the one that is cut off; durable and at the broker when it returns.
     fn set_quarantined<'a>(&'a self, keys: &'a BTreeMap<String, u64>) -> BoxFuture<'a, Result<(), MeshError>>;
@@ -72,9 +88,10 @@ impl Mesh for mesh::Mesh {
         verb: &'static str,
         signed: Vec<u8>,
         silence: Duration,
-    ) -> BoxFuture<'a, Result<Frames, MeshError>> {
+    ) -> BoxFuture<'a, Result<Opened, MeshError>> {
         Box::pin(async move {
             let mut answer = self.send_command(device, verb, signed).await?;
+            let inbox = answer.inbox().to_owned();
             // The first frame says whether anybody is there at all, while the caller can still answer with a status.
             let first = answer.next(silence).await?;
             let rest = stream::unfold(answer, move |mut answer| async move {
@@ -84,8 +101,17 @@ impl Mesh for mesh::Mesh {
                     Err(err) => Some((Err(err.into()), answer)),
                 }
             });
-            Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
+            Ok(Opened { frames: stream::iter(first.map(Ok)).chain(rest).boxed(), inbox })
         })
+    }
+
+    fn input<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        signed: Vec<u8>,
+        reply: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), MeshError>> {
+        Box::pin(async move { Ok(self.send_input(device, signed, reply).await?) })
     }
 
     fn set_quarantined<'a>(&'a self, keys: &'a BTreeMap<String, u64>) -> BoxFuture<'a, Result<(), MeshError>> {

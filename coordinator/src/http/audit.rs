@@ -58,6 +58,35 @@ pub(super) fn event(
     }
 }
 
+/// Writes down what is about to be done. Without it nothing is.
+pub(super) async fn intend(app: &App, asked: &Asked, deed: &Deed<'_>) -> Result<(), ApiError> {
+    app.core.store.audit(&event(deed, &asked.caller.subject, &asked.ids, Outcome::Intent, "", None)).await?;
+    Ok(())
+}
+
+/// Writes down how it went.
+pub(super) async fn conclude(
+    app: &App,
+    asked: &Asked,
+    deed: &Deed<'_>,
+    outcome: Outcome,
+    detail: &str,
+    after: Option<Value>,
+) {
+    write(app, deed, &event(deed, &asked.caller.subject, &asked.ids, outcome, detail, after)).await;
+}
+
+async fn write(app: &App, deed: &Deed<'_>, outcome: &AuditEvent) {
+    if let Err(err) = app.core.store.audit(outcome).await {
+        tracing::error!(error = %err, action = deed.action, object = deed.object, "cannot write the outcome of a mutation");
+    }
+}
+
+/// The outcome that an error is.
+pub(super) fn outcome_of(err: &ApiError) -> Outcome {
+    if error::status(err.code).is_client_error() { Outcome::Refused } else { Outcome::Failed }
+}
+
 /// Does `work` between an intent and an outcome. Without the intent nothing is done. Nobody who goes away comes between
 /// the two: `layers` runs every handler that changes something in a task of its own.
 pub(super) async fn audited<T>(
@@ -81,14 +110,9 @@ pub(super) async fn audited_as<T>(
     let done = work.await;
     let outcome = match &done {
         Ok((_, after)) => event(&deed, who, ids, Outcome::Done, "", after.clone()),
-        Err(err) if error::status(err.code).is_client_error() => {
-            event(&deed, who, ids, Outcome::Refused, &err.detail, None)
-        }
-        Err(err) => event(&deed, who, ids, Outcome::Failed, &err.detail, None),
+        Err(err) => event(&deed, who, ids, outcome_of(err), &err.detail, None),
     };
-    if let Err(err) = app.core.store.audit(&outcome).await {
-        tracing::error!(error = %err, action = deed.action, object = deed.object, "cannot write the outcome of a mutation");
-    }
+    write(app, &deed, &outcome).await;
     done.map(|(value, _)| value)
 }
 

@@ -169,8 +169,10 @@ pub(super) async fn rights(State(app): State<App>, mut request: Request, next: N
         && !caller.rights.contains(&right)
     {
         let detail = format!("{} lacks the right {}", caller.subject, right.as_str());
-        let (parts, _) = request.into_parts();
-        refused(&app, &parts, &caller, &detail).await;
+        if route.acts() {
+            let (parts, _) = request.into_parts();
+            refused(&app, &parts, &caller, &detail).await;
+        }
         return ApiError::new(Code::Forbidden, detail).into_response();
     }
     request.extensions_mut().insert(Arc::new(caller));
@@ -191,11 +193,8 @@ fn closed(path: &str, method: &Method) -> Response {
     response
 }
 
-/// A mutation that was not allowed leaves its event, too.
+/// What was not allowed leaves its event, too.
 async fn refused(app: &App, request: &Parts, caller: &Caller, detail: &str) {
-    if matches!(request.method, Method::GET | Method::HEAD) {
-        return;
-    }
     let Some(ids) = request.extensions.get::<Ids>() else { return };
     let tenant = request.headers.get("x-tenant-id").and_then(|v| v.to_str().ok()).and_then(|t| t.parse().ok());
     let action = format!("http.{}", request.method.as_str().to_ascii_lowercase());

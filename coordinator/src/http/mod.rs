@@ -5,9 +5,11 @@
 mod audit;
 pub mod auth;
 mod deployments;
+mod desk;
 mod devices;
 mod enroll;
 mod error;
+mod exec;
 mod extract;
 mod layers;
 pub mod openapi;
@@ -18,6 +20,7 @@ pub mod serve;
 mod steady;
 mod streams;
 mod system;
+mod terminal;
 mod tokens;
 mod under_way;
 mod watched;
@@ -50,6 +53,7 @@ pub struct App {
     pub auth: Arc<auth::Auth>,
     nonces: Arc<enroll::Nonces>,
     door: Arc<enroll::Door>,
+    desk: Arc<desk::Desk>,
     under_way: under_way::UnderWay,
     ready: Arc<ready::Answers>,
     stop: watch::Receiver<bool>,
@@ -58,8 +62,9 @@ pub struct App {
 impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
-        let (nonces, door, ready) = (Arc::default(), Arc::default(), Arc::default());
-        Self { core, auth: Arc::new(auth), nonces, door, under_way: under_way::UnderWay::default(), ready, stop }
+        let (nonces, door, desk, ready) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let under_way = under_way::UnderWay::default();
+        Self { core, auth: Arc::new(auth), nonces, door, desk, under_way, ready, stop }
     }
 
     /// Resolves when no mutation is under way, also none whose client has gone.
@@ -117,6 +122,8 @@ pub fn router(app: App) -> Router {
         .merge(devices::router())
         .merge(deployments::router())
         .merge(streams::router())
+        .merge(exec::router())
+        .merge(terminal::router())
         .merge(tokens::router())
         .merge(audit::router())
         .merge(resume::router())

@@ -39,6 +39,8 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<api::AuditEvent>(&mut all);
     add::<api::ExecRequest>(&mut all);
     add::<api::StreamLine>(&mut all);
+    add::<api::SessionSays>(&mut all);
+    add::<api::SessionTells>(&mut all);
     add::<api::Explanation>(&mut all);
     add::<api::ResumeRequest>(&mut all);
     add::<api::ResumeView>(&mut all);
@@ -122,6 +124,7 @@ fn good(route: &Route) -> Value {
             let words = format!("One {name} a line; the last one is `end` or `error`.");
             json!({ "application/x-ndjson": { "schema": { "type": "string", "description": words } } })
         }
+        Gives::Socket(..) => return json!({ "description": "From now on a WebSocket.", "headers": headers }),
         Gives::Free => json!({ "application/json": { "schema": {} } }),
     };
     json!({ "description": "All is well.", "headers": headers, "content": content })
@@ -190,20 +193,29 @@ fn operation(route: &Route) -> Value {
         Guard::SignedIn => "Needs a token.".to_owned(),
         Guard::Right(right) => format!("Needs the right `{}`.", right.as_str()),
     };
-    let watched = match route.gives {
+    let more = match route.gives {
         Gives::List("DeviceView" | "DeploymentView") => {
-            " With `?watch=1` the answer is `text/event-stream`: events `put` with an item, and `deleted`."
+            " With `?watch=1` the answer is `text/event-stream`: events `put` with an item, and `deleted`.".to_owned()
         }
+        Gives::Socket(says, tells) => format!(
+            " A WebSocket. Texts from the client are `{says}`, the first one `start`; texts to it are `{tells}`, the last \
+             one `end`, `error` or `problem`. Binary messages are one byte of channel (0 input; 1 output; 2 standard \
+             error) and at most 16 KiB. At most 8 messages of input may be sent beyond those told as `taken`; of output \
+             64 are sent beyond those that the client tells as `taken`."
+        ),
         Gives::Object("DeviceView" | "DeploymentView") if route.method == "GET" => {
             " With `?watch=1` the answer is `text/event-stream`: events `put` with the whole of it whenever it changes \
              (so each stage of an app as it is passed, with the time it took), and `deleted`."
+                .to_owned()
         }
-        Gives::List(_) | Gives::Json(_) | Gives::Object(_) | Gives::Text(_) | Gives::Lines(_) | Gives::Free => "",
+        Gives::List(_) | Gives::Json(_) | Gives::Object(_) | Gives::Text(_) | Gives::Lines(_) | Gives::Free => {
+            String::new()
+        }
     };
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": route.summary,
-        "description": format!("{needs}{watched}"),
+        "description": format!("{needs}{more}"),
         "parameters": parameters(route),
         "responses": responses(route),
     });

@@ -48,6 +48,8 @@ pub enum Gives {
     Text(&'static str),
     /// One JSON of this schema a line.
     Lines(&'static str),
+    /// A WebSocket: text messages of the first schema from the client, of the second from us.
+    Socket(&'static str, &'static str),
     /// Any JSON.
     Free,
 }
@@ -219,6 +221,16 @@ pub const ROUTES: &[Route] = &[
         )
     },
     Route {
+        status: 101,
+        also: &[404, 503],
+        ..read(
+            "/api/v1/devices/{name}/terminal",
+            Right::DevicesExec,
+            "Run a program inside an app, with input or a terminal.",
+            Gives::Socket("SessionSays", "SessionTells"),
+        )
+    },
+    Route {
         query: DEPLOYMENTS,
         ..read("/api/v1/deployments", Right::DeploymentsRead, "Deployments.", Gives::List("DeploymentView"))
     },
@@ -330,6 +342,13 @@ pub const ROUTES: &[Route] = &[
         "EnrollResponse",
     ),
 ];
+
+impl Route {
+    /// Does it do something, and not only show?
+    pub fn acts(&self) -> bool {
+        self.method != "GET" || matches!(self.gives, Gives::Socket(..))
+    }
+}
 
 /// The route of a request. `HEAD` is `GET` without a body.
 pub fn find(method: &Method, path: &str) -> Option<&'static Route> {

@@ -15,7 +15,6 @@ use axum::{Router, body::Body, extract::Request};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -135,7 +134,8 @@ impl Drop for Seat {
 
 /// Serves until `stop` resolves, then drains.
 pub async fn serve(listener: TcpListener, router: Router, protection: Protection, stop: impl Future<Output = ()>) {
-    let graceful = GracefulShutdown::new();
+    // Each connection holds a receiver until it has ended, or carries something else than HTTP.
+    let (stopping, connections) = watch::channel(false);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let peers = Peers::default();
     tokio::pin!(stop);
@@ -154,8 +154,8 @@ pub async fn serve(listener: TcpListener, router: Router, protection: Protection
                     tracing::debug!(%peer, "closed a connection: this peer has {PEER_MAX} already");
                     continue;
                 };
-                let watcher = graceful.watcher();
-                tokio::spawn(connection(stream, peer, router.clone(), protection.clone(), watcher, (permit, seat)));
+                let stop = connections.clone();
+                tokio::spawn(connection(stream, peer, router.clone(), protection.clone(), stop, (permit, seat)));
             }
             Err(err) => {
                 tracing::warn!(error = %err, "cannot accept a connection");
@@ -163,8 +163,9 @@ pub async fn serve(listener: TcpListener, router: Router, protection: Protection
             }
         }
     }
-    drop(listener);
-    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+    drop((listener, connections));
+    stopping.send_replace(true);
+    if tokio::time::timeout(DRAIN_MAX, stopping.closed()).await.is_err() {
         tracing::warn!("some requests were still under way when the time to drain was over");
     }
 }
@@ -174,7 +175,7 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     protection: Protection,
-    watcher: hyper_util::server::graceful::Watcher,
+    stop: watch::Receiver<bool>,
     _held: (OwnedSemaphorePermit, Seat),
 ) {
     if let Err(err) = stream.set_nodelay(true) {
@@ -182,11 +183,11 @@ async fn connection(
     }
     let stream = Steady::new(stream);
     let done = match protection {
-        Protection::Plain => http(stream, router, watcher).await,
+        Protection::Plain => http(stream, router, stop).await,
         Protection::Tls(newest) => {
             let acceptor = newest.borrow().clone();
             match tokio::time::timeout(HEAD_MAX, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => http(stream, router, watcher).await,
+                Ok(Ok(stream)) => http(stream, router, stop).await,
                 Ok(Err(err)) => Err(err),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
@@ -197,7 +198,7 @@ async fn connection(
     }
 }
 
-async fn http<S>(stream: S, router: Router, watcher: hyper_util::server::graceful::Watcher) -> io::Result<()>
+async fn http<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -205,8 +206,24 @@ where
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection).await.map_err(io::Error::other)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let done = tokio::select! {
+        done = connection.as_mut() => done,
+        () = asked(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    done.map_err(io::Error::other)
+}
+
+/// Waits until the server stops.
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stopping| *stopping).await.is_err() {
+        tracing::debug!("the server has gone");
+    }
 }
 
 #[cfg(test)]

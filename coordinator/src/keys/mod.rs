@@ -24,7 +24,8 @@ use bramble_contracts::{
     envelope::EncodeError,
     signed::{self, Role},
     trust::TrustDocument,
-    v1::{Command, CommandInput, DesiredDocument, SignedTime, TimeNonce},
+    v1::{Command, DesiredDocument, SignedTime, TimeNonce},
+    v2::CommandInput,
 };
 use ed25519_dalek::SigningKey;
 use nkeys::{KeyPair, KeyPairType};

@@ -20,8 +20,10 @@ use tokio::sync::{
 
 /// How long a device may take to say anything at all.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
-/// Frames of one answer, at most.
+/// Frames of one answer, at most. A session's come only as they are read, and its time is bounded.
 const FRAMES_MAX: u32 = 1_000_000;
+const SESSION_FRAMES_MAX: u32 = u32::MAX;
+const SESSION_VERB: &str = "session";
 /// What may wait for whoever reads an answer: so many frames, and so many bytes. More ends the answer.
 const WAITING_MAX: usize = 1024;
 const WAITING_BYTES: u32 = 8 << 20;
@@ -84,8 +86,10 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct Answer {
     device: DeviceId,
+    inbox: String,
     frames: mpsc::Receiver<(Message, OwnedSemaphorePermit)>,
     due: u32,
+    most: u32,
     ended: bool,
 }
 
@@ -101,11 +105,12 @@ pub(super) async fn send(
 ) -> Result<Answer, CommandError> {
     let inbox = client.new_inbox();
     let frames = client.subscribe(inbox.clone()).await.map_err(|err| not_sent(device, err))?;
-    let sent = client.publish_with_reply(subjects::command(device, verb), inbox, signed.into()).await;
+    let sent = client.publish_with_reply(subjects::command(device, verb), inbox.clone(), signed.into()).await;
     sent.map_err(|err| not_sent(device, err))?;
     let (to, waiting) = mpsc::channel(WAITING_MAX);
     tokio::spawn(take_in(device.clone(), frames, to));
-    Ok(Answer { device: device.clone(), frames: waiting, due: 0, ended: false })
+    let most = if verb == SESSION_VERB { SESSION_FRAMES_MAX } else { FRAMES_MAX };
+    Ok(Answer { device: device.clone(), inbox, frames: waiting, due: 0, most, ended: false })
 }
 
 /// Takes frames out of the subscription as they come; ends when one does not fit or nobody reads any more.
@@ -126,12 +131,26 @@ async fn take_in(device: DeviceId, mut frames: Subscriber, to: mpsc::Sender<(Mes
     }
 }
 
-pub(super) async fn send_input(client: &Client, device: &DeviceId, signed: Vec<u8>) -> Result<(), CommandError> {
-    let sent = client.publish(subjects::command(device, INPUT_VERB), signed.into()).await;
+pub(super) async fn send_input(
+    client: &Client,
+    device: &DeviceId,
+    signed: Vec<u8>,
+    reply: Option<&str>,
+) -> Result<(), CommandError> {
+    let subject = subjects::command(device, INPUT_VERB);
+    let sent = match reply {
+        Some(inbox) => client.publish_with_reply(subject, inbox.to_owned(), signed.into()).await,
+        None => client.publish(subject, signed.into()).await,
+    };
     sent.map_err(|err| not_sent(device, err))
 }
 
 impl Answer {
+    /// Where it comes in: later requests of the same session are answered here too.
+    pub fn inbox(&self) -> &str {
+        &self.inbox
+    }
+
     /// The next frame, if it comes `within` this time; `None` after the last one. The first frame must come within
     /// ten seconds in any case.
     pub async fn next(&mut self, within: Duration) -> Result<Option<ReplyFrame>, CommandError> {
@@ -161,7 +180,7 @@ impl Answer {
         if frame.seq != self.due {
             return Err(CommandError::Gap { device: device(), want: self.due, got: frame.seq });
         }
-        if self.due >= FRAMES_MAX {
+        if self.due >= self.most {
             return Err(CommandError::Endless { device: device() });
         }
         self.due += 1;

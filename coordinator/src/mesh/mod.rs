@@ -78,9 +78,14 @@ impl Mesh {
         command::send(&self.fleet.client, device, verb, signed).await
     }
 
-    /// Sends signed terminal input to a command that is under way.
-    pub async fn send_input(&self, device: &DeviceId, signed: Vec<u8>) -> Result<(), CommandError> {
-        command::send_input(&self.fleet.client, device, signed).await
+    /// Sends signed input to a command that is under way; with `reply`, as a request that is answered there.
+    pub async fn send_input(
+        &self,
+        device: &DeviceId,
+        signed: Vec<u8>,
+        reply: Option<&str>,
+    ) -> Result<(), CommandError> {
+        command::send_input(&self.fleet.client, device, signed, reply).await
     }
 
     /// Devices that connect and disconnect, as the broker tells it. Bounded: what does not fit is dropped, because

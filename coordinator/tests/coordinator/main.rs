@@ -8,5 +8,6 @@ mod api;
 mod bounds;
 mod converge;
 mod hold;
+mod sessions;
 mod sim;
 mod smoke;

@@ -15,7 +15,7 @@ use axum::{
 use bramble_contracts::{
     Generation, SessionId,
     bytes::Fixed,
-    envelope,
+    envelope::{self, Message},
     id::{DeviceId, Tenant},
     signed::{self, Role},
     subjects::{Bucket, liveness_key},
@@ -29,7 +29,7 @@ use bramble_contracts::{
 use bramble_coordinator::{
     background::{
         self, Core, Times,
-        port::{Frames, Mesh, MeshError},
+        port::{Mesh, MeshError, Opened},
     },
     domain::{invariants::violations, view::Lens},
     http::{self, App, auth::Auth},
@@ -48,6 +48,8 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
+use crate::sessions::Sessions;
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -62,6 +64,15 @@ pub(crate) struct SimMesh {
     pub(crate) gates: Mutex<BTreeMap<DeviceId, u64>>,
     /// Logs come once all who share this have been asked.
     pub(crate) logs_together: Mutex<Option<Arc<Barrier>>>,
+    pub(crate) sessions: Sessions,
+}
+
+impl SimMesh {
+    fn open<M: Message>(&self, signed: &[u8]) -> M {
+        let keys = self.keys.lock().unwrap().clone().unwrap();
+        let trust = keys.trust_document();
+        signed::open(signed, Role::Fleet, |role, id| trust.key(role, id)).unwrap()
+    }
 }
 
 impl Mesh for SimMesh {
@@ -71,12 +82,14 @@ impl Mesh for SimMesh {
         verb: &'static str,
         signed: Vec<u8>,
         _silence: Duration,
-    ) -> BoxFuture<'a, Result<Frames, MeshError>> {
+    ) -> BoxFuture<'a, Result<Opened, MeshError>> {
+        if verb == "session" {
+            return Box::pin(async move { self.sessions.begin(&self.open(&signed)) });
+        }
+        let opened = |frames| Opened { frames, inbox: "_INBOX.sim".to_owned() };
         let document = self.documents.lock().unwrap().get(device).cloned();
         let refused = self.gates.lock().unwrap().get_mut(device).and_then(|last| {
-            let keys = self.keys.lock().unwrap().clone().unwrap();
-            let trust = keys.trust_document();
-            let command: Command = signed::open(&signed, Role::Fleet, |role, id| trust.key(role, id)).unwrap();
+            let command: Command = self.open(&signed);
             let stale = command.counter <= *last;
             *last = command.counter.max(*last);
             stale.then(|| "command was used before, or came after a later one; try again".to_owned())
@@ -84,7 +97,8 @@ impl Mesh for SimMesh {
         let together = self.logs_together.lock().unwrap().clone();
         Box::pin(async move {
             if let Some(why) = refused {
-                return Ok(stream::iter([Ok(ReplyFrame { seq: 0, body: FrameBody::Refused { why } })]).boxed());
+                let frame = ReplyFrame { seq: 0, body: FrameBody::Refused { why } };
+                return Ok(opened(stream::iter([Ok(frame)]).boxed()));
             }
             let unreachable = || MeshError::Unreachable { why: "it is not connected".to_owned() };
             let bodies = match verb {
@@ -100,7 +114,19 @@ impl Mesh for SimMesh {
                 _ => return Err(unreachable()),
             };
             let frames = bodies.into_iter().zip(0..).map(|(body, seq)| Ok(ReplyFrame { seq, body }));
-            Ok(stream::iter(frames.collect::<Vec<_>>()).boxed())
+            Ok(opened(stream::iter(frames.collect::<Vec<_>>()).boxed()))
+        })
+    }
+
+    fn input<'a>(
+        &'a self,
+        _device: &'a DeviceId,
+        signed: Vec<u8>,
+        reply: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), MeshError>> {
+        Box::pin(async move {
+            self.sessions.hear(self.open(&signed), reply.is_some());
+            Ok(())
         })
     }
 

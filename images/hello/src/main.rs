@@ -61,6 +61,7 @@ fn main() {
             Ok(value) => println!("{value}"),
             Err(_) => fail(&format!("{name} is not set")),
         },
+        Mode::Cat => interruptible(&stop, cat),
         Mode::Flood => interruptible(&stop, flood),
     }
 }
@@ -96,6 +97,15 @@ fn interruptible(stop: &SigSet, work: impl FnOnce() + Send + 'static) {
     });
     wait_for(stop);
     exit(TERMINATED);
+}
+
+/// What comes in goes out. That nobody reads it any more is a quiet end.
+fn cat() {
+    if let Err(err) = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+        && err.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        fail(&format!("cannot pass on what comes in: {err}"));
+    }
 }
 
 /// Numbered lines without end, for the tests of log limits. Ends when nobody reads any more.

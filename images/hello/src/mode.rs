@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The modes, as told to someone who asked for one that does not exist.
 pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | sick [--port N] | \
-                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | flood]";
+                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | cat | flood]";
 
 const DEFAULT_PORT: u16 = 80;
 
@@ -25,6 +25,8 @@ pub(crate) enum Mode {
     Touch { file: String },
     /// Print one environment variable.
     Env { name: String },
+    /// Write to stdout what stdin says, and end with it.
+    Cat,
     /// Write lines to stdout as fast as they are taken.
     Flood,
 }
@@ -46,6 +48,7 @@ pub(crate) fn parse(args: &[String], port: Option<&str>) -> Result<Mode, String>
         ["sleep", seconds] => Ok(Mode::Sleep { time: Duration::from_secs(number("sleep", seconds)?) }),
         ["touch", file] => Ok(Mode::Touch { file: (*file).to_string() }),
         ["env", name] => Ok(Mode::Env { name: (*name).to_string() }),
+        ["cat"] => Ok(Mode::Cat),
         ["flood"] => Ok(Mode::Flood),
         [..] => Err(format!("cannot read the arguments: {}", words.join(" "))),
     }
@@ -85,6 +88,7 @@ mod tests {
         assert_eq!(read("sleep 3", None), Ok(Mode::Sleep { time: Duration::from_secs(3) }));
         assert_eq!(read("touch /data/init", None), Ok(Mode::Touch { file: "/data/init".into() }));
         assert_eq!(read("env HOME", None), Ok(Mode::Env { name: "HOME".into() }));
+        assert_eq!(read("cat", None), Ok(Mode::Cat));
         assert_eq!(read("flood", None), Ok(Mode::Flood));
     }
 

@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::frames::{Demux, Stream};
+use super::frames::{BadFrame, Demux, Stream};
 use super::http::{CHANGE, Call, LOOK, Limit, Podman, PodmanError, escape, label_filter};
 use super::types::{ContainerDetail, ContainerLine, Made};
 use crate::host::podman::http::parse;
@@ -342,12 +342,7 @@ impl Output {
     /// The next piece, `None` at the end. Nothing is read ahead of the caller beyond one network buffer.
     pub async fn next(&mut self) -> Result<Option<(Stream, Bytes)>, PodmanError> {
         loop {
-            let piece = self.demux.next_piece().map_err(|err| PodmanError::Refused {
-                what: self.what.clone(),
-                status: 200,
-                message: err.to_string(),
-                cause: String::new(),
-            })?;
+            let piece = self.demux.next_piece().map_err(|err| unframed(&self.what, &err))?;
             if piece.is_some() {
                 return Ok(piece);
             }
@@ -358,6 +353,11 @@ impl Output {
             }
         }
     }
+}
+
+/// Output that is not framed as it should be.
+pub(super) fn unframed(what: &str, err: &BadFrame) -> PodmanError {
+    PodmanError::Refused { what: what.to_owned(), status: 200, message: err.to_string(), cause: String::new() }
 }
 
 /// Ids are long; people read twelve characters.

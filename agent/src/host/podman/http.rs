@@ -3,11 +3,13 @@
 //! Decides how bytes travel. Does not decide what is asked, nor whether a failed call is tried again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -15,6 +17,7 @@ use tokio::net::UnixStream;
 
 /// The part of libpod's API that both Podman 4.3 and 5.4 answer.
 const API: &str = "/v4.0.0/libpod";
+const MARK_KEYS: usize = 12;
 /// An error body longer than this is cut.
 const ERROR_BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -54,6 +57,15 @@ pub enum PodmanError {
         /// hyper's word.
         #[source]
         err: hyper::Error,
+    },
+    /// The connection broke while it carried a command's bytes.
+    #[error("the connection to Podman broke while asking to {what}")]
+    Cut {
+        /// What was asked.
+        what: String,
+        /// The system's word.
+        #[source]
+        err: std::io::Error,
     },
     /// No (whole) answer in time.
     #[error("Podman did not {what} within {} s", after.as_secs())]
@@ -119,6 +131,7 @@ impl PodmanError {
             }
             Self::Unreachable { .. }
             | Self::Broken { .. }
+            | Self::Cut { .. }
             | Self::TimedOut { .. }
             | Self::TooLarge { .. }
             | Self::Unreadable { .. }
@@ -139,7 +152,7 @@ impl PodmanError {
     /// Podman itself is away: says nothing about what was asked.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::Cut { .. } | Self::TimedOut { .. } => true,
             Self::Refused { .. } | Self::TooLarge { .. } | Self::Unreadable { .. } | Self::Request { .. } => false,
         }
     }
@@ -153,6 +166,7 @@ impl PodmanError {
 #[derive(Clone, Debug)]
 pub struct Podman {
     socket: PathBuf,
+    mark: Arc<str>,
 }
 
 /// A call being put together.
@@ -162,6 +176,16 @@ pub(super) struct Call {
     path: String,
     body: Full<Bytes>,
     content_type: &'static str,
+    wire: Wire,
+}
+
+/// What becomes of a call's connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    /// It ends with the answer.
+    Answer,
+    /// After the answer's head it carries bytes both ways.
+    Both,
 }
 
 impl Call {
@@ -172,6 +196,7 @@ impl Call {
             path: format!("{API}{}", path.as_ref()),
             body: Full::new(Bytes::new()),
             content_type: "application/json",
+            wire: Wire::Answer,
         }
     }
 
@@ -202,7 +227,15 @@ impl Call {
 impl Podman {
     /// A client of the service that listens on `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        let mut bytes = [0; MARK_KEYS];
+        getrandom::fill(&mut bytes).expect("invariant: the kernel gives random bytes");
+        let keys = bytes.map(|byte| char::from(b'a' + byte % 26).to_string());
+        Self { socket: socket.into(), mark: keys.join(",").into() }
+    }
+
+    /// Letters, with commas, that no other client has.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Where the service is expected.
@@ -219,8 +252,16 @@ impl Podman {
         }
     }
 
+    /// Sends the call and hands over its connection, which from then on carries bytes both ways.
+    pub(super) async fn upgrade(&self, call: Call, limit: Limit) -> Result<TokioIo<Upgraded>, PodmanError> {
+        let what = call.what.clone();
+        let answer = self.open(Call { wire: Wire::Both, ..call }, limit).await?;
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|err| PodmanError::Broken { what, err })?;
+        Ok(TokioIo::new(upgraded))
+    }
+
     async fn exchange(&self, call: Call) -> Result<Response<Incoming>, PodmanError> {
-        let Call { what, method, path, body, content_type } = call;
+        let Call { what, method, path, body, content_type, wire } = call;
         let stream = UnixStream::connect(&self.socket).await.map_err(|err| PodmanError::Unreachable {
             socket: self.socket.clone(),
             what: what.clone(),
@@ -231,20 +272,23 @@ impl Podman {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends by itself when request and answer are done or dropped, which is how a pull is cancelled.
         tokio::spawn(async move {
-            if let Err(err) = connection.await {
+            if let Err(err) = connection.with_upgrades().await {
                 tracing::trace!(%err, "a connection to podman ended");
             }
         });
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Host", "podman")
-            .header("Content-Type", content_type)
-            .body(body)
-            .map_err(|err| PodmanError::Request { what: what.clone(), err })?;
+        let mut request =
+            Request::builder().method(method).uri(path).header("Host", "podman").header("Content-Type", content_type);
+        if wire == Wire::Both {
+            request = request.header("Connection", "Upgrade").header("Upgrade", "tcp");
+        }
+        let request = request.body(body).map_err(|err| PodmanError::Request { what: what.clone(), err })?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
-        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        let fits = match wire {
+            Wire::Answer => status.is_success() || status == StatusCode::NOT_MODIFIED,
+            Wire::Both => status == StatusCode::SWITCHING_PROTOCOLS,
+        };
+        if fits {
             return Ok(answer);
         }
         let body = collect(answer.into_body(), &what, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();

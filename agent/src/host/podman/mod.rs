@@ -14,7 +14,7 @@ mod types;
 
 pub use containers::{ContainerSpec, Follow, LogLines, Mount, MountMode, Output, Port, Protocol, Stamps, Started};
 pub use events::Events;
-pub use exec::{ExecEnd, ExecSpec};
+pub use exec::{Attach, ExecEnd, ExecInput, ExecOutput, ExecSpec};
 pub use frames::{BadFrame, Demux, Stream};
 pub use http::{CHANGE, LOOK, Limit, Podman, PodmanError};
 pub use images::{PullLimits, Pulled};

@@ -102,6 +102,9 @@ pub struct ContainerDetail {
     pub network_settings: NetworkSettings,
     /// Configuration it was made with.
     pub config: DetailConfig,
+    /// Commands in it, also ended ones.
+    #[serde(default, rename = "ExecIDs", deserialize_with = "or_default")]
+    pub exec_ids: Vec<String>,
 }
 
 /// State of one container.
@@ -330,6 +333,9 @@ pub struct ExecDetail {
     /// Its exit code.
     #[serde(default)]
     pub exit_code: i32,
+    /// What was said to be typed for leaving it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub detach_keys: String,
 }
 
 /// `{"Id": …}`.

@@ -195,5 +195,6 @@ pub(super) fn targets(me: &DeviceId, victim: &DeviceId) -> Vec<String> {
 /// On another device's own subjects a message can be made to appear; that is why all of them are signed.
 pub(super) fn visible_only(victim: &DeviceId) -> Vec<String> {
     let inbox = format!("{}.x", subjects::inbox_prefix(victim));
-    vec![subjects::device_push_desired(victim), subjects::command(victim, "exec"), inbox]
+    let commands = ["exec", "session", "input"].map(|verb| subjects::command(victim, verb));
+    [&[subjects::device_push_desired(victim), inbox], &commands[..]].concat()
 }

@@ -53,7 +53,7 @@ async fn publishing_elsewhere_is_denied_and_said() {
     all.push(format!("$KV.liveness.{me}"));
     all.push(format!("$KV.liveness.{me}.a.b"));
     all.push(subjects::device_push_desired(&me));
-    all.push(subjects::command(&me, "exec"));
+    all.extend(["exec", "session", "input"].map(|verb| subjects::command(&me, verb)));
     s.attacker.heard();
     for subject in &all {
         s.attacker.client.publish(subject.clone(), Bytes::from_static(b"evil")).await.unwrap();
