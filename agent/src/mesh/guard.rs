@@ -62,19 +62,20 @@ impl Guard {
     ) -> Self {
         let file = floor_file(state_dir);
         let lost = |why: String| board.alarm(Alarm::ClockFloor, format!("the floor of the clock: {why}"));
-        let stored = match file.load_json::<StoredFloor>() {
-            Ok(Loaded::Missing) => None,
-            Ok(Loaded::Good(floor)) => Some(floor),
+        // What is stored is what is whole on disk: what is not is written anew as soon as the clock is fit.
+        let (stored, known) = match file.load_json::<StoredFloor>() {
+            Ok(Loaded::Missing) => (None, None),
+            Ok(Loaded::Good(floor)) => (Some(floor), Some(floor)),
             Ok(Loaded::Previous { value, why }) => {
                 lost(format!("{why}; the one before it is used"));
-                Some(value)
+                (None, Some(value))
             }
             Err(err) => {
                 lost(format!("{err}; until the clock is fit again this program's own date is the floor"));
-                None
+                (None, None)
             }
         };
-        let floor = Floor { built_ms: clock::built_ms(), trusted_ms: stored.map_or(0, |stored| stored.trusted_ms) };
+        let floor = Floor { built_ms: clock::built_ms(), trusted_ms: known.map_or(0, |known| known.trusted_ms) };
         let (told, last) = (Told::default(), clock::now());
         let mut new =
             Self { board, servers: Servers::new(servers), mesh, file, stored, floor, told, last, unfit_looks: 0 };
