@@ -273,7 +273,13 @@ fn word(phase: Phase) -> &'static str {
 }
 
 fn troubled(c: &ContainerReport) -> bool {
-    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || c.healthy == Some(false) || !c.last_lines.is_empty()
+    let sick = c.healthy == Some(false) && !is_unstarted(c);
+    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || sick || !c.last_lines.is_empty()
+}
+
+/// A probe says nothing of one that was not started yet.
+fn is_unstarted(c: &ContainerReport) -> bool {
+    matches!(c.state, ContainerState::Missing | ContainerState::Created)
 }
 
 fn container_words(c: &ContainerReport) -> String {
@@ -285,7 +291,7 @@ fn container_words(c: &ContainerReport) -> String {
         ContainerState::Unknown => "is in an unknown state".to_owned(),
     };
     let memory = if c.oom_killed { ", killed for its memory limit" } else { "" };
-    let probe = if c.healthy == Some(false) { ", its probe fails" } else { "" };
+    let probe = if c.healthy == Some(false) && !is_unstarted(c) { ", its probe fails" } else { "" };
     format!("container {} {state}, started again {} times{memory}{probe}", c.name, c.restarts)
 }
 
