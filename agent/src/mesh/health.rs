@@ -1,6 +1,6 @@
 //! How the device is, in one word; pure.
 
-use bramble_contracts::v1::{AgentVersion, DesiredDocument, Health, Phase, Status};
+use bramble_contracts::v1::{AgentVersion, ContainerState, DesiredDocument, Health, Phase, Status};
 use bramble_contracts::v2::{AppReport, ClockReport};
 
 /// Of this program.
@@ -14,6 +14,7 @@ pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock
         return Health::Degraded;
     }
     let Some(desired) = desired else { return Health::Unknown };
+    let unstarted = |state| matches!(state, ContainerState::Missing | ContainerState::Created);
     let sick = |app: &AppReport| {
         let failed = match app.status {
             Status::Failed | Status::RolledBack => true,
@@ -21,7 +22,8 @@ pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock
         };
         failed
             || matches!(app.phase, Phase::CrashLoop | Phase::Failed)
-            || app.containers.iter().any(|container| container.healthy == Some(false))
+            // A probe says nothing of one that was not started yet.
+            || app.containers.iter().any(|c| c.healthy == Some(false) && !unstarted(c.state))
     };
     if apps.iter().any(sick) {
         return Health::Degraded;

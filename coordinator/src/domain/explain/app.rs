@@ -182,7 +182,13 @@ fn culprit(app: &AppReport) -> Option<&ContainerReport> {
 }
 
 fn troubled(c: &ContainerReport) -> bool {
-    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || c.healthy == Some(false) || !c.last_lines.is_empty()
+    c.exit_code.is_some_and(|code| code != 0) || c.oom_killed || is_sick(c) || !c.last_lines.is_empty()
+}
+
+/// A probe says nothing of one that was not started yet.
+fn is_sick(c: &ContainerReport) -> bool {
+    let started = !matches!(c.state, ContainerState::Missing | ContainerState::Created);
+    c.healthy == Some(false) && started
 }
 
 /// What becomes of the app, and what to do: for every phase and status there is.
@@ -303,7 +309,7 @@ fn container_words(c: &ContainerReport) -> String {
         times => format!(", was started again {times} times"),
     };
     let memory = if c.oom_killed { ", was killed for its memory limit" } else { "" };
-    let probe = if c.healthy == Some(false) { ", its probe does not pass" } else { "" };
+    let probe = if is_sick(c) { ", its probe does not pass" } else { "" };
     format!("container {} {state}{again}{memory}{probe}", c.name)
 }
 
