@@ -9,6 +9,7 @@ use crate::{
     envelope::{Kind, Message},
     id::{DeviceId, Name, SessionId, Tenant},
     quantity::Millis,
+    v1::log::{LogPart, LogWindow},
 };
 
 /// One command to one run of one agent.
@@ -31,10 +32,12 @@ pub struct Command {
 pub enum Verb {
     /// Send the signed desired document it holds.
     Desired,
-    /// Send what a container printed.
+    /// Send what a container printed. Superseded by `Log`; no agent carries it out any more.
     Logs(LogArgs),
     /// Run a program in a container.
     Exec(ExecArgs),
+    /// Send a window of what containers printed.
+    Log(LogWindow),
 }
 
 impl Verb {
@@ -44,6 +47,7 @@ impl Verb {
             Self::Desired => "desired",
             Self::Logs(_) => "logs",
             Self::Exec(_) => "exec",
+            Self::Log(_) => "log",
         }
     }
 }
@@ -143,6 +147,8 @@ pub enum FrameBody {
         /// What, where and what to do next.
         why: String,
     },
+    /// A part of a window of logs.
+    Log(LogPart),
 }
 
 impl Message for Command {
