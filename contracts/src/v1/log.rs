@@ -78,7 +78,7 @@ pub struct LogPlace {
     pub offset: u64,
     /// Lines of the file before it.
     pub lines: u32,
-    /// So many of those lines ended behind the offset, which is in the middle of a line of the other output.
+    /// So many of those lines ended behind the offset, while a line of the other output was open.
     pub skip: u32,
 }
 
