@@ -148,7 +148,8 @@ impl Track {
             _ if behind.life == 0 => Some(0),
             _ if next.gap => None,
             Some(dropped) => dropped.between(behind, next.key()),
-            None => None,
+            // Nobody drops files: only one that is not there can have been lost.
+            None => self.open.is_some().then_some(0),
         };
         drop(ledger);
         self.open = None;
