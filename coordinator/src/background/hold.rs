@@ -229,7 +229,11 @@ async fn fetch(core: &Core, id: &DeviceId) -> Result<Vec<u8>, MeshError> {
             FrameBody::Document(part) => document.extend_from_slice(&part),
             FrameBody::End { .. } => return Ok(document),
             FrameBody::Refused { why } => return Err(broken(why)),
-            FrameBody::Stdout(_) | FrameBody::Stderr(_) | FrameBody::Line { .. } | FrameBody::Skipped(_) => {
+            FrameBody::Stdout(_)
+            | FrameBody::Stderr(_)
+            | FrameBody::Line { .. }
+            | FrameBody::Log(_)
+            | FrameBody::Skipped(_) => {
                 return Err(broken("it answered something else than its document".to_owned()));
             }
         }

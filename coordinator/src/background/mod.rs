@@ -65,6 +65,8 @@ pub struct Core {
     pub metrics: metrics::Metrics,
     /// Counters of commands.
     pub counters: commands::Counters,
+    /// Held while a command is numbered and sent: a device takes no number below the last one.
+    sending: tokio::sync::Mutex<()>,
     /// Deadlines.
     pub times: Times,
     /// Who is cut off.
@@ -84,6 +86,7 @@ impl Core {
             mesh,
             metrics: metrics::Metrics::default(),
             counters: commands::Counters::default(),
+            sending: tokio::sync::Mutex::default(),
             times,
             quarantine: quarantine::Keeper::default(),
             asked: hold::Asked::default(),
@@ -108,10 +111,12 @@ impl Core {
             frames = self.ask(device, verb, silence).await?.1;
             first = frames.next().await;
         }
-        Ok(futures::stream::iter(first).chain(frames).boxed())
+        // The first frame says whether anybody is there at all, while the caller can still answer with a status.
+        let first = first.transpose()?;
+        Ok(futures::stream::iter(first.map(Ok)).chain(frames).boxed())
     }
 
-    /// Asks once; the command's counter and the frames of the answer.
+    /// Asks once; the command's counter and the frames of the answer, which may fail with the first.
     async fn ask(
         &self,
         device: &DeviceId,
@@ -120,6 +125,7 @@ impl Core {
     ) -> Result<(u64, port::Frames), port::MeshError> {
         let name = verb.name();
         let unreachable = |why: String| port::MeshError::Unreachable { why };
+        let _order = self.sending.lock().await;
         let at = now();
         let addressed = self.index.look(|lens| {
             let seen = lens.fleet.device(device);

@@ -10,6 +10,7 @@ mod enroll;
 mod error;
 mod extract;
 mod layers;
+mod logs;
 pub mod openapi;
 mod ready;
 mod resume;
@@ -31,7 +32,7 @@ use axum::{
     middleware,
 };
 use bramble_contracts::{problem::Code, subjects::Bucket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::{error::ApiError, extract::BODY_MAX};
 use crate::background::Core;
@@ -52,6 +53,7 @@ pub struct App {
     door: Arc<enroll::Door>,
     under_way: under_way::UnderWay,
     ready: Arc<ready::Answers>,
+    readers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
@@ -59,7 +61,9 @@ impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
         let (nonces, door, ready) = (Arc::default(), Arc::default(), Arc::default());
-        Self { core, auth: Arc::new(auth), nonces, door, under_way: under_way::UnderWay::default(), ready, stop }
+        let readers = Arc::new(Semaphore::new(logs::READERS_MAX));
+        let under_way = under_way::UnderWay::default();
+        Self { core, auth: Arc::new(auth), nonces, door, under_way, ready, readers, stop }
     }
 
     /// Resolves when no mutation is under way, also none whose client has gone.
@@ -117,6 +121,7 @@ pub fn router(app: App) -> Router {
         .merge(devices::router())
         .merge(deployments::router())
         .merge(streams::router())
+        .merge(logs::router())
         .merge(tokens::router())
         .merge(audit::router())
         .merge(resume::router())
