@@ -44,6 +44,7 @@ pub enum StreamLine {
         /// The text.
         text: String,
         /// The place in the container's log behind this line: `from=DEVICE/CONTAINER:PLACE` goes on there.
+        #[serde(default)]
         next: String,
     },
     /// Where a container's log is read from, before its first line.

@@ -145,7 +145,9 @@ async fn logs(
         Reader::new(app.core.clone(), id, device, wanted.clone(), from)
     };
     let mut readers: Vec<Reader> = devices.into_iter().map(reader).collect();
-    if let [one] = &mut readers[..] {
+    if let [one] = &mut readers[..]
+        && !one.goes_on()
+    {
         // A device that is not there is a status, not a line.
         one.begin().await.map_err(|err| ApiError::of_device(one.device(), &err))?;
     }

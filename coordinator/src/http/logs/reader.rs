@@ -123,6 +123,11 @@ impl Reader {
         &self.device
     }
 
+    /// Was it read before, up to a place?
+    pub(super) fn goes_on(&self) -> bool {
+        !self.places.is_empty()
+    }
+
     /// Asks for the first window.
     pub(super) async fn begin(&mut self) -> Result<(), MeshError> {
         let session = session(&self.core, &self.id);
