@@ -210,6 +210,18 @@ fn parent_and_name(pid: i32) -> Option<(i32, String)> {
     Some((fields.next()?.parse().ok()?, name))
 }
 
+/// Proportional set size in MiB.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn pss(pid: i32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process lives");
+    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).expect("smaps_rollup has a line Pss");
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+    kib / 1024.0
+}
+
 /// SIGKILL to a process that was found below one of ours; gone already is as good.
 pub fn kill_pid(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
