@@ -9,6 +9,9 @@ use bramble_contracts::v1::{LogLine, LogPlace};
 /// A longer line is cut into several, between pieces of at most 8 KiB.
 const LINE_MAX: usize = 16 * 1024;
 
+/// A stamp of conmon, with nanoseconds and zone.
+const STAMP_BYTES: usize = 35;
+
 /// One entry, without its line end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry<'a> {
@@ -38,6 +41,11 @@ impl<'a> Entry<'a> {
     fn at(&self) -> Stamp {
         Stamp::parse(self.stamp).unwrap_or_default()
     }
+}
+
+/// An entry as conmon writes them, with a whole line: told from its bytes, which is much faster than reading it.
+pub(super) fn is_plain(raw: &[u8]) -> bool {
+    matches!(raw.get(STAMP_BYTES..STAMP_BYTES + 10), Some(b" stdout F " | b" stderr F "))
 }
 
 /// Pieces of a line that has not ended.

@@ -17,7 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::sync::watch;
 
 use super::dropped::Dropped;
-use super::files::{Go, Named, Segment, app_dir, every_line, folders, named, segments};
+use super::files::{Named, Segment, app_dir, count_lines, folders, named, segments};
 use super::track::Ledger;
 use super::{Budget, Places};
 use crate::core::app::AppKey;
@@ -69,7 +69,7 @@ impl Hearing {
 
 /// What has happened in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
+pub(super) enum Change {
     Lines,
     Files,
 }
@@ -117,29 +117,39 @@ impl Keeper {
         &self.inotify
     }
 
-    /// Takes in what has happened.
-    pub(super) fn heard(&mut self) {
+    /// Has something happened that was noted and not looked at?
+    pub(super) fn is_due(&self) -> bool {
+        !self.todo.is_empty()
+    }
+
+    /// Takes in what has happened. While it does, more may: then it is due again. Says whether there was anything but
+    /// new lines.
+    pub(super) fn heard(&mut self) -> Change {
         self.note();
-        while let Some((place, change)) = self.todo.pop_first() {
-            match place {
-                Watched::Root => self.look_everywhere(),
-                Watched::App(key) => self.look_at_app(&key),
-                Watched::Container(key, container) => {
-                    match change {
-                        Change::Files => self.tend(&key, &container),
-                        Change::Lines => {}
-                    }
-                    self.tell(&key);
-                }
+        let todo = std::mem::take(&mut self.todo);
+        // What may be replaced again at any moment comes first; what takes long after that.
+        for (place, change) in &todo {
+            match (place, change) {
+                (Watched::Root, _) => self.look_everywhere(),
+                (Watched::App(key), _) => self.look_at_app(key),
+                (Watched::Container(key, container), Change::Files) => self.keep(key, container),
+                (Watched::Container(..), Change::Lines) => {}
             }
         }
+        for (place, change) in &todo {
+            let Watched::Container(key, container) = place else { continue };
+            if *change == Change::Files {
+                self.drop_oldest(key, container);
+            }
+            self.tell(key);
+        }
+        todo.into_values().max().unwrap_or(Change::Lines)
     }
 
     /// Brings one app up to date, for somebody who reads it now.
     pub(super) fn look(&mut self, key: &AppKey) {
         self.app(key).read_at = Some(clock::uptime());
         self.look_at_app(key);
-        self.heard();
     }
 
     /// Hears of every change of an app's logs from now on.
@@ -168,7 +178,6 @@ impl Keeper {
             }
         }
         self.look_everywhere();
-        self.heard();
     }
 
     fn events(&self) -> Vec<InotifyEvent> {
@@ -253,7 +262,8 @@ impl Keeper {
             if let Err(err) = self.watch(&dir, Watched::Container(key.clone(), container.clone()), flags) {
                 tracing::warn!(dir = %dir.display(), %err, "a log cannot be watched");
             }
-            self.tend(key, &container);
+            self.keep(key, &container);
+            self.drop_oldest(key, &container);
         }
         self.tell(key);
     }
@@ -286,37 +296,30 @@ impl Keeper {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives second names, and drops what is too much.
-    fn tend(&mut self, key: &AppKey, container: &Name) {
+    /// Gives second names to files that have none.
+    fn keep(&mut self, key: &AppKey, container: &Name) {
         let dir = app_dir(&self.places.root, key).join(container.as_str());
-        let tended = self.keep(key, container, &dir).and_then(|()| self.drop_oldest(key, container, &dir));
-        if let Err(err) = tended {
-            tracing::warn!(dir = %dir.display(), %err, "a log cannot be kept in order; it is tried again with its next file");
+        if let Err(err) = self.try_keep(key, container, &dir) {
+            tracing::warn!(dir = %dir.display(), %err, "a log cannot be kept; it is tried again with its next file");
         }
-        self.drop_beyond_total();
     }
 
-    fn keep(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
+    fn try_keep(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
         let kept = segments(dir)?;
         let oldest = kept.first().map(Segment::key);
         self.ledger().entry(dir.to_owned()).or_insert_with(|| Dropped::before(oldest));
         for (file, path) in named(dir)? {
             let Named::Active { life } = file else { continue };
             let last = kept.iter().rfind(|segment| segment.life == life);
-            let inode = match fs::metadata(&path) {
-                Ok(meta) => meta.ino(),
-                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-                Err(err) => return Err(err),
-            };
-            if last.is_some_and(|last| fs::metadata(&last.path).is_ok_and(|meta| meta.ino() == inode)) {
+            let Some(inode) = inode(&path) else { continue };
+            if last.is_some_and(|last| self::inode(&last.path) == Some(inode)) {
                 continue;
             }
             let number = last.map_or(1, |last| last.number.saturating_add(1));
             let made = dir.join(Named::Kept { life, number, gap: false }.name());
             fs::hard_link(&path, &made)?;
+            let newest = self::inode(&made) == self::inode(&path);
             // Whatever replaced the file up to here has been told by now.
-            let kept_inode = fs::metadata(&made)?.ino();
-            let newest = fs::metadata(&path).map(|meta| meta.ino() == kept_inode).unwrap_or(false);
             self.note();
             let shelf = self.app(key).shelves.entry(container.clone()).or_default();
             let replaced = shelf.replaced.remove(&life).unwrap_or(0);
@@ -330,31 +333,38 @@ impl Keeper {
         Ok(())
     }
 
-    fn drop_oldest(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
+    /// Drops what is too much.
+    fn drop_oldest(&mut self, key: &AppKey, container: &Name) {
+        let dir = app_dir(&self.places.root, key).join(container.as_str());
+        if let Err(err) = self.try_drop_oldest(key, container, &dir).and_then(|()| self.drop_beyond_total()) {
+            tracing::warn!(dir = %dir.display(), %err, "old logs cannot be dropped; it is tried again with the next file");
+        }
+    }
+
+    fn try_drop_oldest(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
         let mut all = sized(segments(dir)?);
-        let mut closed: u64 = all.iter().map(|(_, bytes)| bytes).sum();
+        let mut bytes: u64 = all.iter().map(|(_, bytes)| bytes).sum();
         // Beside the file that is written there is, for a moment, the next one.
         let room = self.budget.container.saturating_sub(2 * self.budget.segment());
-        while (closed > room || all.len() > FILES_MAX)
+        while (bytes > room || all.len() > FILES_MAX)
             && let Some(n) = droppable(&all)
         {
-            let (segment, bytes) = all.remove(n);
-            closed = closed.saturating_sub(bytes);
+            let (segment, its) = all.remove(n);
+            bytes = bytes.saturating_sub(its);
             self.drop_file(key, dir, &segment)?;
         }
-        self.app(key).shelves.entry(container.clone()).or_default().bytes = closed;
+        self.app(key).shelves.entry(container.clone()).or_default().bytes = bytes;
         Ok(())
     }
 
     /// Counted first, so that a reader who finds it gone can be told.
     fn drop_file(&mut self, key: &AppKey, dir: &Path, segment: &Segment) -> io::Result<()> {
         let is_read = self.app(key).read_at.is_some_and(|at| clock::uptime().saturating_sub(at) < READER_MEMORY);
-        let lines = is_read.then(|| every_line(segment, |_| Go::On)).transpose()?.map(|place| u64::from(place.lines));
+        let lines = is_read.then(|| count_lines(segment)).transpose()?.map(u64::from);
         if let Some(dropped) = self.ledger().get_mut(dir) {
             dropped.note(segment.key(), lines);
         }
         let active = dir.join(Named::Active { life: segment.life }.name());
-        let inode = |path: &Path| fs::metadata(path).map(|meta| meta.ino()).ok();
         if inode(&active).is_some_and(|active| Some(active) == inode(&segment.path)) {
             fs::remove_file(&active)?;
         }
@@ -362,16 +372,10 @@ impl Keeper {
     }
 
     /// The oldest files of whichever container go, until all logs together fit.
-    fn drop_beyond_total(&mut self) {
-        let total = |apps: &BTreeMap<AppKey, App>| -> u64 {
-            apps.values().flat_map(|app| app.shelves.values()).map(|shelf| shelf.bytes).sum()
-        };
-        if total(&self.apps) <= self.budget.total {
-            return;
-        }
-        if let Err(err) = self.drop_oldest_of_all() {
-            tracing::warn!(%err, "logs take more room than they may, and cannot be dropped");
-        }
+    fn drop_beyond_total(&mut self) -> io::Result<()> {
+        let shelves = self.apps.values().flat_map(|app| app.shelves.values());
+        let total: u64 = shelves.map(|shelf| shelf.bytes).sum();
+        if total > self.budget.total { self.drop_oldest_of_all() } else { Ok(()) }
     }
 
     fn drop_oldest_of_all(&mut self) -> io::Result<()> {
@@ -410,6 +414,10 @@ impl std::str::FromStr for Text {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).map(|meta| meta.ino()).ok()
 }
 
 fn sized(all: Vec<Segment>) -> Vec<(Segment, u64)> {

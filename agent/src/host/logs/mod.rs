@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock;
 use crate::core::app::AppKey;
-use keeper::Keeper;
+use keeper::{Change, Keeper};
 use track::Ledger;
 
 pub(in crate::host) use files::reserve;
@@ -78,7 +78,7 @@ impl Default for Budget {
 impl Budget {
     /// Bytes after which conmon begins a new file.
     pub fn segment(&self) -> u64 {
-        (self.container / 8).clamp(SEGMENT_MIN, SEGMENT_MAX)
+        (self.container / 5).clamp(SEGMENT_MIN, SEGMENT_MAX)
     }
 }
 
@@ -238,23 +238,30 @@ impl Kept {
 }
 
 async fn keep(mut kept: Kept, mut asks: mpsc::Receiver<Ask>) {
-    let mut hour = tokio::time::interval(HOUR);
+    // Not at once: an agent that restarts often would count hours that were minutes.
+    let mut hour = tokio::time::interval_at(tokio::time::Instant::now() + HOUR, HOUR);
     loop {
+        let is_due = kept.keeper.as_ref().is_some_and(Keeper::is_due);
         let alive = tokio::select! {
-            ready = kept.fd.readable() => {
-                if let Ok(mut ready) = ready {
-                    ready.clear_ready();
-                }
-                let alive = kept.work(Keeper::heard).await;
-                tokio::time::sleep(BREATH).await;
-                alive
-            }
+            // Readers come first: one container that floods must not keep them waiting.
+            biased;
             ask = asks.recv() => match ask {
                 None => return,
                 Some(Ask::Look(key, reply)) => kept.work(move |keeper| answer(reply, keeper.look(&key))).await,
                 Some(Ask::Follow(key, reply)) => kept.work(move |keeper| answer(reply, keeper.follow(&key))).await,
             },
             _ = hour.tick() => kept.work(Keeper::hour).await,
+            () = std::future::ready(()), if is_due => kept.work(Keeper::heard).await.map(|_| ()),
+            ready = kept.fd.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+                let change = kept.work(Keeper::heard).await;
+                if change == Some(Change::Lines) {
+                    tokio::time::sleep(BREATH).await;
+                }
+                change.map(|_| ())
+            }
         };
         if alive.is_none() {
             return tracing::error!(

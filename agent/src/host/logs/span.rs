@@ -8,7 +8,7 @@ use std::io;
 use bramble_contracts::stamp::Stamp;
 use bramble_contracts::v1::{LogLives, LogPlace, LogWish};
 
-use super::files::{Go, Segment, every_line};
+use super::files::{Go, Segment, count_lines, every_line};
 use super::track::rank;
 
 /// From where to where.
@@ -98,7 +98,7 @@ fn before_tail(segments: &[Segment], lines: u32, to: LogPlace) -> io::Result<Log
     let mut left = lines;
     for segment in up_to(segments, to).rev() {
         let whole = segment.key() != (to.life, to.segment);
-        let there = if whole { every_line(segment, |_| Go::On)?.lines } else { to.lines };
+        let there = if whole { count_lines(segment)? } else { to.lines };
         if there >= left {
             let before = there - left;
             if before == 0 {
