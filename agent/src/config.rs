@@ -10,6 +10,8 @@ use bramble_contracts::Name;
 use bramble_contracts::v1::Instance;
 use serde::Deserialize;
 
+use crate::host::device::Places;
+use crate::host::logs::Budget;
 use crate::host::podman::service::ServiceConfig;
 use crate::host::sntp;
 use crate::mesh::Settings;
@@ -85,6 +87,9 @@ pub struct Config {
     /// Who is asked for the time.
     #[serde(default)]
     pub clock: ClockConfig,
+    /// How much of what apps print is kept.
+    #[serde(default)]
+    pub logs: LogsConfig,
 }
 
 /// `[clock]`
@@ -98,6 +103,24 @@ pub struct ClockConfig {
 impl Default for ClockConfig {
     fn default() -> Self {
         Self { servers: (0..4).map(|n| format!("{n}.debian.pool.ntp.org")).collect() }
+    }
+}
+
+/// `[logs]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// Of one container.
+    pub container_mib: u32,
+    /// Of all together; the newest file of each is kept in any case.
+    pub total_mib: u32,
+    /// Days of running for which the logs of a deleted deployment are kept.
+    pub deleted_days: u32,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self { container_mib: 10, total_mib: 200, deleted_days: 7 }
     }
 }
 
@@ -150,6 +173,9 @@ impl Config {
             ("heartbeat_secs", config.heartbeat_secs, 1, 300),
             ("report_secs", config.report_secs, 1, 86_400),
             ("desired_secs", config.desired_secs, 1, 86_400),
+            ("logs.container_mib", config.logs.container_mib, 1, 1024),
+            ("logs.total_mib", config.logs.total_mib, config.logs.container_mib, 1 << 20),
+            ("logs.deleted_days", config.logs.deleted_days, 0, 3650),
         ];
         for (field, got, min, max) in bounds {
             if !(min..=max).contains(&got) {
@@ -198,6 +224,18 @@ impl Config {
         ServiceConfig { program: self.podman.program.clone(), containers_conf, ..below }
     }
 
+    /// Where records, volumes and logs lie.
+    pub fn places(&self) -> Places {
+        Places { log_bytes: self.log_budget().segment(), ..Places::below(&self.apps_dir) }
+    }
+
+    /// How much of what apps print is kept.
+    pub fn log_budget(&self) -> Budget {
+        let bytes = |mib: u32| u64::from(mib) << 20;
+        let LogsConfig { container_mib, total_mib, deleted_days } = self.logs;
+        Budget { container: bytes(container_mib), total: bytes(total_mib), deleted_hours: deleted_days * 24 }
+    }
+
     /// Where Podman listens.
     pub fn socket(&self) -> PathBuf {
         self.podman.socket.clone().unwrap_or_else(|| self.service().socket)
@@ -225,6 +263,7 @@ mod tests {
         assert_eq!(config.clock.servers[3], "3.debian.pool.ntp.org");
         let none = parse("coordinator = \"http://127.0.0.1:7980\"\n[clock]\nservers = []").unwrap();
         assert!(none.settings().unwrap().ntp.is_empty());
+        assert_eq!(parse("coordinator = \"http://127.0.0.1:7980\"").unwrap().log_budget(), Budget::default());
     }
 
     #[test]
@@ -236,6 +275,7 @@ mod tests {
             (format!("{good}heartbeat_secs = 0"), "heartbeat_secs"),
             (format!("{good}[clock]\nservers = [\"a b\"]"), "clock.servers"),
             (format!("{good}[clock]\nservers = {:?}", vec!["a"; 9]), "clock.servers"),
+            (format!("{good}[logs]\ntotal_mib = 9"), "logs.total_mib"),
             (format!("{good}name = \"Not A Name\""), "name"),
             (format!("{good}state_dir = \"relative\""), "state_dir"),
             ("coordinator = \"http://fleet.example\"".to_owned(), "coordinator"),

@@ -18,7 +18,8 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::core::backoff::Backoff;
-use crate::host::device::{Places, PodmanHost};
+use crate::host::device::PodmanHost;
+use crate::host::logs::{self, Logs};
 use crate::host::podman::Podman;
 use crate::host::podman::service::{Service, ServiceState};
 use crate::host::{clock, facts, state, systemd};
@@ -45,7 +46,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(_) => None,
         None => Some(Service::start(config.service())),
     };
-    let host = PodmanHost::new(Podman::new(config.socket()), Places::below(&config.apps_dir));
+    let host = PodmanHost::new(Podman::new(config.socket()), config.places());
     let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
     let agent = Agent::start(mesh_config(&config, facts)?, Arc::new(host))?;
     systemd::ready();
@@ -86,6 +87,7 @@ fn mesh_config(config: &Config, facts: Facts) -> anyhow::Result<mesh::Config> {
         name: config.name.clone().or_else(host_name),
         token_file: config.token_file.clone(),
         facts,
+        logs: Logs::start(logs::Places::below(&config.apps_dir), config.log_budget()),
     })
 }
 

@@ -6,6 +6,7 @@ use bramble_contracts::{
     Name, Tenant, Uid,
     label::{LabelKey, LabelValue},
     quantity::Millis,
+    stamp::Moment,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -198,6 +199,10 @@ pub(crate) enum Deletable {
     Deployment,
 }
 
+fn tail(text: &str) -> Result<String, String> {
+    if text == "all" || text.parse::<u32>().is_ok() { Ok(text.to_owned()) } else { Err("a number, or all".to_owned()) }
+}
+
 #[derive(Args)]
 pub(crate) struct Logs {
     /// Of which deployment
@@ -208,12 +213,21 @@ pub(crate) struct Logs {
     /// Only of this container
     #[arg(short, long)]
     pub container: Option<Name>,
-    /// The last so many lines of each container
-    #[arg(long, value_name = "LINES")]
-    pub tail: Option<u32>,
-    /// Only what is younger than this, such as 10m
-    #[arg(long, value_name = "DURATION")]
-    pub since: Option<Millis>,
+    /// The last so many lines of each container, or all [default: 100; all with --since, --until, --previous]
+    #[arg(long, value_name = "LINES", value_parser = tail)]
+    pub tail: Option<String>,
+    /// From the first line on that is not older than this: 10m, or 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Up to the last line that is not younger than this
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<Moment>,
+    /// Of the containers before the newest ones
+    #[arg(short, long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Begin each line with its time, by the device's clock
+    #[arg(short, long)]
+    pub timestamps: bool,
     /// Go on with what comes
     #[arg(short, long)]
     pub follow: bool,

@@ -19,6 +19,7 @@ pub mod quantity;
 pub mod rights;
 pub mod signed;
 pub mod smoke;
+pub mod stamp;
 pub mod subjects;
 pub mod token;
 pub mod trust;

@@ -56,6 +56,14 @@ pub fn unix_secs() -> u64 {
     since.expect("invariant: it is after 1970 on a machine that runs tests").as_secs()
 }
 
+/// Nanoseconds since 1970, to tell how long a line of a program on this machine has travelled.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "this module is the harness's clock")]
+pub fn unix_nanos() -> u128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("invariant: it is after 1970 on a machine that runs tests").as_nanos()
+}
+
 /// Is this the long run?
 #[must_use]
 pub fn full() -> bool {

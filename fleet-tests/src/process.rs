@@ -2,14 +2,17 @@
 //! harness that starts what stays. Decides nothing about which.
 
 use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use xtask::run::Cmd;
 
 use crate::clock::wait_until;
 
@@ -208,6 +211,53 @@ fn parent_and_name(pid: i32) -> Option<(i32, String)> {
     }
     let name = before.split_once(" (")?.1.to_owned();
     Some((fields.next()?.parse().ok()?, name))
+}
+
+/// Proportional set size in MiB.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+pub fn pss(pid: i32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process lives");
+    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).expect("smaps_rollup has a line Pss");
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+    kib / 1024.0
+}
+
+/// A program whose lines are read as it prints them. Killed when dropped.
+#[derive(Debug)]
+pub struct Printing {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Printing {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(cmd: &Cmd) -> Self {
+        let mut child = cmd.read().unwrap_or_else(|err| panic!("{err}"));
+        let lines = BufReader::new(child.stdout.take().expect("invariant: its output is piped"));
+        Self { child, lines }
+    }
+
+    /// The next line; none when it has ended.
+    pub fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let read = self.lines.read_line(&mut line).ok()?;
+        (read > 0).then(|| line.trim_end().to_owned())
+    }
+}
+
+impl Drop for Printing {
+    fn drop(&mut self) {
+        // That it has ended by itself is as good.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 /// SIGKILL to a process that was found below one of ours; gone already is as good.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramble_agent::host::logs::{self, Logs};
 use bramble_agent::mesh::http::Base;
 use bramble_agent::mesh::{Agent, Config, Settings};
 use bramble_agent::sim::SimHost;
@@ -71,6 +72,8 @@ impl SimDevice {
             name: Some(self.name.parse().expect("a name")),
             token_file: Some(self.dir.join("token")),
             facts: watch::channel(DeviceFacts::default()).1,
+            // A kernel lets one user watch 128 times, and there are more simulated devices.
+            logs: Logs::unkept(logs::Places::below(&self.dir)),
         };
         let _inside = runtime().enter();
         let agent = Agent::start(config, Arc::clone(&self.host));

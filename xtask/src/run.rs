@@ -181,6 +181,16 @@ impl Cmd {
         }
     }
 
+    /// Starts it; its standard output is read as it comes, what it notes is not.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn read(&self) -> Result<Child, RunError> {
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        command.spawn().map_err(|source| RunError::Start { line: self.line(), source })
+    }
+
     /// Replaces this process.
     #[must_use]
     pub fn exec(&self) -> RunError {

@@ -12,10 +12,10 @@ use data_encoding::HEXLOWER;
 use tokio::sync::mpsc;
 
 use super::leash::{self, Leash};
+use super::logs::{self, Budget};
 use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
-    ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, Stamps, State,
-    Stream,
+    ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, State, Stream,
 };
 use super::state::StateError;
 use super::{clock, facts, probe, records, session};
@@ -24,9 +24,7 @@ use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
 use crate::core::record::Record;
 use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
 use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
-use crate::supervise::{
-    AfterTail, Ends, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece, Program,
-};
+use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, OutputStream, Piece, Program};
 
 const EVENTS_MAX: usize = 256;
 /// After SIGKILL a container is gone within this, or something is badly wrong.
@@ -44,12 +42,22 @@ pub struct Places {
     pub records: PathBuf,
     /// Volumes: `<volumes>/<tenant>.<name>/<volume>`.
     pub volumes: PathBuf,
+    /// What containers print.
+    pub logs: PathBuf,
+    /// Bytes of a log after which conmon begins a new file.
+    pub log_bytes: u64,
 }
 
 impl Places {
     /// The usual places below the agent's directory for apps.
     pub fn below(apps: &Path) -> Self {
-        Self { records: apps.join("records"), volumes: apps.join("volumes") }
+        let logs = logs::Places::below(apps);
+        Self {
+            records: logs.records,
+            volumes: apps.join("volumes"),
+            logs: logs.root,
+            log_bytes: Budget::default().segment(),
+        }
     }
 }
 
@@ -253,9 +261,21 @@ impl PodmanHost {
             ports: own_ports.map(|c| ports(&c.ports)).unwrap_or_default(),
             pod: pod.map(str::to_owned),
             host_network: app.host_network(),
+            log: Some(self.log(app.key(), name).await?),
             memory_bytes: view.resources.memory.map(|size| size.0),
             cpu_millis: view.resources.cpus.map(|cpus| u64::from(cpus.0)),
         })
+    }
+
+    /// A new file for a container that is being made; what it prints outlives it there.
+    async fn log(&self, key: &AppKey, name: &bramble_contracts::Name) -> Result<LogFile, StepError> {
+        let (root, key, name) = (self.places.logs.clone(), key.clone(), name.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let path = logs::reserve(&root, &key, &name);
+            path.map_err(|err| StepError::Refused(format!("cannot make a log file in {}: {err}", root.display())))
+        });
+        let path = made.await.unwrap_or_else(|err| Err(StepError::State(format!("file work broke off: {err}"))))?;
+        Ok(LogFile { path: path.display().to_string(), bytes_max: self.places.log_bytes })
     }
 
     /// Names cannot hold a slash or a dot, so the path cannot leave our directory.
@@ -384,16 +404,6 @@ impl Host for PodmanHost {
             }
         };
         done.map(|()| Outcome::Done).map_err(|err| refused(&err))
-    }
-
-    async fn logs(&self, id: &str, wish: LogWish, out: mpsc::Sender<Piece>) -> Result<(), HostError> {
-        let follow = match wish.then {
-            AfterTail::End => Follow::No,
-            AfterTail::Follow => Follow::Yes,
-        };
-        let lines = LogLines { tail: wish.tail, follow, stamps: Stamps::Stamped };
-        let output = self.podman.logs(id, lines).await.map_err(|err| host_error(&err))?;
-        send_on(output, &out).await
     }
 
     async fn exec(&self, id: &str, argv: &[String], out: mpsc::Sender<Piece>) -> Result<i32, HostError> {

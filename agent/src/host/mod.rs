@@ -7,6 +7,7 @@ pub mod cmd;
 pub mod device;
 pub mod facts;
 mod leash;
+pub mod logs;
 mod naming;
 pub mod podman;
 mod probe;

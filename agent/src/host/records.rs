@@ -17,6 +17,13 @@ pub(super) fn file(dir: &Path, key: &AppKey) -> StateFile {
     StateFile::new(dir.join(format!("{key}{SUFFIX}")), FORMAT)
 }
 
+/// Is there one of this app, in whatever state?
+pub(super) fn exists(dir: &Path, key: &AppKey) -> bool {
+    let path = file(dir, key).path().to_owned();
+    let before = path.with_added_extension("prev");
+    path.exists() || before.exists()
+}
+
 /// Every record in a directory.
 pub(crate) fn read(dir: &Path) -> Result<Vec<FoundRecord>, std::io::Error> {
     let entries = match std::fs::read_dir(dir) {

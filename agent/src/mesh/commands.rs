@@ -3,37 +3,34 @@
 //! Decides bounds: how many at once, how long, how many frames. Whether a command counts is [`super::gate`]'s word.
 
 mod limits;
+mod logs;
 mod session;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Message, Subject};
-use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, ReplyFrame, SessionArgs, Verb};
+use bramble_contracts::v1::{Command, ExecArgs, FrameBody, ReplyFrame, SessionArgs, Verb};
 use bramble_contracts::{envelope, subjects};
 use session::{Running, Said};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::context::{Context, Stop};
 use super::gate::{Admission, Gate, InputAdmission};
 use super::identity::millis;
-use super::lines::Lines;
 use super::stored::Stored;
 use crate::core::app::AppKey;
 use crate::host::clock;
-use crate::supervise::{AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, SupervisorHandle};
+use crate::host::logs::Logs;
+use crate::supervise::{Chunk, ExecWish, OutputStream, SupervisorHandle};
 
 const INPUT_VERB: &str = "input";
 const AT_ONCE: usize = 8;
-const FOLLOWS: usize = 4;
 pub(crate) const CHUNK_MAX: usize = 32 * 1024;
 /// Below the number of answers that the device's permissions allow.
 const FRAMES_MAX: u32 = 9_900;
 /// Below the time in which they allow them.
 const TIME_MAX: Duration = Duration::from_secs(590);
-const LOOK_TIME_MAX: Duration = Duration::from_secs(60);
-const TAIL_MAX: u32 = 5_000;
 
 pub(crate) struct Commands {
     context: Arc<Context>,
@@ -42,15 +39,14 @@ pub(crate) struct Commands {
     slots: Arc<Semaphore>,
     /// What can be typed to, or told that nobody listens any more.
     running: Running,
-    /// Ends a stream that follows; the oldest gives way. Nobody tells a device that its reader has left.
-    follows: VecDeque<oneshot::Sender<()>>,
+    logs: logs::Readers,
 }
 
 impl Commands {
-    pub(crate) fn new(context: Arc<Context>, supervisor: Arc<SupervisorHandle>) -> Self {
+    pub(crate) fn new(context: Arc<Context>, supervisor: Arc<SupervisorHandle>, logs: Logs) -> Self {
         let gate = Gate::new(context.device.clone(), context.session);
         let (slots, running) = (Arc::new(Semaphore::new(AT_ONCE)), Running::new());
-        Self { context, supervisor, gate, slots, running, follows: VecDeque::new() }
+        Self { context, supervisor, gate, slots, running, logs: logs::Readers::new(logs) }
     }
 
     pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<(Client, Message)>, mut stop: Stop) {
@@ -111,33 +107,27 @@ impl Commands {
     }
 
     async fn start(&mut self, command: Command, mut frames: Frames) {
-        if let Verb::Session(args) = command.verb {
-            return self.start_session(command.counter, args, frames).await;
-        }
-        let follows = matches!(&command.verb, Verb::Logs(args) if args.follow);
-        let slot = if follows { None } else { self.slots.clone().try_acquire_owned().ok() };
-        if !follows && slot.is_none() {
+        let counter = command.counter;
+        let verb = match command.verb {
+            Verb::Session(args) => return self.start_session(counter, args, frames).await,
+            Verb::Log(ask) => return self.logs.start(ask, frames).await,
+            Verb::Logs(_) => {
+                let text = "this agent sends logs in windows, which the coordinator does not know: update it";
+                return frames.refuse(text.into()).await;
+            }
+            verb @ (Verb::Desired | Verb::Exec(_)) => verb,
+        };
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             frames.refuse(format!("this device carries out {AT_ONCE} commands already; try again in a moment")).await;
             return;
-        }
-        tracing::info!(verb = command.verb.name(), counter = command.counter, "command");
-        let (evict, evicted) = oneshot::channel();
-        if follows {
-            self.follows.retain(|follow| !follow.is_closed());
-            self.follows.push_back(evict);
-            if self.follows.len() > FOLLOWS
-                && let Some(oldest) = self.follows.pop_front()
-                && oldest.send(()).is_err()
-            {
-                tracing::debug!("the oldest followed log had ended");
-            }
-        }
-        let hears = self.enter(command.counter);
+        };
+        tracing::info!(verb = verb.name(), counter, "command");
+        let hears = self.enter(counter);
         let work = Work { context: self.context.clone(), supervisor: self.supervisor.clone(), frames };
         tokio::spawn(async move {
             let _slot = slot;
             tokio::select! {
-                () = work.run(command.verb, evicted) => {}
+                () = work.run(verb) => {}
                 () = session::hung_up(hears) => tracing::debug!("nobody listens to a command any more"),
             }
         });
@@ -170,13 +160,12 @@ struct Work {
 }
 
 impl Work {
-    async fn run(self, verb: Verb, evicted: oneshot::Receiver<()>) {
+    async fn run(self, verb: Verb) {
         match verb {
             Verb::Desired => self.desired().await,
-            Verb::Logs(args) => self.logs(args, evicted).await,
             Verb::Exec(args) => self.exec(args).await,
-            // Started by another way.
-            Verb::Session(_) => {}
+            // Started by other ways.
+            Verb::Logs(_) | Verb::Log(_) | Verb::Session(_) => {}
         }
     }
 
@@ -193,26 +182,6 @@ impl Work {
             Ok(Err(err)) => self.frames.refuse(err.to_string()).await,
             Err(err) => self.frames.refuse(err.to_string()).await,
         }
-    }
-
-    async fn logs(mut self, args: LogArgs, evicted: oneshot::Receiver<()>) {
-        let (then, time) = if args.follow { (AfterTail::Follow, TIME_MAX) } else { (AfterTail::End, LOOK_TIME_MAX) };
-        let wish = LogsWish {
-            app: AppKey { tenant: args.tenant, name: args.deployment },
-            container: args.container.map(String::from),
-            lines: LogWish { tail: usize::try_from(args.tail.min(TAIL_MAX)).unwrap_or(usize::MAX), then },
-        };
-        let chunks = match self.supervisor.logs(wish).await {
-            Ok(chunks) => chunks,
-            Err(err) => return self.frames.refuse(err.to_string()).await,
-        };
-        let since = args.since.map_or(0, |age| clock::wall_ms().saturating_sub(age.0));
-        tokio::select! {
-            () = self.frames.lines(chunks, since) => return,
-            () = tokio::time::sleep(time) => {}
-            Ok(()) = evicted => {}
-        }
-        self.frames.send(FrameBody::End { exit_code: None }).await;
     }
 
     async fn exec(mut self, args: ExecArgs) {
@@ -308,38 +277,6 @@ impl Frames {
                 }
                 Chunk::End { exit_code } => return self.send(FrameBody::End { exit_code }).await,
                 Chunk::Broken { why } => return self.refuse(why).await,
-            }
-        }
-        self.refuse("the agent is stopping; try again in a moment".into()).await;
-    }
-
-    /// Lines of logs, as they come, none older than `since_ms`.
-    async fn lines(&mut self, mut chunks: mpsc::Receiver<Chunk>, since_ms: u64) {
-        let mut lines = Lines::default();
-        while let Some(chunk) = chunks.recv().await {
-            let (ready, end) = match chunk {
-                Chunk::Output { container, piece } => (lines.push(&container, piece.stream, &piece.bytes), None),
-                Chunk::End { exit_code } => (lines.rest(), Some(FrameBody::End { exit_code })),
-                Chunk::Broken { why } => (lines.rest(), Some(FrameBody::Refused { why })),
-            };
-            let wanted = |body: &FrameBody| match body {
-                FrameBody::Line { at_ms, .. } => *at_ms == 0 || *at_ms >= since_ms,
-                FrameBody::Stdout(_)
-                | FrameBody::Stderr(_)
-                | FrameBody::Skipped(_)
-                | FrameBody::Document(_)
-                | FrameBody::End { .. }
-                | FrameBody::Refused { .. }
-                | FrameBody::Taken(_) => true,
-            };
-            for body in ready.into_iter().filter(wanted) {
-                self.send(body).await;
-            }
-            if let Some(end) = end {
-                return self.send(end).await;
-            }
-            if self.full() {
-                return self.send(FrameBody::End { exit_code: None }).await;
             }
         }
         self.refuse("the agent is stopping; try again in a moment".into()).await;

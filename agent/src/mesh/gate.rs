@@ -180,8 +180,9 @@ impl Gate {
 /// Can something be said to it while it runs? Also "nobody listens any more".
 fn takes_input(verb: &Verb) -> bool {
     match verb {
-        Verb::Exec(_) | Verb::Logs(_) | Verb::Session(_) => true,
-        Verb::Desired => false,
+        Verb::Exec(_) | Verb::Session(_) => true,
+        // A window of logs ends by itself, soon.
+        Verb::Desired | Verb::Logs(_) | Verb::Log(_) => false,
     }
 }
 

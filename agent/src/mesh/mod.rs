@@ -19,7 +19,6 @@ mod desired;
 mod gate;
 mod heartbeat;
 mod judge;
-mod lines;
 mod random;
 mod refusals;
 mod renew;
@@ -35,6 +34,7 @@ use bramble_contracts::{DeviceId, Name, SessionId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::host::logs::Logs;
 use crate::host::state::StateError;
 use crate::supervise::{Host, Supervisor, SupervisorHandle};
 use board::{Board, View};
@@ -82,6 +82,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Tells about the machine.
     pub facts: Facts,
+    /// What apps print.
+    pub logs: Logs,
 }
 
 /// A running agent. Dropping it ends everything but the apps.
@@ -220,7 +222,7 @@ impl Start {
             refusals: refusals::Refusals::load(&dir, self.board.clone())?,
             board: self.board,
             identity: Mutex::new(identity),
-            settings: self.config.settings,
+            settings: self.config.settings.clone(),
         });
         if let Some(path) = &self.config.token_file {
             enroll::discard_token(path);
@@ -228,7 +230,8 @@ impl Start {
         let (link, links) = watch::channel(connection::Link::default());
         self.asker.send_replace(Some(guard::Asker { context: context.clone(), link: links.clone() }));
         let desired = Desired::start(context.clone(), self.supervisor.clone(), links.clone());
-        Ok(Mesh { context, supervisor: self.supervisor, desired, link, links, facts: self.config.facts })
+        let Config { facts, logs, .. } = self.config;
+        Ok(Mesh { context, supervisor: self.supervisor, desired, link, links, facts, logs })
     }
 }
 
@@ -240,6 +243,7 @@ struct Mesh {
     link: watch::Sender<connection::Link>,
     links: watch::Receiver<connection::Link>,
     facts: Facts,
+    logs: Logs,
 }
 
 impl Mesh {
@@ -259,7 +263,8 @@ impl Mesh {
         parts.spawn(beat);
         parts.spawn(reporter.run(stop.clone()));
         parts.spawn(self.desired.run(pushes_in, stop.clone()));
-        parts.spawn(commands::Commands::new(self.context.clone(), self.supervisor).run(commands_in, stop.clone()));
+        let commands = commands::Commands::new(self.context.clone(), self.supervisor, self.logs);
+        parts.spawn(commands.run(commands_in, stop.clone()));
         parts.spawn(connection::Connector::new(self.context, self.link, inbound).run(stop.clone()));
         let mut late = std::pin::pin!(stop.and_then(STOP_TIME_MAX));
         let mut in_time = true;

@@ -10,7 +10,7 @@ use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
 use crate::core::record::Record;
 use crate::core::step::{AfterGrace, Outcome, Step, StepError, StopRule, Target};
-use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece, Program};
+use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, OutputStream, Piece, Program};
 
 impl SimHost {
     async fn pull(&self, image: &str) -> Result<Outcome, StepError> {
@@ -233,18 +233,6 @@ impl Host for SimHost {
             }
         };
         self.effect(&step.to_string(), work).await
-    }
-
-    async fn logs(&self, id: &str, wish: LogWish, out: mpsc::Sender<Piece>) -> Result<(), HostError> {
-        let lines = self.state().things.get(id).map(|c| c.seen.last_lines.clone());
-        let lines = lines.ok_or_else(|| HostError(format!("no container {id}")))?;
-        for line in lines.iter().rev().take(wish.tail).rev() {
-            let piece = Piece { stream: OutputStream::Out, bytes: Bytes::from(format!("{line}\n")) };
-            if out.send(piece).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
     }
 
     async fn exec(&self, id: &str, argv: &[String], out: mpsc::Sender<Piece>) -> Result<i32, HostError> {

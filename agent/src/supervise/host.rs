@@ -67,24 +67,6 @@ pub struct Piece {
     pub bytes: Bytes,
 }
 
-/// Which lines of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogWish {
-    /// The last so many.
-    pub tail: usize,
-    /// What after them.
-    pub then: AfterTail,
-}
-
-/// Whether a log stream goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterTail {
-    /// It ends.
-    End,
-    /// It follows.
-    Follow,
-}
-
 /// A device.
 pub trait Host: Send + Sync + 'static {
     /// Time since boot.
@@ -105,13 +87,6 @@ pub trait Host: Send + Sync + 'static {
     fn observe(&self, key: &AppKey, images: &[String]) -> impl Future<Output = Result<Observed, HostError>> + Send;
     /// Does one thing. May be cut off at any moment: what it did is seen by the next look.
     fn perform(&self, step: &Step) -> impl Future<Output = Result<Outcome, StepError>> + Send;
-    /// Sends a container's log. Ends early when the receiver is gone; waits when it is full.
-    fn logs(
-        &self,
-        id: &str,
-        wish: LogWish,
-        out: mpsc::Sender<Piece>,
-    ) -> impl Future<Output = Result<(), HostError>> + Send;
     /// Runs a command in a container and gives its exit code.
     fn exec(
         &self,

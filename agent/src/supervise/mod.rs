@@ -17,9 +17,9 @@ use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use host::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
+pub use host::{FoundRecord, Host, HostError, HostEvent, OutputStream, Piece};
 pub use session::{Attached, Ends, Program, SessionWish};
-pub use streams::{Chunk, ExecWish, LogsWish, StreamError};
+pub use streams::{Chunk, ExecWish, StreamError};
 
 use crate::core::app::{App, AppKey};
 use crate::core::plan::{Neighbour, Neighbours};
@@ -117,13 +117,6 @@ impl SupervisorHandle {
         let (reply, answer) = oneshot::channel();
         self.ask(Ask::Alive(reply)).await?;
         answer.await.map_err(|_| StreamError::Stopped)
-    }
-
-    /// Opens logs. Pieces arrive in the receiver, which bounds what is held; dropping it ends the stream.
-    pub async fn logs(&self, wish: LogsWish) -> Result<mpsc::Receiver<Chunk>, StreamError> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Ask::Logs(wish, reply)).await?;
-        answer.await.map_err(|_| StreamError::Stopped)?
     }
 
     /// Runs a command in a container. It ends when its time is up or the receiver is dropped.

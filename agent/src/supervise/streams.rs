@@ -1,27 +1,16 @@
-//! Logs and one-shot commands: bounded, and alive only while somebody listens.
+//! One-shot commands: bounded, and alive only while somebody listens.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::host::{Host, LogWish, Piece};
+use super::host::{Host, Piece};
 use super::session::{Attached, SessionWish, attach};
 use crate::core::app::{AppKey, Role};
 
 /// Pieces wait here; then the container's output waits.
 pub(super) const PIECES_MAX: usize = 64;
-
-/// Whose logs.
-#[derive(Clone, Debug)]
-pub struct LogsWish {
-    /// Which app.
-    pub app: AppKey,
-    /// One container; all of them when absent.
-    pub container: Option<String>,
-    /// Which lines.
-    pub lines: LogWish,
-}
 
 /// Which command, where.
 #[derive(Clone, Debug)]
@@ -100,7 +89,6 @@ type Reply = oneshot::Sender<Result<mpsc::Receiver<Chunk>, StreamError>>;
 /// A question to the supervisor.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Logs(LogsWish, Reply),
     Exec(ExecWish, Reply),
     Session(SessionWish, oneshot::Sender<Result<Attached, StreamError>>),
     Alive(oneshot::Sender<()>),
@@ -113,10 +101,6 @@ pub(super) fn answer<H: Host>(host: Arc<H>, ask: Ask, containers: impl Fn(&AppKe
             if reply.send(()).is_err() {
                 tracing::debug!("whoever asked whether we live has left");
             }
-        }
-        Ask::Logs(wish, reply) => {
-            let chosen = choose(&wish.app, wish.container.as_deref(), containers(&wish.app));
-            tell(reply, chosen.map(|chosen| logs(host, chosen, wish.lines)));
         }
         Ask::Exec(wish, reply) => {
             let chosen = choose(&wish.app, wish.container.as_deref(), containers(&wish.app));
@@ -159,30 +143,6 @@ fn only(app: &AppKey, chosen: &[Known]) -> Result<Known, StreamError> {
         (_, [one]) => Ok((*one).clone()),
         (all, _) => Err(StreamError::NameOne { app: app.clone(), known: names(all) }),
     }
-}
-
-fn logs<H: Host>(host: Arc<H>, chosen: Vec<Known>, lines: LogWish) -> mpsc::Receiver<Chunk> {
-    let (out, receiver) = mpsc::channel(PIECES_MAX);
-    tokio::spawn(async move {
-        let mut all = tokio::task::JoinSet::new();
-        for Known { name, id, .. } in chosen {
-            let (host, out) = (Arc::clone(&host), out.clone());
-            all.spawn(async move {
-                let (pieces, forward) = forward(name.clone(), out.clone());
-                let (sent, ()) = tokio::join!(host.logs(&id, lines, pieces), forward);
-                sent.map_err(|err| format!("{name}: {err}"))
-            });
-        }
-        let mut why = Vec::new();
-        while let Some(ended) = all.join_next().await {
-            if let Ok(Err(err)) = ended {
-                why.push(err);
-            }
-        }
-        let last = if why.is_empty() { Chunk::End { exit_code: None } } else { Chunk::Broken { why: why.join("; ") } };
-        finish(out, last).await;
-    });
-    receiver
 }
 
 fn exec<H: Host>(host: Arc<H>, Known { name, id, .. }: Known, wish: ExecWish) -> mpsc::Receiver<Chunk> {

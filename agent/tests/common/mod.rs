@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bramble_agent::core::app::{App, AppKey};
 use bramble_agent::host::device::{Places, PodmanHost};
+use bramble_agent::host::logs::{self, Budget, Logs};
 use bramble_agent::host::podman::service::{Service, ServiceConfig, ServiceState};
 use bramble_agent::host::podman::{ContainerSpec, Podman};
-use bramble_agent::supervise::{
-    AfterTail, Chunk, ExecWish, LogWish, LogsWish, OutputStream, Supervisor, SupervisorHandle,
+use bramble_agent::supervise::{Chunk, ExecWish, OutputStream, Supervisor, SupervisorHandle};
+use bramble_contracts::v1::{
+    Deployment, DesiredApp, DesiredDocument, LogPart, LogSpan, LogWindow, LogWish, Phase, Status,
 };
-use bramble_contracts::v1::{Deployment, DesiredApp, DesiredDocument, Phase, Status};
 use bramble_contracts::v2::AppReport;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
@@ -139,6 +140,8 @@ pub(crate) struct Device {
     pub(crate) podman: Podman,
     service: Option<Service>,
     agent: Option<SupervisorHandle>,
+    logs: Option<Logs>,
+    pub(crate) budget: Budget,
     generation: AtomicU64,
     boot: u32,
 }
@@ -161,6 +164,8 @@ impl Device {
             dir,
             service: None,
             agent: None,
+            logs: None,
+            budget: Budget::default(),
             generation: AtomicU64::new(0),
             boot: 1,
         };
@@ -179,7 +184,9 @@ impl Device {
         let service = Service::start(config);
         service.ready(PATIENCE).await.unwrap();
         self.service = Some(service);
-        let places = Places::below(&self.path("apps"));
+        let apps = self.path("apps");
+        let places = Places { log_bytes: self.budget.segment(), ..Places::below(&apps) };
+        self.logs = Some(Logs::start(logs::Places::below(&apps), self.budget));
         let host = PodmanHost::in_boot(Podman::new(self.podman.socket()), places, format!("boot-{}", self.boot));
         self.agent = Some(Supervisor::start(Arc::new(host)));
     }
@@ -304,19 +311,40 @@ impl Device {
             .unwrap()
     }
 
-    /// The lines a container has printed, without their times.
-    pub(crate) async fn logs(&self, name: &str) -> Vec<String> {
-        let lines = LogWish { tail: 100, then: AfterTail::End };
-        let mut logs = self.agent().logs(LogsWish { app: app(name), container: None, lines }).await.unwrap();
-        let mut text = String::new();
-        while let Some(chunk) = logs.recv().await {
-            match chunk {
-                Chunk::Output { piece, .. } => text.push_str(&String::from_utf8_lossy(&piece.bytes)),
-                Chunk::End { .. } => break,
-                Chunk::Broken { why } => panic!("{why}"),
+    /// The logs of this device.
+    pub(crate) fn log_files(&self) -> &Logs {
+        self.logs.as_ref().unwrap()
+    }
+
+    pub(crate) fn log_dir(&self, name: &str, container: &str) -> PathBuf {
+        self.path("apps/logs").join(format!("default.{name}")).join(container)
+    }
+
+    /// One window of an app's logs, up to its end.
+    pub(crate) fn window(&self, name: &str, span: LogSpan) -> LogWindow {
+        let deployment = name.parse().unwrap();
+        LogWindow { tenant: Tenant::default(), deployment, container: None, span, wait: None, bytes: u32::MAX }
+    }
+
+    /// Everything an app has printed that a wish finds.
+    pub(crate) async fn log_parts(&self, name: &str, wish: LogWish) -> Vec<LogPart> {
+        let ask = self.window(name, LogSpan::Wish(wish));
+        let (mut window, _) = self.log_files().open(ask).await.unwrap();
+        let mut all = Vec::new();
+        loop {
+            let (read, parts) = self.log_files().batch(window).await.unwrap();
+            if parts.is_empty() {
+                return all;
             }
+            all.extend(parts);
+            window = read;
         }
-        text.lines().map(|line| line.split_once(' ').map_or(line, |(_, rest)| rest).to_owned()).collect()
+    }
+
+    /// The lines an app has printed in its newest containers, without their times.
+    pub(crate) async fn logs(&self, name: &str) -> Vec<String> {
+        let all = texts(&self.log_parts(name, LogWish::default()).await);
+        all.into_iter().map(|(_, text)| text).collect()
     }
 
     pub(crate) async fn exec(&self, name: &str, container: &str, argv: &[&str]) -> (Option<i32>, String) {
@@ -357,6 +385,15 @@ impl Drop for Device {
         drop(unmounted);
         end_service(self.podman.socket());
     }
+}
+
+/// Lines as life of the container and text.
+pub(crate) fn texts(parts: &[LogPart]) -> Vec<(u32, String)> {
+    let lines = parts.iter().flat_map(|part| match part {
+        LogPart::Lines { lines, .. } => lines.as_slice(),
+        LogPart::Span { .. } | LogPart::Gap { .. } | LogPart::Rest(_) => &[],
+    });
+    lines.map(|line| (line.next.life, line.text.clone())).collect()
 }
 
 fn end_service(socket: &Path) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
+use bramble_agent::host::logs::{self, Logs};
 use bramble_agent::mesh::http::Base;
 use bramble_agent::mesh::{Agent, Config, Settings};
 use bramble_agent::sim::SimHost;
@@ -81,6 +82,7 @@ impl Device {
             name: Some("pi-1".parse().unwrap()),
             token_file: Some(self.token()),
             facts: watch::channel(DeviceFacts::default()).1,
+            logs: Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default()),
         };
         self.agent = Some(Agent::start(config, self.host.clone()).unwrap());
     }

@@ -6,7 +6,9 @@ use bramble_contracts::bytes::Fixed;
 use bramble_contracts::signed::{Role, public_key};
 use bramble_contracts::subjects;
 use bramble_contracts::trust::TrustedKey;
-use bramble_contracts::v1::{Command, ExecArgs, FrameBody, LogArgs, RefusalKind, Verb};
+use bramble_contracts::v1::{
+    Command, ExecArgs, FrameBody, LogArgs, LogPart, LogRest, LogSpan, LogWindow, LogWish, RefusalKind, Verb,
+};
 use bramble_contracts::{Tenant, envelope};
 use ed25519_dalek::SigningKey;
 
@@ -128,20 +130,43 @@ async fn logs_and_programs_answer_in_frames_that_end() {
     device.put(device.signed(&device.document(1, Some("web")))).await;
     device.reaches(1).await;
     device.reports("the running app", |report| report.apps.iter().any(|app| app.reason.is_empty())).await;
-    let logs = |deployment: &str| {
-        Verb::Logs(LogArgs {
+    // What conmon would have written.
+    let dir = device.dir.path().join("apps/logs/default.web/main");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("000001.log"), "1970-01-01T00:00:01+00:00 stdout F hello\n").unwrap();
+    let log = |deployment: &str, wait| {
+        Verb::Log(LogWindow {
             tenant: Tenant::default(),
             deployment: deployment.parse().unwrap(),
             container: None,
-            tail: 10,
-            since: None,
-            follow: false,
+            span: LogSpan::Wish(LogWish::default()),
+            wait,
+            bytes: 10_000,
         })
     };
-    let said = device.ask("logs", device.sign_command(&device.command(1, logs("web"))), SOON).await;
-    assert!(matches!(said.last(), Some(FrameBody::End { .. })), "{said:?}");
-    let said = device.ask("logs", device.sign_command(&device.command(2, logs("other"))), SOON).await;
+    let said = device.ask("log", device.sign_command(&device.command(1, log("web", None))), SOON).await;
+    let [FrameBody::Log(LogPart::Span { .. }), FrameBody::Log(LogPart::Lines { lines, .. }), rest, end] = &said[..]
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!((lines[0].text.as_str(), lines[0].at.0), ("hello", 1_000_000_000));
+    assert_eq!((rest, end), (&FrameBody::Log(LogPart::Rest(LogRest::Done)), &FrameBody::End { exit_code: None }));
+    // One that waits says where it begins at once, and ends when its time is over.
+    let wait = Some("100ms".parse().unwrap());
+    let said = device.ask("log", device.sign_command(&device.command(2, log("web", wait))), SOON).await;
+    assert!(said.contains(&FrameBody::Log(LogPart::Rest(LogRest::Gone))), "no such app was desired: {said:?}");
+    let said = device.ask("log", device.sign_command(&device.command(3, log("other", None))), SOON).await;
     assert!(matches!(&said[..], [FrameBody::Refused { why }] if why.contains("other")), "{said:?}");
+    let old = Verb::Logs(LogArgs {
+        tenant: Tenant::default(),
+        deployment: "web".parse().unwrap(),
+        container: None,
+        tail: 10,
+        since: None,
+        follow: false,
+    });
+    let said = device.ask("logs", device.sign_command(&device.command(4, old)), SOON).await;
+    assert!(matches!(&said[..], [FrameBody::Refused { why }] if why.contains("update")), "{said:?}");
     let exec = Verb::Exec(ExecArgs {
         tenant: Tenant::default(),
         deployment: "web".parse().unwrap(),
@@ -150,10 +175,10 @@ async fn logs_and_programs_answer_in_frames_that_end() {
         tty: None,
         timeout: bramble_contracts::quantity::Millis::secs(5),
     });
-    let said = device.ask("exec", device.sign_command(&device.command(3, exec.clone())), SOON).await;
+    let said = device.ask("exec", device.sign_command(&device.command(5, exec.clone())), SOON).await;
     assert!(matches!(said.last(), Some(FrameBody::End { exit_code: Some(0) })), "{said:?}");
     // The right command on the subject of another verb: rights are given per verb.
-    let said = device.ask("logs", device.sign_command(&device.command(4, exec)), SOON).await;
+    let said = device.ask("log", device.sign_command(&device.command(6, exec)), SOON).await;
     assert!(matches!(&said[..], [FrameBody::Refused { .. }]), "{said:?}");
 }
 

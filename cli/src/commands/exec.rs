@@ -73,6 +73,7 @@ pub(super) async fn exec(s: &Session, args: Exec) -> Result<Exit, Failure> {
             StreamLine::Skipped { lines } => {
                 note(&format!("({lines} lines left out: they came faster than they could be sent)"));
             }
+            StreamLine::At { .. } | StreamLine::Missing { .. } | StreamLine::Away { .. } => {}
             StreamLine::Error { device, detail } => {
                 return Err(Failure::Failed(format!("{device}: {}", clean(&detail))));
             }

@@ -37,12 +37,42 @@ pub enum StreamLine {
         device: Name,
         /// Of which container.
         container: Name,
-        /// RFC 3339, by the device's clock.
+        /// RFC 3339 with nanoseconds, by the device's clock.
         at: String,
         /// On standard error?
         stderr: bool,
         /// The text.
         text: String,
+        /// The place in the container's log behind this line: `from=DEVICE/CONTAINER:PLACE` goes on there.
+        #[serde(default)]
+        next: String,
+    },
+    /// Where a container's log is read from, before its first line.
+    At {
+        /// Of which device.
+        device: Name,
+        /// Of which container.
+        container: Name,
+        /// The place.
+        next: String,
+    },
+    /// Lines that were overwritten before they could be read.
+    Missing {
+        /// Of which device.
+        device: Name,
+        /// Of which container.
+        container: Name,
+        /// How many, where that is known.
+        lines: Option<u64>,
+        /// Where it goes on.
+        next: String,
+    },
+    /// A device cannot be reached for now; its log goes on, without a gap, when it is back.
+    Away {
+        /// Which device.
+        device: Name,
+        /// Why.
+        detail: String,
     },
     /// Bytes that a program printed, base64.
     Output {

@@ -11,6 +11,7 @@ use crate::{
     envelope::{Kind, Message},
     id::{DeviceId, Name, SessionId, Tenant},
     quantity::Millis,
+    v1::log::{LogPart, LogWindow},
 };
 
 /// One command to one run of one agent.
@@ -33,12 +34,14 @@ pub struct Command {
 pub enum Verb {
     /// Send the signed desired document it holds.
     Desired,
-    /// Send what a container printed.
+    /// Send what a container printed. Superseded by `Log`; no agent carries it out any more.
     Logs(LogArgs),
     /// Run a program in a container.
     Exec(ExecArgs),
     /// Run a program in a container with what somebody types; see [`crate::v2::CommandInput`].
     Session(SessionArgs),
+    /// Send a window of what containers printed.
+    Log(LogWindow),
 }
 
 impl Verb {
@@ -49,6 +52,7 @@ impl Verb {
             Self::Logs(_) => "logs",
             Self::Exec(_) => "exec",
             Self::Session(_) => "session",
+            Self::Log(_) => "log",
         }
     }
 }
@@ -207,6 +211,8 @@ pub enum FrameBody {
     },
     /// A session has begun (the first frame, 0), lives, or has taken the input up to this frame of it.
     Taken(u64),
+    /// A part of a window of logs.
+    Log(LogPart),
 }
 
 impl Message for Command {

@@ -5,6 +5,7 @@ mod depend;
 mod desired;
 mod enroll;
 mod heartbeat;
+mod log;
 mod policy;
 mod probe;
 mod report;
@@ -22,6 +23,7 @@ pub use enroll::{
     EnrollRequest, EnrollResponse, EnrollState, Nonce, RenewHttpRequest, RenewReply, RenewRequest, TRUST_STEPS_MAX,
 };
 pub use heartbeat::{AgentVersion, Health, Heartbeat, Instance};
+pub use log::{LogCursor, LogLine, LogLives, LogPart, LogPlace, LogRest, LogSpan, LogWindow, LogWish};
 pub use policy::{Handover, Lifecycle, Rollout, Signal, Window};
 pub use probe::{ExecProbe, HttpProbe, Probe, TcpProbe};
 pub use report::{

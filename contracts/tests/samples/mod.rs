@@ -5,13 +5,14 @@ use bramble_contracts::{
     DeviceId, Generation, Revision, Uid,
     bytes::{Fixed, Sha256},
     signed::{self, Role},
+    stamp::Stamp,
     trust::{TrustDocument, TrustedKey},
     v1,
     v1::{
         AgentVersion, Command, ContainerReport, ContainerRole, ContainerState, Deployment, DesiredApp, DesiredDocument,
-        DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, Manifest, Phase, Refusal,
-        RefusalKind, RenewReply, RenewRequest, ReplyFrame, SessionArgs, SignedTime, Status, Terminal, TerminalSize,
-        TimeRequest, Verb,
+        DeviceFacts, ExecArgs, FrameBody, Health, Heartbeat, ImagePin, Instance, LogArgs, LogCursor, LogLine, LogPart,
+        LogPlace, LogRest, LogSpan, LogWindow, Manifest, Phase, Refusal, RefusalKind, RenewReply, RenewRequest,
+        ReplyFrame, SessionArgs, SignedTime, Status, Terminal, TerminalSize, TimeRequest, Verb,
     },
     v2::{ClockReport, ClockVerdict, CommandInput, Input, Report, Stage, StageName, StageState},
 };
@@ -182,7 +183,19 @@ pub fn commands() -> Vec<Command> {
         idle: "10m".parse().unwrap(),
         timeout: "8h".parse().unwrap(),
     });
-    [Verb::Desired, logs, exec, session]
+    let cursor = |segment| LogCursor {
+        container: "web".parse().unwrap(),
+        place: LogPlace { life: 7, segment, offset: 10_234, lines: 120, skip: 1 },
+    };
+    let log = Verb::Log(LogWindow {
+        tenant: "default".parse().unwrap(),
+        deployment: "web".parse().unwrap(),
+        container: None,
+        span: LogSpan::On { from: vec![cursor(3)], to: vec![cursor(4)] },
+        wait: Some("30s".parse().unwrap()),
+        bytes: 262_144,
+    });
+    [Verb::Desired, logs, exec, session, log]
         .into_iter()
         .map(|verb| Command { device: device(), session: Fixed([9; 8]), counter: 5, expires_uptime_ms: 99_000, verb })
         .collect()
@@ -214,6 +227,11 @@ pub fn frames() -> Vec<ReplyFrame> {
         stderr: true,
         text: "grüß dich".into(),
     };
+    let web: bramble_contracts::Name = "web".parse().unwrap();
+    let place = LogPlace { life: 7, segment: 3, offset: 10_234, lines: 120, skip: 1 };
+    let cursor = LogCursor { container: web.clone(), place };
+    let log_line =
+        LogLine { at: Stamp(1_790_000_000_123_456_789), stderr: false, text: "grüß dich".into(), next: place };
     [
         FrameBody::Stdout(b"out".to_vec()),
         FrameBody::Stderr(vec![0xff, 0]),
@@ -223,6 +241,10 @@ pub fn frames() -> Vec<ReplyFrame> {
         FrameBody::End { exit_code: Some(137) },
         FrameBody::Refused { why: "no such container".into() },
         FrameBody::Taken(300),
+        FrameBody::Log(LogPart::Span { from: vec![cursor.clone()], to: vec![] }),
+        FrameBody::Log(LogPart::Lines { container: web.clone(), lines: vec![log_line] }),
+        FrameBody::Log(LogPart::Gap { container: web, lines: Some(1_000), to: cursor.place }),
+        FrameBody::Log(LogPart::Rest(LogRest::Gone)),
     ]
     .into_iter()
     .zip(0..)

@@ -232,6 +232,7 @@ async fn fetch(core: &Core, id: &DeviceId) -> Result<Vec<u8>, MeshError> {
             FrameBody::Stdout(_)
             | FrameBody::Stderr(_)
             | FrameBody::Line { .. }
+            | FrameBody::Log(_)
             | FrameBody::Skipped(_)
             | FrameBody::Taken(_) => {
                 return Err(broken("it answered something else than its document".to_owned()));

@@ -66,6 +66,8 @@ pub struct Core {
     pub metrics: metrics::Metrics,
     /// Counters of commands.
     pub counters: commands::Counters,
+    /// Held while a command is numbered and sent: a device takes no number below the last one.
+    sending: tokio::sync::Mutex<()>,
     /// Deadlines.
     pub times: Times,
     /// Who is cut off.
@@ -85,6 +87,7 @@ impl Core {
             mesh,
             metrics: metrics::Metrics::default(),
             counters: commands::Counters::default(),
+            sending: tokio::sync::Mutex::default(),
             times,
             quarantine: quarantine::Keeper::default(),
             asked: hold::Asked::default(),
@@ -119,10 +122,12 @@ impl Core {
             (line, frames) = self.ask(device, verb, silence).await?;
             first = frames.next().await;
         }
-        Ok((line, futures::stream::iter(first).chain(frames).boxed()))
+        // The first frame says whether anybody is there at all, while the caller can still answer with a status.
+        let first = first.transpose()?;
+        Ok((line, futures::stream::iter(first.map(Ok)).chain(frames).boxed()))
     }
 
-    /// Asks once.
+    /// Asks once; the frames of the answer may fail with the first.
     async fn ask(
         &self,
         device: &DeviceId,
@@ -131,6 +136,7 @@ impl Core {
     ) -> Result<(session::Line, port::Frames), port::MeshError> {
         let name = verb.name();
         let unreachable = |why: String| port::MeshError::Unreachable { why };
+        let _order = self.sending.lock().await;
         let at = now();
         let addressed = self.index.look(|lens| {
             let seen = lens.fleet.device(device);

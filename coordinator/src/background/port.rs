@@ -46,7 +46,8 @@ pub enum MeshError {
 
 /// The way to devices and to the broker's accounts.
 pub trait Mesh: Send + Sync + 'static {
-    /// Sends a signed command and returns the frames of its answer; `silence` is the longest between two of them.
+    /// Sends a signed command and returns the frames of its answer, without waiting for the first; `silence` is the
+    /// longest between two of them.
     fn command<'a>(
         &'a self,
         device: &'a DeviceId,
@@ -90,18 +91,16 @@ impl Mesh for mesh::Mesh {
         silence: Duration,
     ) -> BoxFuture<'a, Result<Opened, MeshError>> {
         Box::pin(async move {
-            let mut answer = self.send_command(device, verb, signed).await?;
+            let answer = self.send_command(device, verb, signed).await?;
             let inbox = answer.inbox().to_owned();
-            // The first frame says whether anybody is there at all, while the caller can still answer with a status.
-            let first = answer.next(silence).await?;
-            let rest = stream::unfold(answer, move |mut answer| async move {
+            let frames = stream::unfold(answer, move |mut answer| async move {
                 match answer.next(silence).await {
                     Ok(Some(frame)) => Some((Ok(frame), answer)),
                     Ok(None) => None,
                     Err(err) => Some((Err(err.into()), answer)),
                 }
             });
-            Ok(Opened { frames: stream::iter(first.map(Ok)).chain(rest).boxed(), inbox })
+            Ok(Opened { frames: frames.boxed(), inbox })
         })
     }
 

@@ -216,7 +216,15 @@ fn carry(app: &App, used: Use, mut line: Line, frames: Frames, device: Name) -> 
                 used.conclude(Outcome::Done, "ended, the device cannot say with what", &went).await;
             }
             Some(StreamLine::Error { detail, .. }) => used.conclude(Outcome::Failed, &detail, &went).await,
-            Some(StreamLine::Line { .. } | StreamLine::Output { .. } | StreamLine::Skipped { .. }) | None => {
+            Some(
+                StreamLine::Line { .. }
+                | StreamLine::At { .. }
+                | StreamLine::Missing { .. }
+                | StreamLine::Away { .. }
+                | StreamLine::Output { .. }
+                | StreamLine::Skipped { .. },
+            )
+            | None => {
                 if let Err(err) = line.say(&core, Input::HangUp, Ask::Nothing).await {
                     tracing::debug!(error = %err, "a device was not told that nobody listens any more");
                 }

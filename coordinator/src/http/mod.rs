@@ -12,6 +12,7 @@ mod error;
 mod exec;
 mod extract;
 mod layers;
+mod logs;
 pub mod openapi;
 mod ready;
 mod resume;
@@ -34,7 +35,7 @@ use axum::{
     middleware,
 };
 use bramble_contracts::{problem::Code, subjects::Bucket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::{error::ApiError, extract::BODY_MAX};
 use crate::background::Core;
@@ -56,6 +57,7 @@ pub struct App {
     desk: Arc<desk::Desk>,
     under_way: under_way::UnderWay,
     ready: Arc<ready::Answers>,
+    readers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
@@ -63,8 +65,9 @@ impl App {
     /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
     pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
         let (nonces, door, desk, ready) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        let readers = Arc::new(Semaphore::new(logs::READERS_MAX));
         let under_way = under_way::UnderWay::default();
-        Self { core, auth: Arc::new(auth), nonces, door, desk, under_way, ready, stop }
+        Self { core, auth: Arc::new(auth), nonces, door, desk, under_way, ready, readers, stop }
     }
 
     /// Resolves when no mutation is under way, also none whose client has gone.
@@ -121,9 +124,9 @@ pub fn router(app: App) -> Router {
         .merge(system::router())
         .merge(devices::router())
         .merge(deployments::router())
-        .merge(streams::router())
         .merge(exec::router())
         .merge(terminal::router())
+        .merge(logs::router())
         .merge(tokens::router())
         .merge(audit::router())
         .merge(resume::router())

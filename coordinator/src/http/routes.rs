@@ -106,12 +106,21 @@ const AUDIT: &[Param] = &[
 ];
 const DRY: &[Param] = &[("dryRun", r#"{"type":"boolean"}"#, "Only say what would be done.")];
 const EXPLAIN: &[Param] = &[("deployment", r#"{"type":"string"}"#, "Only this deployment on the device.")];
+const MOMENT: &str = r#"{"type":"string","pattern":"^([0-9]{1,6}(s|m|h|d)|20[0-9]{2}-[01][0-9]-[0-2][0-9]T[01][0-9]:[0-5][0-9]:[0-5][0-9]Z)$"}"#;
+
 const LOGS: &[Param] = &[
     ("device", r#"{"type":"string"}"#, "Only on this device; all that are selected when absent."),
     ("container", r#"{"type":"string"}"#, "Only this container."),
-    ("tail", r#"{"type":"integer","minimum":0,"maximum":10000}"#, "The last so many lines of each; 100 by default."),
-    ("since", r#"{"type":"string","pattern":"^[0-9]{1,6}(s|m|h|d)$"}"#, "Only what is younger than this, such as 10m."),
+    (
+        "tail",
+        r#"{"type":"string","pattern":"^([0-9]{1,4}|all)$"}"#,
+        "The last so many lines of each container, up to 10000, or `all`; 100 by default, all with since, until or previous.",
+    ),
+    ("since", MOMENT, "From the first line on that is not older than this: 10m, or 2026-01-02T03:04:05Z."),
+    ("until", MOMENT, "Up to the last line that is not younger than this."),
+    ("previous", r#"{"type":"boolean"}"#, "Of the containers before the newest ones."),
     ("follow", r#"{"type":"boolean"}"#, "Go on with what comes."),
+    ("from", r#"{"type":"string"}"#, "Follow on from DEVICE/CONTAINER:PLACE,…, with each `next` that was read before."),
 ];
 
 const PLAIN: Route = Route {

@@ -21,8 +21,8 @@ use bramble_contracts::{
     subjects::{Bucket, liveness_key},
     token::EnrollmentToken,
     v1::{
-        Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, Refusal,
-        ReplyFrame,
+        Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, LogPart,
+        LogRest, Refusal, ReplyFrame,
     },
     v2::{AppReport, Report},
 };
@@ -107,9 +107,12 @@ impl Mesh for SimMesh {
                     vec![FrameBody::Document(document.to_vec()), FrameBody::End { exit_code: None }]
                 }
                 "exec" => vec![FrameBody::Stdout(b"hi".to_vec()), FrameBody::End { exit_code: Some(3) }],
-                "logs" => {
-                    together.ok_or_else(unreachable)?.wait().await;
-                    vec![FrameBody::End { exit_code: None }]
+                "log" => {
+                    let together = together.ok_or_else(unreachable)?;
+                    let end = vec![FrameBody::Log(LogPart::Rest(LogRest::Done)), FrameBody::End { exit_code: None }];
+                    let frames = end.into_iter().zip(0..).map(|(body, seq)| Ok(ReplyFrame { seq, body }));
+                    let wait = stream::once(async move { together.wait().await }).filter_map(async |_| None);
+                    return Ok(opened(wait.chain(stream::iter(frames.collect::<Vec<_>>())).boxed()));
                 }
                 _ => return Err(unreachable()),
             };

@@ -7,6 +7,7 @@ mod cold;
 mod crash;
 mod idle;
 mod libpod;
+mod logs;
 mod machine;
 mod poll;
 mod proc_stat;
@@ -43,13 +44,15 @@ impl Reps {
     }
 }
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 9] = [
     Part { name: "start", about: "apply → HTTP answer, beside podman", run: start::one },
     Part { name: "pod", about: "the same for a pod of two, beside libpod's API", run: start::pod },
     Part { name: "upgrade", about: "how long an app is down at an upgrade", run: upgrade::downtime },
     Part { name: "crash", about: "a main process is killed → its app answers again", run: crash::back },
     Part { name: "idle", about: "memory and CPU of an idle agent, bytes of a heartbeat", run: idle::idle },
     Part { name: "cold", about: "coordinator start with 10,000 devices, and its memory", run: cold::cold },
+    Part { name: "logs", about: "a log line's way to the terminal, beside podman logs -f", run: logs::latency },
+    Part { name: "flood", about: "20 followers of a container that floods its log", run: logs::flood },
     Part { name: "quarantine", about: "quarantine → connection closed", run: quarantine::cut },
 ];
 

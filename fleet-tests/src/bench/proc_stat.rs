@@ -3,16 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-/// Proportional set size in MiB.
-///
-/// # Panics
-/// When the process is gone.
-pub(super) fn pss(pid: i32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process lives");
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).expect("smaps_rollup has a line Pss");
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
-    kib / 1024.0
-}
+pub(super) use crate::process::pss;
 
 /// What a process has used so far.
 #[derive(Debug, Clone, Copy)]

@@ -63,6 +63,7 @@ fn main() {
         },
         Mode::Cat => interruptible(&stop, cat),
         Mode::Flood => interruptible(&stop, flood),
+        Mode::Chatter { every } => interruptible(&stop, move || chatter(every)),
     }
 }
 
@@ -114,6 +115,21 @@ fn flood() {
     let mut line: u64 = 0;
     while writeln!(out, "flood {line:012} {}", "x".repeat(80)).is_ok() {
         line += 1;
+    }
+}
+
+/// Numbered lines with the nanoseconds since 1970 at which they were written, to measure how long they travel.
+#[allow(clippy::disallowed_methods, reason = "the time of writing is what the line is about")]
+fn chatter(every: Duration) {
+    let mut line: u64 = 0;
+    loop {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let text = format!("chatter {line} {}\n", now.as_nanos());
+        if std::io::stdout().write_all(text.as_bytes()).is_err() {
+            return;
+        }
+        line += 1;
+        std::thread::sleep(every);
     }
 }
 

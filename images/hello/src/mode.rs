@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// The modes, as told to someone who asked for one that does not exist.
 pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | sick [--port N] | \
-                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | cat | flood]";
+                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | cat | flood | \
+                                chatter MILLISECONDS]";
 
 const DEFAULT_PORT: u16 = 80;
 
@@ -29,6 +30,8 @@ pub(crate) enum Mode {
     Cat,
     /// Write lines to stdout as fast as they are taken.
     Flood,
+    /// Write a line with its number and its time every so often.
+    Chatter { every: Duration },
 }
 
 /// Reads the arguments; `port` is the value of `PORT`, which `--port` overrides.
@@ -50,6 +53,7 @@ pub(crate) fn parse(args: &[String], port: Option<&str>) -> Result<Mode, String>
         ["env", name] => Ok(Mode::Env { name: (*name).to_string() }),
         ["cat"] => Ok(Mode::Cat),
         ["flood"] => Ok(Mode::Flood),
+        ["chatter", millis] => Ok(Mode::Chatter { every: Duration::from_millis(number("chatter", millis)?) }),
         [..] => Err(format!("cannot read the arguments: {}", words.join(" "))),
     }
 }
@@ -90,6 +94,7 @@ mod tests {
         assert_eq!(read("env HOME", None), Ok(Mode::Env { name: "HOME".into() }));
         assert_eq!(read("cat", None), Ok(Mode::Cat));
         assert_eq!(read("flood", None), Ok(Mode::Flood));
+        assert_eq!(read("chatter 20", None), Ok(Mode::Chatter { every: Duration::from_millis(20) }));
     }
 
     #[test]

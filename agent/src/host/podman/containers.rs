@@ -105,6 +105,17 @@ pub struct ContainerSpec {
     pub memory_bytes: Option<u64>,
     /// CPU limit in thousandths of a core.
     pub cpu_millis: Option<u64>,
+    /// Where what it prints is written; below Podman's own folder for it where absent.
+    pub log: Option<LogFile>,
+}
+
+/// A file that conmon writes by itself, in Kubernetes' format, and replaces when it is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where.
+    pub path: String,
+    /// How large it gets.
+    pub bytes_max: u64,
 }
 
 /// Length of the period that a CPU limit is counted over.
@@ -134,7 +145,10 @@ impl ContainerSpec {
             "labels": self.labels,
             "mounts": mounts,
             "restart_policy": "no",
-            "log_configuration": { "driver": "k8s-file", "size": LOG_BYTES_MAX },
+            "log_configuration": match &self.log {
+                Some(file) => json!({ "driver": "k8s-file", "path": file.path, "size": file.bytes_max }),
+                None => json!({ "driver": "k8s-file", "size": LOG_BYTES_MAX }),
+            },
         });
         let mut set = |key: &str, value: Value| {
             spec[key] = value;

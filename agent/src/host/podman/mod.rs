@@ -12,7 +12,9 @@ mod pods;
 pub mod service;
 mod types;
 
-pub use containers::{ContainerSpec, Follow, LogLines, Mount, MountMode, Output, Port, Protocol, Stamps, Started};
+pub use containers::{
+    ContainerSpec, Follow, LogFile, LogLines, Mount, MountMode, Output, Port, Protocol, Stamps, Started,
+};
 pub use events::Events;
 pub use exec::{Attach, ExecEnd, ExecInput, ExecOutput, ExecSpec};
 pub use frames::{BadFrame, Demux, Stream};

@@ -1,0 +1,86 @@
+//! How many lines were dropped with files that had to go, so that a reader who comes too late is told exactly; pure.
+//!
+//! Decides what is known. It is kept in memory only: after a restart of the agent, what went before is "some lines".
+
+use std::collections::BTreeMap;
+
+use bramble_contracts::v1::LogPlace;
+
+type Key = (u32, u32);
+
+/// Files remembered of one log.
+const FILES_MAX: usize = 1024;
+
+/// What was dropped of one container's log.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    lines: BTreeMap<Key, u64>,
+    /// Of files up to this one nothing is known.
+    floor: Key,
+}
+
+impl Dropped {
+    /// Files before `oldest` may have been there.
+    pub(super) fn before(oldest: Option<Key>) -> Self {
+        let floor = oldest.map_or((0, 0), |(life, number)| (life, number.saturating_sub(1)));
+        Self { lines: BTreeMap::new(), floor }
+    }
+
+    /// This file goes, with so many lines; unknown when nobody counted.
+    pub(super) fn note(&mut self, key: Key, lines: Option<u64>) {
+        match lines {
+            Some(lines) => drop(self.lines.insert(key, lines)),
+            None => self.floor = self.floor.max(key),
+        }
+        if self.lines.len() > FILES_MAX
+            && let Some((oldest, _)) = self.lines.pop_first()
+        {
+            self.floor = self.floor.max(oldest);
+        }
+    }
+
+    /// How many lines a reader at `from` misses when it goes on with file `to`.
+    pub(super) fn between(&self, from: LogPlace, to: Key) -> Option<u64> {
+        let key = (from.life, from.segment);
+        if key <= self.floor {
+            return None;
+        }
+        let rest = |(file, lines): (&Key, &u64)| {
+            let read = if *file == key { u64::from(from.lines) } else { 0 };
+            lines.saturating_sub(read)
+        };
+        Some(self.lines.range(key..to).map(rest).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(life: u32, segment: u32, lines: u32) -> LogPlace {
+        LogPlace { life, segment, lines, ..LogPlace::default() }
+    }
+
+    #[test]
+    fn what_was_counted_is_told_exactly_and_the_rest_not_at_all() {
+        let mut dropped = Dropped::before(Some((2, 4)));
+        dropped.note((2, 4), Some(10));
+        dropped.note((2, 5), Some(20));
+        dropped.note((3, 1), Some(30));
+        assert_eq!(dropped.between(at(2, 4, 3), (3, 2)), Some(7 + 20 + 30));
+        assert_eq!(dropped.between(at(2, 5, 20), (3, 1)), Some(0));
+        assert_eq!(dropped.between(at(3, 2, 1), (3, 3)), Some(0), "nothing went between files that are there");
+        assert_eq!(dropped.between(at(2, 3, 1), (3, 2)), None, "before this agent ran");
+        dropped.note((3, 2), None);
+        assert_eq!(dropped.between(at(3, 1, 1), (3, 3)), None);
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        let mut dropped = Dropped::default();
+        (1..=2000).for_each(|n| dropped.note((1, n), Some(1)));
+        assert_eq!(dropped.lines.len(), FILES_MAX);
+        assert_eq!(dropped.between(at(1, 1, 0), (1, 2001)), None);
+        assert_eq!(dropped.between(at(1, 1999, 0), (1, 2001)), Some(2));
+    }
+}
