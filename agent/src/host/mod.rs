@@ -9,6 +9,7 @@ pub mod facts;
 mod leash;
 mod naming;
 pub mod podman;
+pub mod ports;
 mod probe;
 mod records;
 pub mod sntp;

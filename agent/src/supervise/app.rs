@@ -67,6 +67,8 @@ pub(super) struct AppTask<H: Host> {
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
     memory: Memory,
+    /// Of a wanted spec that is brought up beside the one in charge.
+    trial: Memory,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
@@ -81,6 +83,15 @@ enum Next {
     Now,
     /// When something happens, or after this.
     After(Duration),
+}
+
+/// Whose step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// The spec's in charge.
+    InCharge,
+    /// A wanted spec's, that is brought up beside it.
+    Beside,
 }
 
 impl<H: Host> AppTask<H> {
@@ -107,6 +118,7 @@ impl<H: Host> AppTask<H> {
             record,
             from_labels,
             memory: Memory::default(),
+            trial: Memory::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
             blind: 0,
@@ -162,41 +174,62 @@ impl<H: Host> AppTask<H> {
         if let Some(app) = in_charge(want, current.as_deref()) {
             self.memory.saw(&have, app, now);
         }
+        let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
+        let trial_hash = want.app.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
+        if let Some(app) = want.app.as_deref().filter(|_| trial_hash != hash) {
+            self.trial.saw(&have, app, now);
+        }
         let facts = Facts {
+            key: self.key.clone(),
             boot: self.host.boot(),
             now,
             nonce: self.host.nonce(),
             device: want.device.clone(),
             neighbours: self.listen(want, current.as_deref()),
         };
-        let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &facts);
+        let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &self.trial, &facts);
         if plan.gone {
             return self.gone().await;
         }
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.forget_trouble(&plan.steps);
-        for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
-            self.begin(step.clone());
+        self.trial.forget_trouble(&plan.beside);
+        let mut wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now)).min(AUDIT);
+        let lanes = [(Lane::InCharge, hash, plan.steps), (Lane::Beside, trial_hash, plan.beside)];
+        for (_, _, steps) in &lanes {
+            for step in steps.iter().filter(|step| step.background_key().is_some()) {
+                self.begin(step.clone());
+            }
         }
-        let foreground = together(plan.steps);
-        let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
-        let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
-        let Some(step) = foreground.first() else {
-            self.last_step = (String::new(), 0);
-            return Next::After(wait.min(AUDIT));
-        };
-        if let Some(trouble) = self.memory.trouble(&hash)
-            && trouble.step == step.to_string()
-            && trouble.next > now
-        {
-            return Next::After(wait.min(trouble.next - now).max(Duration::from_millis(1)));
+        for (lane, hash, steps) in lanes {
+            let foreground = together(steps);
+            let Some(step) = foreground.first() else { continue };
+            let trouble = self.memory_of(lane).trouble(&hash);
+            if let Some(trouble) = trouble.filter(|trouble| trouble.step == step.to_string() && trouble.next > now) {
+                wait = wait.min(trouble.next - now);
+                continue;
+            }
+            if foreground.len() > 1 {
+                self.start_together(lane, &foreground, &hash).await;
+            } else {
+                self.act(lane, &foreground[0], &hash, &facts).await;
+            }
+            return Next::Now;
         }
-        if foreground.len() > 1 {
-            self.start_together(&foreground, &hash).await;
-        } else {
-            self.act(&foreground[0], &hash, &facts).await;
+        self.last_step = (String::new(), 0);
+        Next::After(wait.max(Duration::from_millis(1)))
+    }
+
+    fn memory_of(&mut self, lane: Lane) -> &mut Memory {
+        match lane {
+            Lane::InCharge => &mut self.memory,
+            Lane::Beside => &mut self.trial,
         }
-        Next::Now
+    }
+
+    /// What runs in the background is told to both: each knows what is its own.
+    fn memories(&mut self) -> [&mut Memory; 2] {
+        [&mut self.memory, &mut self.trial]
     }
 
     /// How the apps stand now that this one depends on.
@@ -231,6 +264,7 @@ impl<H: Host> AppTask<H> {
         }
         self.record = Record::new(self.key.clone());
         self.memory = Memory::default();
+        self.trial = Memory::default();
         self.last = None;
         self.told = Neighbour::default();
         self.tell(None, Vec::new(), Vec::new()).await;
@@ -270,7 +304,7 @@ impl<H: Host> AppTask<H> {
 
     fn begin(&mut self, step: Step) {
         let Some(key) = step.background_key() else { return };
-        self.memory.begin(key);
+        self.memories().into_iter().for_each(|memory| memory.begin(key.clone()));
         let host = Arc::clone(&self.host);
         let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
         let handle = self.background.spawn(async move {
@@ -284,12 +318,13 @@ impl<H: Host> AppTask<H> {
 
     /// A newer edit may want another image: the pull of the old one is given up.
     fn cancel_pulls(&mut self, images: &[String]) {
-        let memory = &mut self.memory;
+        let (memory, trial) = (&mut self.memory, &mut self.trial);
         self.pulls.retain(|image, handle| {
             let wanted = images.contains(image);
             if !wanted {
                 handle.abort();
                 memory.cancelled(image);
+                trial.cancelled(image);
             }
             wanted
         });
@@ -300,14 +335,16 @@ impl<H: Host> AppTask<H> {
             Ok((step, result)) => {
                 if let Step::Pull { image, .. } = &step {
                     self.pulls.remove(image);
-                    if let Some(app) = &self.want.borrow().app {
-                        self.memory.refreshed(&app.hash().to_string(), image);
+                    let hash = self.want.borrow().app.as_ref().map(|app| app.hash().to_string());
+                    if let Some(hash) = hash {
+                        self.memories().into_iter().for_each(|memory| memory.refreshed(&hash, image));
                     }
                 }
                 if let Err(why) = &result {
                     tracing::debug!(app = %self.key, %step, why, "step failed");
                 }
-                self.memory.ended(&step, result, self.host.now());
+                let now = self.host.now();
+                self.memories().into_iter().for_each(|memory| memory.ended(&step, result.clone(), now));
             }
             Err(err) if err.is_cancelled() => {}
             Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
@@ -315,7 +352,7 @@ impl<H: Host> AppTask<H> {
     }
 
     /// The mains of a pod start side by side: none waits for another. Of several failures the first one is told.
-    async fn start_together(&mut self, steps: &[Step], hash: &str) {
+    async fn start_together(&mut self, lane: Lane, steps: &[Step], hash: &str) {
         tracing::info!(app = %self.key, count = steps.len(), "starting side by side");
         let host = &self.host;
         let results = futures::future::join_all(steps.iter().map(|step| host.perform(step))).await;
@@ -323,7 +360,7 @@ impl<H: Host> AppTask<H> {
         let mut failed = None;
         for (step, result) in steps.iter().zip(results) {
             match result {
-                Ok(_) => self.memory.done(step, now),
+                Ok(_) => self.memory_of(lane).done(step, now),
                 Err(err) => {
                     tracing::warn!(app = %self.key, %step, %err, "step failed");
                     failed.get_or_insert((step, err.to_string()));
@@ -331,35 +368,38 @@ impl<H: Host> AppTask<H> {
             }
         }
         if let Some((step, why)) = failed {
-            self.memory.failed(step, hash, why, now);
+            self.memory_of(lane).failed(step, hash, why, now);
         } else {
-            self.repeated(&steps[0], hash, now);
+            self.repeated(lane, &steps[0], hash, now);
         }
     }
 
     /// A step that succeeds again and again changes nothing: a failure, so that it is not done without pause.
-    fn repeated(&mut self, step: &Step, hash: &str, now: Duration) {
+    fn repeated(&mut self, lane: Lane, step: &Step, hash: &str, now: Duration) {
         let text = step.to_string();
         let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
         if count > SAME_STEP_MAX {
             let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
-            self.memory.failed(step, hash, message, now);
+            self.memory_of(lane).failed(step, hash, message, now);
         }
         self.last_step = (text, count);
     }
 
-    async fn act(&mut self, step: &Step, hash: &str, facts: &Facts) {
+    async fn act(&mut self, lane: Lane, step: &Step, hash: &str, facts: &Facts) {
         tracing::info!(app = %self.key, %step, "doing");
         let result = self.perform(step, facts).await;
         let now = self.host.now();
         match result {
             Ok(()) => {
-                self.memory.done(step, now);
-                self.repeated(step, hash, now);
+                self.memory_of(lane).done(step, now);
+                self.repeated(lane, step, hash, now);
+                if lane == Lane::Beside && matches!(step, Step::Adopt { .. }) {
+                    self.memory.promote(std::mem::take(&mut self.trial));
+                }
             }
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
-                self.memory.failed(step, hash, err.to_string(), now);
+                self.memory_of(lane).failed(step, hash, err.to_string(), now);
             }
         }
     }
@@ -389,6 +429,9 @@ impl<H: Host> AppTask<H> {
             | Step::Stop { .. }
             | Step::Expire { .. }
             | Step::Start { .. }
+            | Step::Map { .. }
+            | Step::Unmap { .. }
+            | Step::Retire { .. }
             | Step::Probe { .. } => self.host.perform(step).await.map(|_| ()),
         }
     }

@@ -88,9 +88,6 @@ impl Deployment {
         if self.spec.rollout != Rollout::default() {
             found.add("spec.rollout", format!("a rollout in batches {later}: a change goes to all devices at once"));
         }
-        if self.spec.lifecycle.handover == Handover::StartFirst {
-            found.add("spec.lifecycle.handover", format!("startFirst {later}"));
-        }
         found.0
     }
 
@@ -260,10 +257,13 @@ fn handover(spec: &DeploymentSpec, found: &mut Findings) {
             "startFirst cannot be used with the host's network: both would want the same ports",
         );
     }
-    for (i, c) in spec.containers.iter().enumerate() {
-        for (j, _) in c.volumes.iter().enumerate().filter(|(_, v)| !v.read_only) {
+    // An init container of the new revision runs while the old one serves, so it may not write either.
+    let inits = spec.init_containers.iter().enumerate().map(|(i, c)| (format!("spec.initContainers[{i}]"), &c.volumes));
+    let mains = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}]"), &c.volumes));
+    for (at, volumes) in inits.chain(mains) {
+        for (j, _) in volumes.iter().enumerate().filter(|(_, v)| !v.read_only) {
             let why = "startFirst cannot share a writable volume between the old and the new container: make it readOnly, or use stopFirst";
-            found.add(format!("spec.containers[{i}].volumes[{j}]"), why);
+            found.add(format!("{at}.volumes[{j}]"), why);
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::core::app::AppKey;
 use crate::core::have::{ImageSeen, Observed};
+use crate::core::mapping::Publisher;
 use crate::core::record::{Instance, Record};
 use crate::core::step::Device;
 
@@ -30,13 +31,15 @@ struct World {
     record: Record,
     observed: Observed,
     memory: Memory,
+    trial: Memory,
     neighbours: Neighbours,
 }
 
 impl World {
     fn new() -> Self {
         let record = Record::new(AppKey::parse("default.cam").unwrap());
-        Self { record, observed: Observed::default(), memory: Memory::default(), neighbours: Neighbours::new() }
+        let (memory, trial) = (Memory::default(), Memory::default());
+        Self { record, observed: Observed::default(), memory, trial, neighbours: Neighbours::new() }
     }
 
     fn images(mut self, names: &[&str]) -> Self {
@@ -69,6 +72,8 @@ impl World {
             boot: "boot-1".into(),
             revision: 1,
             nonce,
+            publisher: Publisher::of(app),
+            addresses: vec![],
             state,
             exit_code: 0,
             oom_killed: false,
@@ -89,9 +94,9 @@ impl World {
 
     fn plan(&self, want: Option<&Arc<App>>, current: Option<&Arc<App>>, boot: &str) -> Plan {
         let device = Device { id: "d".into(), name: "pi-1".into() };
-        let (now, nonce, neighbours) = (Duration::from_secs(100), "new".into(), self.neighbours.clone());
-        let facts = Facts { boot: boot.into(), now, nonce, device, neighbours };
-        plan(want, current, &self.have(), &self.memory, &facts)
+        let (key, now, nonce) = (AppKey::parse("default.cam").unwrap(), Duration::from_secs(100), "new".into());
+        let facts = Facts { key, boot: boot.into(), now, nonce, device, neighbours: self.neighbours.clone() };
+        plan(want, current, &self.have(), &self.memory, &self.trial, &facts)
     }
 }
 
@@ -201,9 +206,10 @@ fn copied_labels_make_nothing_ours() {
 fn what_cannot_be_done_is_refused_and_changes_nothing() {
     let v1 = app(1, &[], &["cam:1"]);
     let mut desired = app(2, &[], &["cam:2"]).desired().clone();
-    desired.deployment.spec.lifecycle.handover = bramble_contracts::v1::Handover::StartFirst;
+    let secret = json!([{ "name": "PW", "valueFrom": { "secret": { "path": "a", "key": "b" } } }]);
+    desired.deployment.spec.containers[0].env = serde_json::from_value(secret).unwrap();
     let v2 = Arc::new(App::new(desired));
     let plan = World::new().main(&v1, "cam").plan(Some(&v2), Some(&v1), "boot-1");
     assert_eq!((text(&plan).as_str(), plan.status, plan.phase), ("", Status::Failed, Phase::Failed));
-    assert!(plan.reason.contains("startFirst"));
+    assert!(plan.reason.contains("secret"));
 }
