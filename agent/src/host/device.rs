@@ -142,6 +142,15 @@ impl PodmanHost {
         Ok(images)
     }
 
+    async fn start(&self, id: &str) -> Result<(), PodmanError> {
+        self.podman.start(id).await?;
+        match self.podman.bridges().await {
+            Ok(bridges) => ports::keep_bridges(bridges).await,
+            Err(err) => tracing::warn!(%err, "the networks of containers cannot be listed"),
+        }
+        Ok(())
+    }
+
     async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
         let mut running = Vec::new();
         for target in targets {
@@ -406,7 +415,7 @@ impl Host for PodmanHost {
                 self.ports.forget(addresses.clone()).await;
                 return Ok(Outcome::Done);
             }
-            Step::Start { target, .. } => self.podman.start(&target.id).await.map(|_| ()),
+            Step::Start { target, .. } => self.start(&target.id).await,
             Step::Probe { app, target } => {
                 let asked = probe::ask(&self.podman, app, &target.name, &target.id).await;
                 return asked.map(|()| Outcome::Done).map_err(StepError::Unhealthy);

@@ -238,6 +238,14 @@ pub struct PodDetail {
     pub containers: Vec<PodMember>,
 }
 
+/// A network that containers can be in.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct NetworkLine {
+    /// Its bridge on the host; empty for other kinds.
+    #[serde(default)]
+    pub(super) network_interface: String,
+}
+
 /// One image.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -4,6 +4,7 @@
 //! What leads where is decided in `core`. Tables of anybody else are never touched; what is in the kernel stays when the
 //! agent dies, and is gone after a boot.
 
+mod bridge;
 mod flows;
 mod local;
 mod netlink;
@@ -174,6 +175,20 @@ impl Ports {
     /// Makes the kernel forget the ways to containers that are gone.
     pub async fn forget(&self, addresses: BTreeSet<IpAddr>) {
         forget(move || (addresses, BTreeSet::new())).await;
+    }
+}
+
+/// Keeps containers reachable while others on their bridge come and go. Called after each start.
+pub async fn keep_bridges(bridges: Vec<String>) {
+    let done = blocking(move || {
+        for bridge in bridges {
+            if let Err(err) = bridge::keep_address(&bridge) {
+                tracing::warn!(%err, bridge, "a bridge may change its address: containers may be cut off for seconds when others come or go");
+            }
+        }
+    });
+    if let Err(why) = done.await {
+        tracing::warn!(why, "bridges were not looked after");
     }
 }
 
