@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -169,4 +169,36 @@ fn nobody_notices_an_upgrade_with_start_first_not_even_when_the_agent_is_killed_
         let left = pi.all_containers();
         if left.is_empty() && !tables.stdout.contains("bramble") { Ok(()) } else { Err(format!("{left:?} {tables:?}")) }
     });
+}
+
+#[test]
+fn a_udp_client_that_never_pauses_finds_whoever_serves() {
+    let fleet = Fleet::start("handover-udp");
+    let pi = fleet.device("pi-1");
+    let port = fleet.port();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    client.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    // Before anybody is there.
+    client.send(b"who").unwrap();
+    // One client with one port: to the kernel all its packets are one flow, which never ends.
+    let answered = |with: &str| {
+        soon(&format!("{with:?} by UDP"), || {
+            let mut answer = [0; 64];
+            // Refused, while nobody is there.
+            let length = client.send(b"who").and_then(|_| client.recv(&mut answer)).map_err(|err| err.to_string())?;
+            let text = String::from_utf8_lossy(&answer[..length]);
+            if text == with { Ok(()) } else { Err(format!("{text:?}")) }
+        });
+    };
+    for version in 1..=2 {
+        let mut container = manifest::server("app", port, version);
+        container["args"] = json!(["udp"]);
+        container["ports"][0]["protocol"] = json!("udp");
+        let mut manifest = manifest::deployment("app", &[container]);
+        manifest["spec"]["lifecycle"] = json!({ "handover": "startFirst", "gracePeriod": "1s" });
+        fleet.apply(&manifest);
+        fleet.settled("app", &pi);
+        answered(&format!("version {version}"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The modes, as told to someone who asked for one that does not exist.
-pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | exit CODE [MESSAGE] | \
+pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | udp [--port N] | ignore-term [--port N] | exit CODE [MESSAGE] | \
                                 sleep SECONDS | touch FILE | env NAME | flood]";
 
 const DEFAULT_PORT: u16 = 80;
@@ -13,6 +13,8 @@ const DEFAULT_PORT: u16 = 80;
 pub(crate) enum Mode {
     /// Answer HTTP until told to stop; then finish and exit 0.
     Serve { port: u16 },
+    /// Answer every UDP packet until told to stop.
+    Udp { port: u16 },
     /// Answer HTTP and take no notice of SIGTERM, as a bad app would.
     IgnoreTerm { port: u16 },
     /// Print the message on stderr and exit with the code.
@@ -33,6 +35,8 @@ pub(crate) fn parse(args: &[String], port: Option<&str>) -> Result<Mode, String>
     match words.as_slice() {
         [] | ["serve"] => Ok(Mode::Serve { port: default_port(port)? }),
         ["serve", "--port", n] => Ok(Mode::Serve { port: number("--port", n)? }),
+        ["udp"] => Ok(Mode::Udp { port: default_port(port)? }),
+        ["udp", "--port", n] => Ok(Mode::Udp { port: number("--port", n)? }),
         ["ignore-term"] => Ok(Mode::IgnoreTerm { port: default_port(port)? }),
         ["ignore-term", "--port", n] => Ok(Mode::IgnoreTerm { port: number("--port", n)? }),
         ["exit", code] => Ok(Mode::Exit { code: number("exit", code)?, message: None }),
@@ -80,6 +84,7 @@ mod tests {
         assert_eq!(read("touch /data/init", None), Ok(Mode::Touch { file: "/data/init".into() }));
         assert_eq!(read("env HOME", None), Ok(Mode::Env { name: "HOME".into() }));
         assert_eq!(read("flood", None), Ok(Mode::Flood));
+        assert_eq!(read("udp --port 53", None), Ok(Mode::Udp { port: 53 }));
     }
 
     #[test]
