@@ -62,7 +62,7 @@ fn line(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Line {
 
 /// Looks at everything.
 pub async fn check(config: &Config) -> Vec<Line> {
-    let mut lines = vec![clock(config), disk(config), podman(config).await, watchdog()];
+    let mut lines = vec![clock(config), disk(config), podman(config).await, ports().await, watchdog()];
     lines.extend(identity(config).await);
     lines
 }
@@ -113,6 +113,28 @@ async fn podman(config: &Config) -> Line {
             format!("{version}; nobody listens on {} now: does the agent run?", socket.display()),
         ),
     }
+}
+
+/// Host ports of deployments with `handover: startFirst`.
+async fn ports() -> Line {
+    let version = match Box::pin(cmd::run(Path::new("nft"), &["--version"], Bounds::default())).await {
+        Ok(finished) if finished.status.success() => finished.stdout.trim().to_owned(),
+        Ok(_) | Err(_) => {
+            let text = "nft is missing, so no deployment can hand over startFirst; install the package nftables";
+            return line(Verdict::Warn, "ports", text);
+        }
+    };
+    if crate::host::ports::loopback_ipv6_is_cut() {
+        return line(
+            Verdict::Warn,
+            "ports",
+            format!(
+                "{version}; ::1 does not reach apps that hand over startFirst, because bridged packets go through \
+                 iptables here (net.bridge.bridge-nf-call-ip6tables is 1, as Docker sets it); every other address does"
+            ),
+        );
+    }
+    line(Verdict::Ok, "ports", version)
 }
 
 fn watchdog() -> Line {

@@ -279,3 +279,38 @@ fn rollout(r: &Rollout, found: &mut Findings) {
         found.add("spec.rollout.progressDeadline", "is shorter than healthyFor: no device could ever succeed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn paths(spec: &serde_json::Value) -> Vec<String> {
+        let mut deployment = json!({ "metadata": { "name": "web" }, "spec": {
+            "selector": { "devices": ["pi-1"] },
+            "containers": [{ "name": "web", "image": "localhost/web:1" }],
+            "lifecycle": { "handover": "startFirst" },
+        } });
+        for (field, value) in spec.as_object().expect("an object") {
+            deployment["spec"][field] = value.clone();
+        }
+        let deployment: Deployment = serde_json::from_value(deployment).expect("a deployment");
+        assert_eq!(deployment.unsupported(), [], "startFirst is there");
+        deployment.problems().into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn what_two_revisions_cannot_share_excludes_start_first() {
+        let with = |name: &str, volumes: serde_json::Value| json!({ "name": name, "image": "a:1", "volumes": volumes });
+        let read = json!([{ "name": "data", "path": "/data", "readOnly": true }]);
+        let write = json!([{ "name": "conf", "path": "/conf", "readOnly": true }, { "name": "data", "path": "/data" }]);
+        assert_eq!(paths(&json!({ "containers": [with("web", read.clone())] })), Vec::<String>::new());
+        assert_eq!(paths(&json!({ "containers": [with("web", write.clone())] })), ["spec.containers[0].volumes[1]"]);
+        let init = json!({ "initContainers": [with("a", read), with("b", write.clone())] });
+        assert_eq!(paths(&init), ["spec.initContainers[1].volumes[1]"]);
+        assert_eq!(paths(&json!({ "hostNetwork": true })), ["spec.hostNetwork"]);
+        let stop_first = json!({ "lifecycle": {}, "hostNetwork": true, "containers": [with("web", write)] });
+        assert_eq!(paths(&stop_first), Vec::<String>::new());
+    }
+}
