@@ -78,6 +78,9 @@ pub(super) fn upgrade(
     if let Some(trouble) = trial.trouble(&hash) {
         next.fail(trouble.message.clone());
     }
+    if next.status == Status::Failed && old.of(Role::Main, &current.hash().to_string()).any(is_up) {
+        next.reason.push_str(&format!(" (meanwhile revision {} runs on)", current.revision()));
+    }
     plan.beside = next.steps;
     (plan.status, plan.phase, plan.reason) = (next.status, next.phase, next.reason);
     if let Some(wake) = next.wake {
