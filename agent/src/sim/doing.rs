@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{BLINK, Behaviour, EVENTS_MAX, Link, SimContainer, SimHost, Spoilt, podman_name, seen};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
-use crate::core::mapping::{Mapping, Publisher};
+use crate::core::mapping::Publisher;
 use crate::core::record::Record;
 use crate::core::step::{AfterGrace, Outcome, Step, StepError, StopRule, Target};
 use crate::supervise::{FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
@@ -122,18 +122,6 @@ impl SimHost {
                 }
             });
         }
-        Ok(Outcome::Done)
-    }
-
-    fn map(&self, key: &AppKey, mapping: Option<&Mapping>) -> Result<Outcome, StepError> {
-        let mut state = self.state();
-        if state.nft == Link::Down {
-            return Err(StepError::Refused("cannot start nft; is it installed and on PATH?".into()));
-        }
-        match mapping {
-            Some(mapping) => state.mappings.insert(key.clone(), mapping.clone()),
-            None => state.mappings.remove(key),
-        };
         Ok(Outcome::Done)
     }
 

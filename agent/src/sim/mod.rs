@@ -4,6 +4,7 @@
 //! tokio's, so a test with paused time runs hours in milliseconds, and hundreds of these fit in one process.
 
 mod doing;
+mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -190,57 +191,6 @@ impl SimHost {
     pub fn set_podman(&self, link: Link) {
         self.state().podman = link;
         self.tell(HostEvent::Everything);
-    }
-
-    /// The kernel's tables can be changed or not.
-    pub fn set_nft(&self, link: Link) {
-        self.state().nft = link;
-    }
-
-    /// Somebody removes every table there is.
-    pub fn flush_tables(&self) {
-        self.state().mappings.clear();
-        self.tell(HostEvent::Everything);
-    }
-
-    /// So long are connections to a container open after another one has taken its place.
-    pub fn set_drain(&self, time: Duration) {
-        self.state().drain_time = time;
-    }
-
-    /// Where the host ports of apps lead.
-    pub fn mappings(&self) -> Vec<Mapping> {
-        self.state().mappings.values().cloned().collect()
-    }
-
-    /// From now on it is noted when no healthy container is behind this app's host ports, at any effect.
-    pub fn guard(&self, key: Option<AppKey>) {
-        let mut state = self.state();
-        state.guarded = key;
-        state.unserved.clear();
-    }
-
-    /// What was noted.
-    pub fn unserved(&self) -> Vec<String> {
-        self.state().unserved.clone()
-    }
-
-    fn look_at_ports(&self, when: &str) {
-        let mut state = self.state();
-        let Some(key) = &state.guarded else { return };
-        let healthy = |thing: &SimContainer| {
-            let members = || state.things.values().filter(|c| c.pod.as_ref() == Some(&thing.seen.id));
-            let parts: Vec<&SimContainer> =
-                if thing.seen.role == Role::Pod { members().collect() } else { vec![thing] };
-            parts.iter().all(|c| c.seen.state == SeenState::Running && !state.sick.contains(&c.image))
-        };
-        let served = state.mappings.get(key).is_some_and(|mapping| {
-            let behind = |thing: &&SimContainer| mapping.leads_to(&thing.seen.addresses);
-            state.things.values().find(behind).is_some_and(healthy)
-        });
-        if !served {
-            state.unserved.push(when.to_owned());
-        }
     }
 
     /// Records can be read or not.
