@@ -307,3 +307,14 @@ fn an_address_that_the_network_does_not_have_is_named() {
     assert_eq!((both(&plan).as_str(), plan.status), (" | ", Status::Failed));
     assert!(plan.reason.contains("2001:db8::1") && plan.reason.contains("IPv6"), "{}", plan.reason);
 }
+
+#[test]
+fn nothing_goes_while_ports_lead_to_it() {
+    let ports = json!([{ "host": 80, "container": 80 }]);
+    let (v1, v2) = (start_first(&app(1, &[], &["cam:1"]), &ports), start_first(&app(2, &[], &["cam:2"]), &ports));
+    // As when an upgrade in flight is changed to stop first: it is adopted at once, with both of them running.
+    let world = World::new().main(&v1, "cam").at("10.0.0.1").mapped(&v1).main(&v2, "cam").at("10.0.0.2");
+    let plan = |world: &World| both(&world.plan(Some(&v2), Some(&v2), "boot-1"));
+    assert_eq!(plan(&world), "map 80/tcp to 10.0.0.2 | ");
+    assert_eq!(plan(&world.mapped(&v2)), "retire cam (SIGTERM 30s kill) | ");
+}
