@@ -11,12 +11,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::host::Host;
+use super::lanes::{Lane, Memories};
 use super::ledger::Recall;
 use super::streams::Known;
 use crate::core::app::{App, AppKey, Role};
 use crate::core::backoff::Backoff;
 use crate::core::have::Have;
-use crate::core::memory::Memory;
 use crate::core::plan::{Facts, Neighbour, Neighbours, Plan, Standing, neighbour, plan};
 use crate::core::record::{Instance, Record};
 use crate::core::report::{compose, unknown};
@@ -66,9 +66,7 @@ pub(super) struct AppTask<H: Host> {
     pub(super) record: Record,
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
-    memory: Memory,
-    /// Of a wanted spec that is brought up beside the one in charge.
-    trial: Memory,
+    memory: Memories,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
@@ -83,15 +81,6 @@ enum Next {
     Now,
     /// When something happens, or after this.
     After(Duration),
-}
-
-/// Whose step it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
-    /// The spec's in charge.
-    InCharge,
-    /// A wanted spec's, that is brought up beside it.
-    Beside,
 }
 
 impl<H: Host> AppTask<H> {
@@ -117,8 +106,7 @@ impl<H: Host> AppTask<H> {
             heard: BTreeMap::new(),
             record,
             from_labels,
-            memory: Memory::default(),
-            trial: Memory::default(),
+            memory: Memories::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
             blind: 0,
@@ -172,12 +160,12 @@ impl<H: Host> AppTask<H> {
         let have = Have::sort(observed, &self.record);
         let now = self.host.now();
         if let Some(app) = in_charge(want, current.as_deref()) {
-            self.memory.saw(&have, app, now);
+            self.memory.in_charge.saw(&have, app, now);
         }
         let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
         let trial_hash = want.app.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
         if let Some(app) = want.app.as_deref().filter(|_| trial_hash != hash) {
-            self.trial.saw(&have, app, now);
+            self.memory.beside.saw(&have, app, now);
         }
         let facts = Facts {
             key: self.key.clone(),
@@ -187,13 +175,14 @@ impl<H: Host> AppTask<H> {
             device: want.device.clone(),
             neighbours: self.listen(want, current.as_deref()),
         };
-        let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &self.trial, &facts);
+        let plan =
+            plan(want.app.as_ref(), current.as_ref(), &have, &self.memory.in_charge, &self.memory.beside, &facts);
         if plan.gone {
             return self.gone().await;
         }
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
-        self.memory.forget_trouble(&plan.steps);
-        self.trial.forget_trouble(&plan.beside);
+        self.memory.in_charge.forget_trouble(&plan.steps);
+        self.memory.beside.forget_trouble(&plan.beside);
         let mut wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now)).min(AUDIT);
         let lanes = [(Lane::InCharge, hash, plan.steps), (Lane::Beside, trial_hash, plan.beside)];
         for (_, _, steps) in &lanes {
@@ -204,7 +193,7 @@ impl<H: Host> AppTask<H> {
         for (lane, hash, steps) in lanes {
             let foreground = together(steps);
             let Some(step) = foreground.first() else { continue };
-            let trouble = self.memory_of(lane).trouble(&hash);
+            let trouble = self.memory.of(lane).trouble(&hash);
             if let Some(trouble) = trouble.filter(|trouble| trouble.step == step.to_string() && trouble.next > now) {
                 wait = wait.min(trouble.next - now);
                 continue;
@@ -218,18 +207,6 @@ impl<H: Host> AppTask<H> {
         }
         self.last_step = (String::new(), 0);
         Next::After(wait.max(Duration::from_millis(1)))
-    }
-
-    fn memory_of(&mut self, lane: Lane) -> &mut Memory {
-        match lane {
-            Lane::InCharge => &mut self.memory,
-            Lane::Beside => &mut self.trial,
-        }
-    }
-
-    /// What runs in the background is told to both: each knows what is its own.
-    fn memories(&mut self) -> [&mut Memory; 2] {
-        [&mut self.memory, &mut self.trial]
     }
 
     /// How the apps stand now that this one depends on.
@@ -263,8 +240,7 @@ impl<H: Host> AppTask<H> {
             return Next::After(AUDIT);
         }
         self.record = Record::new(self.key.clone());
-        self.memory = Memory::default();
-        self.trial = Memory::default();
+        self.memory = Memories::default();
         self.last = None;
         self.told = Neighbour::default();
         self.tell(None, Vec::new(), Vec::new()).await;
@@ -272,8 +248,8 @@ impl<H: Host> AppTask<H> {
     }
 
     async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan, facts: &Facts) {
-        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
-        let neighbour = neighbour(in_charge(want, current), have, &self.memory, facts, plan);
+        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory.in_charge, plan) else { return };
+        let neighbour = neighbour(in_charge(want, current), have, &self.memory.in_charge, facts, plan);
         if self.last.as_ref() == Some(&report) && self.told == neighbour {
             return;
         }
@@ -304,7 +280,7 @@ impl<H: Host> AppTask<H> {
 
     fn begin(&mut self, step: Step) {
         let Some(key) = step.background_key() else { return };
-        self.memories().into_iter().for_each(|memory| memory.begin(key.clone()));
+        self.memory.each().into_iter().for_each(|memory| memory.begin(key.clone()));
         let host = Arc::clone(&self.host);
         let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
         let handle = self.background.spawn(async move {
@@ -318,13 +294,12 @@ impl<H: Host> AppTask<H> {
 
     /// A newer edit may want another image: the pull of the old one is given up.
     fn cancel_pulls(&mut self, images: &[String]) {
-        let (memory, trial) = (&mut self.memory, &mut self.trial);
+        let memory = &mut self.memory;
         self.pulls.retain(|image, handle| {
             let wanted = images.contains(image);
             if !wanted {
                 handle.abort();
-                memory.cancelled(image);
-                trial.cancelled(image);
+                memory.each().into_iter().for_each(|memory| memory.cancelled(image));
             }
             wanted
         });
@@ -337,14 +312,14 @@ impl<H: Host> AppTask<H> {
                     self.pulls.remove(image);
                     let hash = self.want.borrow().app.as_ref().map(|app| app.hash().to_string());
                     if let Some(hash) = hash {
-                        self.memories().into_iter().for_each(|memory| memory.refreshed(&hash, image));
+                        self.memory.each().into_iter().for_each(|memory| memory.refreshed(&hash, image));
                     }
                 }
                 if let Err(why) = &result {
                     tracing::debug!(app = %self.key, %step, why, "step failed");
                 }
                 let now = self.host.now();
-                self.memories().into_iter().for_each(|memory| memory.ended(&step, result.clone(), now));
+                self.memory.each().into_iter().for_each(|memory| memory.ended(&step, result.clone(), now));
             }
             Err(err) if err.is_cancelled() => {}
             Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
@@ -360,7 +335,7 @@ impl<H: Host> AppTask<H> {
         let mut failed = None;
         for (step, result) in steps.iter().zip(results) {
             match result {
-                Ok(_) => self.memory_of(lane).done(step, now),
+                Ok(_) => self.memory.of(lane).done(step, now),
                 Err(err) => {
                     tracing::warn!(app = %self.key, %step, %err, "step failed");
                     failed.get_or_insert((step, err.to_string()));
@@ -368,7 +343,7 @@ impl<H: Host> AppTask<H> {
             }
         }
         if let Some((step, why)) = failed {
-            self.memory_of(lane).failed(step, hash, why, now);
+            self.memory.of(lane).failed(step, hash, why, now);
         } else {
             self.repeated(lane, &steps[0], hash, now);
         }
@@ -380,7 +355,7 @@ impl<H: Host> AppTask<H> {
         let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
         if count > SAME_STEP_MAX {
             let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
-            self.memory_of(lane).failed(step, hash, message, now);
+            self.memory.of(lane).failed(step, hash, message, now);
         }
         self.last_step = (text, count);
     }
@@ -391,15 +366,15 @@ impl<H: Host> AppTask<H> {
         let now = self.host.now();
         match result {
             Ok(()) => {
-                self.memory_of(lane).done(step, now);
+                self.memory.of(lane).done(step, now);
                 self.repeated(lane, step, hash, now);
                 if lane == Lane::Beside && matches!(step, Step::Adopt { .. }) {
-                    self.memory.promote(std::mem::take(&mut self.trial));
+                    self.memory.turn();
                 }
             }
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
-                self.memory_of(lane).failed(step, hash, err.to_string(), now);
+                self.memory.of(lane).failed(step, hash, err.to_string(), now);
             }
         }
     }
