@@ -76,6 +76,10 @@ async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
         }
         ["podman", "down"] => agent.host.set_podman(Link::Down),
         ["podman", "up"] => agent.host.set_podman(Link::Up),
+        ["nft", "down"] => agent.host.set_nft(Link::Down),
+        ["nft", "up"] => agent.host.set_nft(Link::Up),
+        ["flush-tables"] => agent.host.flush_tables(),
+        ["drain", time] => agent.host.set_drain(time.parse::<Millis>().unwrap().duration()),
         ["registry", "down"] => agent.host.set_registry(Link::Down, Duration::ZERO),
         ["registry", "up", time] => agent.host.set_registry(Link::Up, time.parse::<Millis>().unwrap().duration()),
         ["images", images @ ..] => {
@@ -119,8 +123,9 @@ fn look(agent: &Agent) -> Vec<String> {
         let reason = if r.reason.is_empty() { String::new() } else { format!(": {}", r.reason) };
         format!("{} {}: {:?} {:?}, {runs}{reason}", r.deployment, r.revision, r.status, r.phase)
     });
+    let ports = agent.host.mappings().into_iter().map(|mapping| format!("ports: {mapping}"));
     let alarms = agent.alarms();
-    let mut said: Vec<String> = apps.chain(alarms.iter().map(|alarm| format!("alarm: {alarm}"))).collect();
+    let mut said: Vec<String> = apps.chain(ports).chain(alarms.iter().map(|alarm| format!("alarm: {alarm}"))).collect();
     if said.is_empty() {
         said.push("no apps".to_owned());
     }

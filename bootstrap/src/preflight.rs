@@ -48,6 +48,7 @@ pub(crate) fn check(wish: &Install) -> anyhow::Result<Found> {
         ensure!(nix::unistd::geteuid().is_root(), "this needs root: run it with sudo");
         ensure!(Path::new("/run/systemd/system").is_dir(), "this machine does not run systemd, which starts the agent");
         podman()?;
+        nftables()?;
         helpers(&wish.root)?;
         warnings.extend(cgroups(Path::new("/sys/fs/cgroup/cgroup.controllers")));
         disk(&wish.root)?;
@@ -115,6 +116,13 @@ fn helpers(root: &Path) -> anyhow::Result<()> {
     let missing: Vec<&str> = HELPERS.iter().filter(|(_, place)| !there(place)).map(|(package, _)| *package).collect();
     let missing = missing.join(" ");
     ensure!(missing.is_empty(), "apps cannot run without {missing}: apt-get install {missing}");
+    Ok(())
+}
+
+/// Leads the host ports of deployments that hand over start first.
+fn nftables() -> anyhow::Result<()> {
+    let there = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].iter().any(|path| Path::new(path).exists());
+    ensure!(there, "nftables is missing: apt-get install nftables");
     Ok(())
 }
 

@@ -65,11 +65,14 @@ mod tests {
             assert_eq!(one(unit, "Service", name), value, "{name}");
         }
         let capabilities = one(unit, "Service", "CapabilityBoundingSet");
-        for dangerous in ["SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "SYS_BOOT"] {
+        // NET_ADMIN is for host ports, which the agent leads by nftables.
+        for dangerous in ["SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_RAW", "SYS_BOOT"] {
             assert!(!capabilities.contains(dangerous), "{dangerous}");
         }
         let writable = one(unit, "Service", "ReadWritePaths");
-        assert_eq!(writable, "/var/lib/bramble /var/lib/bramble-apps /etc/bramble");
+        assert_eq!(writable, "/var/lib/bramble /var/lib/bramble-apps /etc/bramble /proc/sys/net/ipv4/conf");
+        assert_eq!(one(unit, "Service", "ProtectKernelTunables"), "yes", "but for that one folder");
+        assert!(one(unit, "Service", "RestrictAddressFamilies").contains("AF_NETLINK"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A network of its own for a device: a namespace, a veth pair to this machine, and a cut that drops packets silently,
 //! as a broken link does.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,6 +17,7 @@ pub struct NetNs {
     name: String,
     host: Ipv4Addr,
     inside: Ipv4Addr,
+    inside6: Ipv6Addr,
     // The case outlives its namespaces: it removes them when it is cleaned up.
     _case: Arc<Case>,
 }
@@ -44,15 +45,20 @@ impl NetNs {
         let block = (pid.wrapping_mul(64).wrapping_add(n)) % (1 << 20);
         let base = u32::from(Ipv4Addr::new(10, 128, 0, 0)) + block * 4;
         let (host, inside) = (Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2));
+        // The same block of an IPv6 network of the harness.
+        let six = |last: u32| Ipv6Addr::from((0xfd62_6d63_u128 << 96) + u128::from(block * 4 + last));
+        let (host6, inside6) = (six(1), six(2));
         let (outer, inner) = (format!("bo{pid}-{n}"), format!("bi{pid}-{n}"));
         let ip = |args: &str| must(&Cmd::new("ip").args(args.split(' ')));
         ip(&format!("netns add {name}"));
         ip(&format!("link add {outer} type veth peer name {inner} netns {name}"));
         ip(&format!("addr add {host}/30 dev {outer}"));
         ip(&format!("link set {outer} up"));
-        let net = Self { name, host, inside, _case: Arc::clone(case) };
+        ip(&format!("addr add {host6}/126 dev {outer} nodad"));
+        let net = Self { name, host, inside, inside6, _case: Arc::clone(case) };
         net.run(&["ip", "link", "set", "lo", "up"]);
         net.run(&["ip", "addr", "add", &format!("{inside}/30"), "dev", &inner]);
+        net.run(&["ip", "addr", "add", &format!("{inside6}/126"), "dev", &inner, "nodad"]);
         net.run(&["ip", "link", "set", &inner, "up"]);
         net.run(&["ip", "route", "add", "default", "via", &host.to_string()]);
         net
@@ -74,6 +80,21 @@ impl NetNs {
     #[must_use]
     pub fn inside(&self) -> Ipv4Addr {
         self.inside
+    }
+
+    /// The inside, as seen from this machine, by IPv6.
+    #[must_use]
+    pub fn inside6(&self) -> Ipv6Addr {
+        self.inside6
+    }
+
+    /// Moves the calling thread inside, for ever.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn enter(&self) {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there");
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("the kernel lets root move");
     }
 
     /// A command inside.

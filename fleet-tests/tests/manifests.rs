@@ -68,10 +68,16 @@ fn a_wrong_manifest_is_refused_by_name_line_and_field() {
     assert!((400..500).contains(&answer.status) && answer.code().is_some(), "{answer:?}");
 
     // What is not built yet is refused by name, never accepted and ignored.
-    let later = format!("{good}  lifecycle: {{ handover: startFirst }}\n");
+    let later = format!("{good}  rollout: {{ batches: [\"1\", \"100%\"] }}\n");
     let later = write(&fleet, "later.yaml", &later);
     let said = bramble.run(&["apply", "-f", &later]);
-    assert!(said.code != 0 && said.err.contains("handover"), "{said:?}");
+    assert!(said.code != 0 && said.err.contains("rollout"), "{said:?}");
+    // What cannot go together is refused where it stands.
+    let shared =
+        format!("{good}      volumes: [{{ name: data, path: /data }}]\n  lifecycle: {{ handover: startFirst }}\n");
+    let shared = write(&fleet, "shared.yaml", &shared);
+    let said = bramble.fails(2, &["apply", "-f", &shared]);
+    assert!(said.contains("shared.yaml:10") && said.contains("volumes") && said.contains("startFirst"), "{said}");
     assert_eq!(fleet.settled("web", &pi), before, "none of it touched what runs");
 }
 

@@ -165,6 +165,11 @@ pub(super) async fn printed(name: &str, args: &[&str]) -> Result<String, String>
 /// Host ports that outlive a container are mapped by it.
 pub(super) async fn nftables() -> Answer {
     match printed("nft", &["--version"]).await {
+        Ok(version) if crate::host::ports::loopback_ipv6_is_cut() => look(format!(
+            "are there: {}; ::1 does not reach apps that hand over startFirst, because bridged packets go through iptables \
+             here (net.bridge.bridge-nf-call-ip6tables is 1, as Docker sets it); every other address does",
+            version.trim()
+        )),
         Ok(version) => ok(format!("are there: {}", version.trim())),
         Err(why) => look(format!("cannot be used ({why}): apt-get install nftables")),
     }

@@ -6,8 +6,8 @@ use std::fmt;
 
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::{
-    Container, DependencyCondition, DesiredApp, EnvVar, Handover, ImagePullPolicy, ImageRef, InitContainer, Lifecycle,
-    Probe, Resources, Restart, VolumeMount,
+    Container, DependencyCondition, DesiredApp, EnvVar, ImagePullPolicy, ImageRef, InitContainer, Lifecycle, Probe,
+    Resources, Restart, VolumeMount,
 };
 use bramble_contracts::{Name, Revision, Tenant, Uid};
 use serde::{Deserialize, Serialize};
@@ -225,6 +225,11 @@ impl App {
         inits.chain(mains)
     }
 
+    /// Every mount of a volume, of all its containers.
+    pub fn volumes(&self) -> impl Iterator<Item = &VolumeMount> {
+        self.views().flat_map(|view| view.volumes)
+    }
+
     /// What Podman is asked for when the deployment says `image`.
     pub fn reference(&self, image: &ImageRef) -> String {
         let pin = self.desired.pins.iter().find(|pin| pin.image == *image);
@@ -268,10 +273,8 @@ impl App {
         let pull = pull.filter(|(_, secret)| secret.is_some()).map(|(name, _)| {
             format!("container {name}: pullSecret is not supported by this agent yet; use an image that needs no credentials")
         });
-        let handover = (spec.lifecycle.handover == Handover::StartFirst)
-            .then(|| "lifecycle.handover startFirst is not supported by this agent yet; use stopFirst".to_owned());
         let empty = spec.containers.is_empty().then(|| "it has no containers; give it at least one".to_owned());
-        secret.or_else(|| pull.into_iter().next()).or(handover).or(empty)
+        secret.or_else(|| pull.into_iter().next()).or(empty)
     }
 }
 

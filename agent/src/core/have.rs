@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bramble_contracts::Name;
 
 use super::app::Role;
+use super::mapping::{Address, Mapping, Publisher};
 use super::record::{Instance, Record};
 
 /// What state something is in.
@@ -41,6 +42,10 @@ pub struct Seen {
     pub revision: u64,
     /// Nonce.
     pub nonce: String,
+    /// Who leads host ports to it.
+    pub publisher: Publisher,
+    /// Where it is reached, while it runs; known only where the agent leads host ports to it.
+    pub addresses: Vec<Address>,
     /// State.
     pub state: SeenState,
     /// Exit code, when exited.
@@ -71,6 +76,8 @@ pub struct Observed {
     pub seen: Vec<Seen>,
     /// The images that were asked about; absent ones are missing.
     pub images: BTreeMap<String, ImageSeen>,
+    /// The app's own nftables table; `None` when there is none.
+    pub mapping: Option<Mapping>,
 }
 
 /// What is there.
@@ -84,12 +91,14 @@ pub struct Have {
     pub lost: Vec<(String, Instance)>,
     /// Images in the store.
     pub images: BTreeMap<String, ImageSeen>,
+    /// The app's own nftables table.
+    pub mapping: Option<Mapping>,
 }
 
 impl Have {
     /// Sorts one look by the record.
     pub fn sort(observed: Observed, record: &Record) -> Self {
-        let Observed { mut seen, images } = observed;
+        let Observed { mut seen, images, mapping } = observed;
         seen.sort_by(|a, b| (a.role, &a.name, &a.id).cmp(&(b.role, &b.name, &b.id)));
         let (ours, strangers): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|seen| {
             let known = record.instances.get(&seen.nonce);
@@ -100,7 +109,19 @@ impl Have {
         let there = |nonce: &String| ours.iter().any(|seen| seen.nonce == *nonce);
         let lost = record.instances.iter().filter(|(nonce, _)| !there(nonce));
         let lost = lost.map(|(nonce, i)| (nonce.clone(), i.clone())).collect();
-        Self { ours, strangers, lost, images }
+        Self { ours, strangers, lost, images, mapping }
+    }
+
+    /// What is of this spec, and the rest: each looks like all there is.
+    pub fn split(&self, hash: &str) -> (Self, Self) {
+        let part = |keep: &dyn Fn(&str) -> bool| Self {
+            ours: self.ours.iter().filter(|seen| keep(&seen.hash)).cloned().collect(),
+            strangers: Vec::new(),
+            lost: self.lost.iter().filter(|(_, instance)| keep(&instance.hash)).cloned().collect(),
+            images: self.images.clone(),
+            mapping: self.mapping.clone(),
+        };
+        (part(&|other| other == hash), part(&|other| other != hash))
     }
 
     /// Ours of that role and spec.

@@ -88,6 +88,7 @@ pub struct Memory {
     unhealthy: BTreeSet<Name>,
     trouble: Option<Trouble>,
     pulls: BTreeMap<String, Trouble>,
+    retiring: Option<Trouble>,
     refreshed: BTreeSet<(String, String)>,
     busy: BTreeSet<String>,
     down_since: Option<Duration>,
@@ -124,6 +125,7 @@ impl Memory {
         *self = Self {
             hash,
             pulls: old.pulls,
+            retiring: old.retiring,
             refreshed: old.refreshed,
             busy: old.busy,
             down_since: old.down_since,
@@ -219,6 +221,9 @@ impl Memory {
             | Step::Forget { .. }
             | Step::CreatePod { .. }
             | Step::Create { .. }
+            | Step::Map { .. }
+            | Step::Unmap { .. }
+            | Step::Retire { .. }
             | Step::Probe { .. } => {}
         }
     }
@@ -254,18 +259,14 @@ impl Memory {
                     self.pulls.remove(image);
                 }
                 Err(message) => {
-                    let count = self.pulls.get(image).map_or(0, |t| t.count).saturating_add(1);
-                    let trouble = Trouble {
-                        step: step.to_string(),
-                        hash: String::new(),
-                        count,
-                        next: now + RETRY.delay(count),
-                        message,
-                    };
+                    let trouble = again(self.pulls.get(image), step, message, now);
                     self.pulls.insert(image.clone(), trouble);
                 }
             },
             Step::Probe { app, target } => self.probed(app, target.name.clone(), result, now),
+            Step::Retire { .. } => {
+                self.retiring = result.err().map(|message| again(self.retiring.as_ref(), step, message, now));
+            }
             Step::Adopt { .. }
             | Step::Stop { .. }
             | Step::Expire { .. }
@@ -274,12 +275,14 @@ impl Memory {
             | Step::Forget { .. }
             | Step::CreatePod { .. }
             | Step::Create { .. }
+            | Step::Map { .. }
+            | Step::Unmap { .. }
             | Step::Start { .. } => {}
         }
     }
 
     fn probed(&mut self, app: &App, name: Name, result: Result<(), String>, now: Duration) {
-        let Some(probe) = app.probe(&name) else { return };
+        let Some(probe) = app.probe(&name).filter(|_| app.hash().to_string() == self.hash) else { return };
         let state = self.probes.entry(name).or_default();
         state.asked = Some(probe.clone());
         match result {
@@ -320,6 +323,11 @@ impl Memory {
         self.pulls.get(image)
     }
 
+    /// Why containers that were replaced do not go.
+    pub fn retire_trouble(&self) -> Option<&Trouble> {
+        self.retiring.as_ref()
+    }
+
     /// The step that failed last, while that spec is the one wanted.
     pub fn trouble(&self, hash: &str) -> Option<&Trouble> {
         self.trouble.as_ref().filter(|trouble| trouble.hash == hash)
@@ -354,8 +362,22 @@ impl Memory {
         run.since.map(|since| now.saturating_sub(since))
     }
 
+    /// What was learnt of a spec that ran beside the one in charge, now that it is in charge itself. The app was not down.
+    pub fn promote(&mut self, trial: Self) {
+        let past = std::mem::replace(self, trial);
+        self.retiring = past.retiring;
+        self.busy.extend(past.busy);
+        self.last_downtime_ms = Some(0);
+    }
+
     /// How long the app was down when it was last replaced.
     pub fn last_downtime_ms(&self) -> Option<u64> {
         self.last_downtime_ms
     }
+}
+
+/// A background step that failed, perhaps once more.
+fn again(past: Option<&Trouble>, step: &Step, message: String, now: Duration) -> Trouble {
+    let count = past.map_or(0, |trouble| trouble.count).saturating_add(1);
+    Trouble { step: step.to_string(), hash: String::new(), count, next: now + RETRY.delay(count), message }
 }

@@ -7,6 +7,7 @@ pub mod app;
 pub mod backoff;
 pub mod clock;
 pub mod have;
+pub mod mapping;
 pub mod memory;
 pub mod plan;
 pub mod record;

@@ -37,7 +37,7 @@ pub fn compose(
     let inits = shown.inits().iter().map(|c| one(&c.name, Role::Init));
     let mains = shown.mains().iter().map(|c| one(&c.name, Role::Main));
     let containers: Vec<ContainerReport> = inits.chain(mains).collect();
-    let runs = have.ours.iter().find(|seen| seen.role == Role::Main && seen.state == SeenState::Running);
+    let runs = serving(have, &hash);
     Some(AppReport {
         uid: app.uid().clone(),
         tenant: app.key().tenant.clone(),
@@ -52,6 +52,14 @@ pub fn compose(
         containers,
         stages: walk.stages(),
     })
+}
+
+/// A running main of the spec that serves: where host ports lead, else what is in charge, else whatever runs.
+fn serving<'a>(have: &'a Have, in_charge: &str) -> Option<&'a Seen> {
+    let running = || have.ours.iter().filter(|seen| seen.role == Role::Main && seen.state == SeenState::Running);
+    let of = |hash: &str| running().find(|seen| seen.hash == hash);
+    let mapped = have.mapping.as_ref().and_then(|mapping| of(&mapping.spec));
+    mapped.or_else(|| of(in_charge)).or_else(|| running().next())
 }
 
 /// A revision that changes no container is running as soon as it is wanted.

@@ -179,26 +179,38 @@ fn left_out(app: &App) -> Vec<StageName> {
 /// Which stage the plan is in.
 fn stage(app: &App, current: Option<&App>, have: &Have, plan: &Plan) -> StageName {
     if current.is_none_or(|current| current.hash() != app.hash()) {
-        return StageName::Preparing;
+        // Beside the old one it may have come further than that.
+        return match plan.phase {
+            Phase::Starting | Phase::CrashLoop => by_step(app, have, &plan.beside),
+            Phase::Probing => StageName::Probing,
+            Phase::Preparing
+            | Phase::Stopping
+            | Phase::Running
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Waiting
+            | Phase::Removing => StageName::Preparing,
+        };
     }
     match plan.phase {
         Phase::Preparing => StageName::Preparing,
         Phase::Stopping | Phase::Removing => StageName::Stopping,
         Phase::Probing => StageName::Probing,
         Phase::Running | Phase::Completed => StageName::Running,
-        Phase::Starting | Phase::Waiting | Phase::CrashLoop | Phase::Failed => by_step(app, have, plan),
+        Phase::Starting | Phase::Waiting | Phase::CrashLoop | Phase::Failed => by_step(app, have, &plan.steps),
     }
 }
 
 /// A phase may be several stages: what is done next tells which.
-fn by_step(app: &App, have: &Have, plan: &Plan) -> StageName {
+fn by_step(app: &App, have: &Have, steps: &[Step]) -> StageName {
     let hash = app.hash().to_string();
-    match plan.steps.iter().find(|step| step.background_key().is_none()) {
+    match steps.iter().find(|step| step.background_key().is_none()) {
         Some(Step::Adopt { .. } | Step::CreatePod { .. }) => StageName::Preparing,
         Some(Step::Create { role, .. } | Step::Start { role, .. }) if *role == Role::Init => StageName::Init,
         Some(Step::Create { .. }) => StageName::Preparing,
         Some(Step::Expire { .. }) => StageName::Init,
-        Some(Step::Start { .. } | Step::Stop { .. }) => StageName::Starting,
+        Some(Step::Start { .. } | Step::Stop { .. } | Step::Map { .. } | Step::Unmap { .. }) => StageName::Starting,
+        Some(Step::Retire { .. }) => StageName::Stopping,
         Some(Step::Remove { target } | Step::RemovePod { target }) => removal(have, &hash, target),
         Some(Step::Pull { .. } | Step::Probe { .. } | Step::Forget { .. }) | None => {
             if inits_pending(app, have, &hash) { StageName::Init } else { StageName::Starting }

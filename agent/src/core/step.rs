@@ -1,12 +1,15 @@
 //! What the agent can do to a device, as printable data.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_contracts::Name;
 
-use super::app::{App, Role};
+use super::app::{App, AppKey, Role};
+use super::mapping::{Address, Mapping};
 
 /// Who we are, as containers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,15 @@ pub enum PullNeed {
     Missing,
     /// It is there; a newer one would be better.
     Refresh,
+}
+
+/// Who may listen on host ports that are about to be led to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listeners {
+    /// Nobody: a program that does would be cut off.
+    Nobody,
+    /// Podman, which holds the ports of this app's old container.
+    Podman,
 }
 
 /// One thing to do.
@@ -132,6 +144,34 @@ pub enum Step {
         /// What for.
         role: Role,
     },
+    /// Lead the app's host ports to a container, in one transaction. Connections that are open stay where they are.
+    Map {
+        /// Which app.
+        key: AppKey,
+        /// Where they lead from now on.
+        mapping: Mapping,
+        /// All addresses of the container.
+        addresses: Vec<Address>,
+        /// Addresses that nothing of the app has any more.
+        stale: BTreeSet<IpAddr>,
+        /// Whom to expect on the ports.
+        listeners: Listeners,
+    },
+    /// Lead the app's host ports nowhere.
+    Unmap {
+        /// Which app.
+        key: AppKey,
+    },
+    /// Wait until no connection is open to containers that have been replaced, at most as long as they may take to
+    /// stop; then stop them. Runs beside everything else.
+    Retire {
+        /// Which.
+        targets: Vec<Target>,
+        /// Where connections to them lead.
+        addresses: BTreeSet<IpAddr>,
+        /// How.
+        rule: StopRule,
+    },
     /// Ask a container whether it is healthy. Runs beside everything else.
     Probe {
         /// Of which app.
@@ -182,12 +222,16 @@ pub enum StepError {
     State(String),
 }
 
+/// The background key of retiring: one at a time for each app.
+pub const RETIRE: &str = "retire";
+
 impl Step {
     /// Runs beside the others, at most once at a time; the key says which is which.
     pub fn background_key(&self) -> Option<String> {
         match self {
             Self::Pull { image, .. } => Some(format!("pull {image}")),
-            Self::Probe { target, .. } => Some(format!("probe {}", target.name)),
+            Self::Probe { target, .. } => Some(format!("probe {} {}", target.name, target.id)),
+            Self::Retire { .. } => Some(RETIRE.to_owned()),
             Self::Adopt { .. }
             | Self::Stop { .. }
             | Self::Expire { .. }
@@ -196,6 +240,8 @@ impl Step {
             | Self::Forget { .. }
             | Self::CreatePod { .. }
             | Self::Create { .. }
+            | Self::Map { .. }
+            | Self::Unmap { .. }
             | Self::Start { .. } => None,
         }
     }
@@ -207,8 +253,8 @@ impl fmt::Display for Step {
             Self::Pull { image, need: PullNeed::Missing } => write!(f, "pull {image}"),
             Self::Pull { image, need: PullNeed::Refresh } => write!(f, "refresh {image}"),
             Self::Adopt { app } => write!(f, "adopt revision {}", app.revision()),
-            Self::Stop { targets, rule } => {
-                f.write_str("stop")?;
+            Self::Stop { targets, rule } | Self::Retire { targets, rule, .. } => {
+                f.write_str(if matches!(self, Self::Stop { .. }) { "stop" } else { "retire" })?;
                 for target in targets {
                     write!(f, " {}", target.name)?;
                 }
@@ -230,6 +276,8 @@ impl fmt::Display for Step {
             Self::Create { name, .. } => write!(f, "create {name}"),
             Self::Start { target, role: Role::Init } => write!(f, "run-init {}", target.name),
             Self::Start { target, .. } => write!(f, "start {}", target.name),
+            Self::Map { mapping, .. } => write!(f, "map {mapping}"),
+            Self::Unmap { .. } => f.write_str("unmap"),
             Self::Probe { target, .. } => write!(f, "probe {}", target.name),
         }
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// What one command may cost.
 #[derive(Clone, Copy, Debug)]
@@ -69,24 +69,42 @@ pub enum CmdError {
 
 /// Runs a command to its end. Dropping the future kills it.
 pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finished, CmdError> {
+    feed(program, args, "", bounds).await
+}
+
+/// The same, with this on its standard input.
+pub async fn feed(program: &Path, args: &[&str], input: &str, bounds: Bounds) -> Result<Finished, CmdError> {
     let mut child = Command::new(program)
         .args(args)
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (out, err, stdin) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
     // On the heap: a child and two readers are large, and whoever waits for a command should not be.
     let whole = Box::pin(async {
-        let (stdout, stderr, status) =
-            tokio::join!(keep(out, bounds.output_bytes), keep(err, bounds.output_bytes), child.wait());
+        let (stdout, stderr, (), status) = tokio::join!(
+            keep(out, bounds.output_bytes),
+            keep(err, bounds.output_bytes),
+            give(stdin, input),
+            child.wait()
+        );
         status.map(|status| Finished { status, stdout, stderr })
     });
     match tokio::time::timeout(bounds.time, whole).await {
         Ok(finished) => finished.map_err(|err| CmdError::Wait { program: program.to_owned(), err }),
         Err(_) => Err(CmdError::TimedOut { program: program.to_owned(), after: bounds.time }),
+    }
+}
+
+/// Whether the command reads all of it is its own affair: its exit code tells.
+async fn give(stdin: Option<ChildStdin>, input: &str) {
+    if let Some(mut stdin) = stdin
+        && let Err(err) = stdin.write_all(input.as_bytes()).await
+    {
+        tracing::debug!(%err, "a command did not read its input to the end");
     }
 }
 
@@ -137,6 +155,13 @@ mod tests {
         let done =
             run(Path::new("/bin/sh"), &["-c", "echo out; echo err >&2; exit 3"], Bounds::default()).await.unwrap();
         assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status.code()), ("out\n", "err\n", Some(3)));
+    }
+
+    #[tokio::test]
+    async fn input_arrives_whole() {
+        let text = "x".repeat(200_000);
+        let bounds = Bounds { output_bytes: 1 << 20, ..Bounds::default() };
+        assert_eq!(feed(Path::new("/bin/cat"), &[], &text, bounds).await.unwrap().stdout, text);
     }
 
     #[test]

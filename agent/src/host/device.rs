@@ -13,14 +13,16 @@ use tokio::sync::mpsc;
 
 use super::leash::{self, Leash};
 use super::logs::{self, Budget};
-use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
+use super::naming::{label, labels, podman_name, published, read_labels, read_line};
 use super::podman::{
     ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, State, Stream,
 };
+use super::ports::{self, Ports};
 use super::state::StateError;
 use super::{clock, facts, probe, records, session};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
+use crate::core::mapping::{Address, Publisher};
 use crate::core::record::Record;
 use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
 use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
@@ -65,6 +67,7 @@ impl Places {
 #[derive(Debug)]
 pub struct PodmanHost {
     podman: Podman,
+    ports: Ports,
     places: Places,
     boot: String,
 }
@@ -77,17 +80,21 @@ impl PodmanHost {
 
     /// The same, in a boot of that id: how tests reboot.
     pub fn in_boot(podman: Podman, places: Places, boot: String) -> Self {
-        Self { podman, places, boot }
+        let ports = Ports::of(places.records.parent().unwrap_or(&places.records));
+        Self { podman, ports, places, boot }
     }
 
     async fn seen(&self, key: &AppKey) -> Result<Vec<Seen>, PodmanError> {
         let filter = [format!("{}={key}", label::APP)];
         let (containers, pods) = tokio::try_join!(self.podman.list(&filter), self.podman.pod_list(&filter))?;
-        let mut seen = Vec::new();
+        let (mut seen, mut holders) = (Vec::new(), Vec::new());
         for line in containers.into_iter().filter(|line| !line.is_infra) {
             let Some(mut one) = read_line(&line) else { continue };
             if one.state == SeenState::Exited && one.exit_code != 0 {
                 self.add_end(&mut one).await?;
+            }
+            if one.role == Role::Main && line.pod.is_empty() {
+                holders.push((seen.len(), line.id));
             }
             seen.push(one);
         }
@@ -101,9 +108,25 @@ impl PodmanHost {
             } else {
                 SeenState::Created
             };
-            seen.extend(read_labels(&pod.id, &pod.name, &pod.labels, state));
+            if let Some(one) = read_labels(&pod.id, &pod.name, &pod.labels, state) {
+                holders.push((seen.len(), pod.infra_id));
+                seen.push(one);
+            }
+        }
+        // Where the agent leads ports it must know where to; and where connections lead to what Podman led ports to.
+        if seen.iter().any(|one| one.publisher == Publisher::Agent) {
+            holders.retain(|(at, _)| seen[*at].state == SeenState::Running);
+            for (at, id) in holders {
+                seen[at].addresses = self.addresses(&id).await?;
+            }
         }
         Ok(seen)
+    }
+
+    async fn addresses(&self, id: &str) -> Result<Vec<Address>, PodmanError> {
+        let detail = self.podman.inspect(id).await?;
+        let found = detail.into_iter().flat_map(|detail| detail.addresses());
+        Ok(found.map(|(ip, prefix)| Address { ip, prefix }).collect())
     }
 
     /// How a container ended: only asked of those that failed.
@@ -127,6 +150,15 @@ impl PodmanHost {
             }
         }
         Ok(images)
+    }
+
+    async fn start(&self, id: &str) -> Result<(), PodmanError> {
+        self.podman.start(id).await?;
+        match self.podman.bridges().await {
+            Ok(bridges) => ports::keep_bridges(bridges).await,
+            Err(err) => tracing::warn!(%err, "the networks of containers cannot be listed"),
+        }
+        Ok(())
     }
 
     async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
@@ -205,12 +237,10 @@ impl PodmanHost {
     }
 
     async fn create_pod(&self, app: &App, nonce: &str) -> Result<Outcome, StepError> {
-        let ports =
-            if app.host_network() { Vec::new() } else { app.mains().iter().flat_map(|c| ports(&c.ports)).collect() };
         let spec = PodSpec {
             name: podman_name(app, "pod"),
             labels: labels(app, app.key().name.as_str(), Role::Pod, &self.boot, nonce),
-            ports,
+            ports: published(app, app.mains().iter().flat_map(|c| &c.ports)),
             local_names: app.mains().iter().map(|c| c.name.to_string()).collect(),
             host_network: app.host_network(),
         };
@@ -249,7 +279,7 @@ impl PodmanHost {
                 mode: if volume.read_only { MountMode::ReadOnly } else { MountMode::ReadWrite },
             });
         }
-        let own_ports = app.main(name).filter(|_| role == Role::Main && pod.is_none() && !app.host_network());
+        let own_ports = app.main(name).filter(|_| role == Role::Main && pod.is_none());
         Ok(ContainerSpec {
             name: podman_name(app, name.as_str()),
             image: app.reference(view.image),
@@ -258,7 +288,7 @@ impl PodmanHost {
             env,
             labels: labels(app, name.as_str(), role, &self.boot, nonce),
             mounts,
-            ports: own_ports.map(|c| ports(&c.ports)).unwrap_or_default(),
+            ports: own_ports.map(|c| published(app, c.ports.iter())).unwrap_or_default(),
             pod: pod.map(str::to_owned),
             host_network: app.host_network(),
             log: Some(self.log(app.key(), name).await?),
@@ -353,6 +383,7 @@ impl Host for PodmanHost {
 
     fn events(&self) -> mpsc::Receiver<HostEvent> {
         let (out, events) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(ports::forward(self.ports.mark().to_owned(), out.clone()));
         tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
         let podman = self.podman.clone();
         tokio::spawn(async move { leash::end_strays(&podman).await });
@@ -380,7 +411,8 @@ impl Host for PodmanHost {
     async fn observe(&self, key: &AppKey, images: &[String]) -> Result<Observed, HostError> {
         let both = async { tokio::try_join!(self.seen(key), self.images(images)) };
         let (seen, images) = both.await.map_err(|err| host_error(&err))?;
-        Ok(Observed { seen, images })
+        let mapping = self.ports.look(key).await.map_err(HostError)?;
+        Ok(Observed { seen, images, mapping })
     }
 
     async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
@@ -397,7 +429,17 @@ impl Host for PodmanHost {
                 let order = Order { app, name, role: *role, pod: pod.as_deref(), nonce, device };
                 return self.create(&order).await;
             }
-            Step::Start { target, .. } => self.podman.start(&target.id).await.map(|_| ()),
+            Step::Map { key, mapping, addresses, stale, listeners } => {
+                return self.ports.map(key, mapping, addresses, stale, *listeners).await.map(|()| Outcome::Done);
+            }
+            Step::Unmap { key } => return self.ports.unmap(key).await.map(|()| Outcome::Done),
+            Step::Retire { targets, addresses, rule } => {
+                self.ports.drain(addresses, rule.grace).await;
+                self.stop(targets, rule).await?;
+                self.ports.forget(addresses.clone()).await;
+                return Ok(Outcome::Done);
+            }
+            Step::Start { target, .. } => self.start(&target.id).await,
             Step::Probe { app, target } => {
                 let asked = probe::ask(&self.podman, app, &target.name, &target.id).await;
                 return asked.map(|()| Outcome::Done).map_err(StepError::Unhealthy);

@@ -10,6 +10,7 @@ mod leash;
 pub mod logs;
 mod naming;
 pub mod podman;
+pub mod ports;
 mod probe;
 pub(crate) mod records;
 mod session;

@@ -7,6 +7,7 @@ use bramble_contracts::v1::Protocol as WireProtocol;
 use super::podman::{ContainerLine, Port, Protocol, State};
 use crate::core::app::{App, Role};
 use crate::core::have::{Seen, SeenState};
+use crate::core::mapping::Publisher;
 
 /// Labels on everything we make.
 pub(super) mod label {
@@ -18,6 +19,7 @@ pub(super) mod label {
     pub(in crate::host) const ROLE: &str = "bramble.role";
     pub(in crate::host) const BOOT: &str = "bramble.boot";
     pub(in crate::host) const INSTANCE: &str = "bramble.instance";
+    pub(in crate::host) const PUBLISHER: &str = "bramble.publisher";
 }
 
 /// Every label of one container.
@@ -31,6 +33,7 @@ pub(super) fn labels(app: &App, name: &str, role: Role, boot: &str, nonce: &str)
         (label::ROLE, role.word().to_owned()),
         (label::BOOT, boot.to_owned()),
         (label::INSTANCE, nonce.to_owned()),
+        (label::PUBLISHER, Publisher::of(app).word().to_owned()),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
@@ -39,7 +42,8 @@ pub(super) fn podman_name(app: &App, part: &str) -> String {
     app.key().podman_name(part, &app.short_hash())
 }
 
-pub(super) fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
+/// The host ports that Podman is to lead to a container of this app: none where the agent does it.
+pub(super) fn published<'a>(app: &App, ports: impl Iterator<Item = &'a bramble_contracts::v1::Port>) -> Vec<Port> {
     let one = |port: &bramble_contracts::v1::Port| Port {
         // Netavark of Debian 12 takes 0.0.0.0 for one address, which no packet is for: all of them are said by none.
         host_ip: (!port.host_ip.is_unspecified()).then(|| port.host_ip.to_string()),
@@ -50,7 +54,10 @@ pub(super) fn ports(ports: &[bramble_contracts::v1::Port]) -> Vec<Port> {
             WireProtocol::Udp => Protocol::Udp,
         },
     };
-    ports.iter().map(one).collect()
+    match Publisher::of(app) {
+        Publisher::Podman if !app.host_network() => ports.map(one).collect(),
+        Publisher::Podman | Publisher::Agent => Vec::new(),
+    }
 }
 
 pub(super) fn read_line(line: &ContainerLine) -> Option<Seen> {
@@ -86,6 +93,8 @@ pub(super) fn read_labels(
         boot: get(label::BOOT)?,
         revision: get(label::REVISION)?.parse().ok()?,
         nonce: get(label::INSTANCE)?,
+        publisher: Publisher::parse(labels.get(label::PUBLISHER).map(String::as_str)),
+        addresses: Vec::new(),
         state,
         exit_code: 0,
         oom_killed: false,

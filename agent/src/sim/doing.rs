@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::{BLINK, Behaviour, EVENTS_MAX, Link, SimContainer, SimHost, Spoilt, podman_name, seen};
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
+use crate::core::mapping::Publisher;
 use crate::core::record::Record;
 use crate::core::step::{AfterGrace, Outcome, Step, StepError, StopRule, Target};
 use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, OutputStream, Piece, Program};
@@ -97,8 +98,13 @@ impl SimHost {
             return Err(StepError::Refused("executable file not found".into()));
         }
         let pod = thing.pod.clone();
+        let address = state.next_address();
         for id in pod.iter().map(String::as_str).chain([id]) {
             if let Some(thing) = state.things.get_mut(id) {
+                let has_network = thing.seen.role != Role::Init && thing.pod.is_none();
+                if has_network && thing.seen.publisher == Publisher::Agent && thing.seen.addresses.is_empty() {
+                    thing.seen.addresses.push(address);
+                }
                 thing.seen.state = SeenState::Running;
                 thing.seen.started_at_ms = now_ms;
                 thing.seen.exit_code = 0;
@@ -204,7 +210,8 @@ impl Host for SimHost {
         let seen = state.things.values().filter(|c| c.app == *key).map(|c| c.seen.clone()).collect();
         let there = |image: &&String| state.every_image || state.images.contains(*image);
         let image = |image: &String| (image.clone(), ImageSeen { id: "0".repeat(64), digest: String::new() });
-        Ok(Observed { seen, images: images.iter().filter(there).map(image).collect() })
+        let mapping = state.mappings.get(key).cloned();
+        Ok(Observed { seen, images: images.iter().filter(there).map(image).collect(), mapping })
     }
 
     async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
@@ -230,6 +237,13 @@ impl Host for SimHost {
                 Step::Create { app, name, role, pod, nonce, .. } => self.make(app, name, *role, pod.as_deref(), nonce),
                 Step::Start { target, .. } => self.start(&target.id),
                 Step::Probe { target, .. } => self.probe(&target.id),
+                Step::Map { key, mapping, .. } => self.map(key, Some(mapping)),
+                Step::Unmap { key } => self.map(key, None),
+                Step::Retire { targets, rule, .. } => {
+                    let drain = self.state().drain_time.min(rule.grace);
+                    tokio::time::sleep(drain).await;
+                    self.stop(targets, rule).await
+                }
             }
         };
         self.effect(&step.to_string(), work).await

@@ -4,8 +4,10 @@
 //! tokio's, so a test with paused time runs hours in milliseconds, and hundreds of these fit in one process.
 
 mod doing;
+mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{Seen, SeenState};
+use crate::core::mapping::{Address, Mapping, Publisher};
 use crate::core::record::Record;
 use crate::core::step::StepError;
 use crate::supervise::HostEvent;
@@ -84,6 +87,7 @@ pub struct SimContainer {
 struct State {
     boot: u32,
     counter: u64,
+    addresses: u32,
     things: BTreeMap<String, SimContainer>,
     images: BTreeSet<String>,
     every_image: bool,
@@ -96,6 +100,11 @@ struct State {
     looks: BTreeMap<AppKey, u64>,
     pull_time: Duration,
     records: BTreeMap<AppKey, Record>,
+    mappings: BTreeMap<AppKey, Mapping>,
+    nft: Link,
+    drain_time: Duration,
+    guarded: Option<AppKey>,
+    unserved: Vec<String>,
     disk: Link,
     spoilt: BTreeMap<AppKey, Spoilt>,
     mishap: Option<(u32, Mishap)>,
@@ -131,6 +140,7 @@ impl SimHost {
             state: Mutex::new(State {
                 boot: 1,
                 counter: 0,
+                addresses: 0,
                 things: BTreeMap::new(),
                 images: BTreeSet::new(),
                 every_image: true,
@@ -143,6 +153,11 @@ impl SimHost {
                 looks: BTreeMap::new(),
                 pull_time: Duration::ZERO,
                 records: BTreeMap::new(),
+                mappings: BTreeMap::new(),
+                nft: Link::Up,
+                drain_time: Duration::ZERO,
+                guarded: None,
+                unserved: Vec::new(),
                 disk: Link::Up,
                 spoilt: BTreeMap::new(),
                 mishap: None,
@@ -243,7 +258,9 @@ impl SimHost {
     pub fn reboot(&self) {
         let mut state = self.state();
         state.boot += 1;
+        state.mappings.clear();
         for thing in state.things.values_mut() {
+            thing.seen.addresses.clear();
             if thing.seen.state == SeenState::Running {
                 thing.seen.state = if thing.seen.role == Role::Pod { SeenState::Created } else { SeenState::Exited };
             }
@@ -323,11 +340,13 @@ impl SimHost {
             let Some(thing) = state.things.get_mut(id) else { return };
             thing.seen.state = SeenState::Exited;
             thing.seen.exit_code = code;
+            thing.seen.addresses.clear();
             if code != 0 {
                 thing.seen.last_lines = vec![format!("simulated end with {code}")];
             }
             thing.app.clone()
         };
+        self.look_at_ports("a container ended");
         self.tell(HostEvent::App(app));
     }
 
@@ -385,8 +404,13 @@ impl SimHost {
         work: impl Future<Output = Result<T, StepError>> + Send,
     ) -> Result<T, StepError> {
         self.alive().await;
+        self.look_at_ports(&format!("before {text}"));
         match self.fate(text) {
-            Fate::Apply => work.await,
+            Fate::Apply => {
+                let done = work.await;
+                self.look_at_ports(&format!("after {text}"));
+                done
+            }
             Fate::Skip(mishap) => Err(self.suffer(mishap).await),
             Fate::ApplyThen(mishap) => {
                 work.await?;
@@ -397,6 +421,12 @@ impl SimHost {
 }
 
 impl State {
+    /// Every start gives another one, as Podman does.
+    fn next_address(&mut self) -> Address {
+        self.addresses = self.addresses.wrapping_add(1);
+        Address { ip: Ipv4Addr::from(0x0a00_0000 + self.addresses).into(), prefix: 8 }
+    }
+
     fn next_id(&mut self) -> String {
         self.counter += 1;
         format!("{:064x}", self.counter)
@@ -425,6 +455,8 @@ fn seen(
         boot: boot.to_owned(),
         revision: app.revision().0,
         nonce: nonce.to_owned(),
+        publisher: Publisher::of(app),
+        addresses: Vec::new(),
         state: SeenState::Created,
         exit_code: 0,
         oom_killed: false,

@@ -11,12 +11,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::host::Host;
+use super::lanes::{Lane, Memories};
 use super::ledger::Recall;
 use super::streams::Known;
 use crate::core::app::{App, AppKey, Role};
 use crate::core::backoff::Backoff;
 use crate::core::have::Have;
-use crate::core::memory::Memory;
 use crate::core::plan::{Facts, Neighbour, Neighbours, Plan, Standing, neighbour, plan};
 use crate::core::record::{Instance, Record};
 use crate::core::report::{compose, unknown};
@@ -67,7 +67,7 @@ pub(super) struct AppTask<H: Host> {
     pub(super) record: Record,
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
-    memory: Memory,
+    memory: Memories,
     walk: Walk,
     background: JoinSet<(Step, Result<(), String>)>,
     pulls: BTreeMap<String, AbortHandle>,
@@ -108,7 +108,7 @@ impl<H: Host> AppTask<H> {
             heard: BTreeMap::new(),
             record,
             from_labels,
-            memory: Memory::default(),
+            memory: Memories::default(),
             walk: Walk::default(),
             background: JoinSet::new(),
             pulls: BTreeMap::new(),
@@ -163,44 +163,55 @@ impl<H: Host> AppTask<H> {
         let have = Have::sort(observed, &self.record);
         let now = self.host.now();
         if let Some(app) = in_charge(want, current.as_deref()) {
-            self.memory.saw(&have, app, now);
+            self.memory.in_charge.saw(&have, app, now);
+        }
+        let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
+        let trial_hash = want.app.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
+        if let Some(app) = want.app.as_deref().filter(|_| trial_hash != hash) {
+            self.memory.beside.saw(&have, app, now);
         }
         let facts = Facts {
+            key: self.key.clone(),
             boot: self.host.boot(),
             now,
             nonce: self.host.nonce(),
             device: want.device.clone(),
             neighbours: self.listen(want, current.as_deref()),
         };
-        let plan = plan(want.app.as_ref(), current.as_ref(), &have, &self.memory, &facts);
+        let plan =
+            plan(want.app.as_ref(), current.as_ref(), &have, &self.memory.in_charge, &self.memory.beside, &facts);
         if plan.gone {
             return self.gone().await;
         }
-        self.walk.saw(want.app.as_deref(), current.as_deref(), &have, &self.memory, &plan, now);
+        let memory = self.memory.of(if plan.beside.is_empty() { Lane::InCharge } else { Lane::Beside });
+        self.walk.saw(want.app.as_deref(), current.as_deref(), &have, memory, &plan, now);
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
-        self.memory.forget_trouble(&plan.steps);
-        for step in plan.steps.iter().filter(|step| step.background_key().is_some()) {
-            self.begin(step.clone());
+        self.memory.in_charge.forget_trouble(&plan.steps);
+        self.memory.beside.forget_trouble(&plan.beside);
+        let mut wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now)).min(AUDIT);
+        let lanes = [(Lane::InCharge, hash, plan.steps), (Lane::Beside, trial_hash, plan.beside)];
+        for (_, _, steps) in &lanes {
+            for step in steps.iter().filter(|step| step.background_key().is_some()) {
+                self.begin(step.clone());
+            }
         }
-        let foreground = together(plan.steps);
-        let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
-        let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
-        let Some(step) = foreground.first() else {
-            self.last_step = (String::new(), 0);
-            return Next::After(wait.min(AUDIT));
-        };
-        if let Some(trouble) = self.memory.trouble(&hash)
-            && trouble.step == step.to_string()
-            && trouble.next > now
-        {
-            return Next::After(wait.min(trouble.next - now).max(Duration::from_millis(1)));
+        for (lane, hash, steps) in lanes {
+            let foreground = together(steps);
+            let Some(step) = foreground.first() else { continue };
+            let trouble = self.memory.of(lane).trouble(&hash);
+            if let Some(trouble) = trouble.filter(|trouble| trouble.step == step.to_string() && trouble.next > now) {
+                wait = wait.min(trouble.next - now);
+                continue;
+            }
+            if foreground.len() > 1 {
+                self.start_together(lane, &foreground, &hash).await;
+            } else {
+                self.act(lane, &foreground[0], &hash, &facts).await;
+            }
+            return Next::Now;
         }
-        if foreground.len() > 1 {
-            self.start_together(&foreground, &hash).await;
-        } else {
-            self.act(&foreground[0], &hash, &facts).await;
-        }
-        Next::Now
+        self.last_step = (String::new(), 0);
+        Next::After(wait.max(Duration::from_millis(1)))
     }
 
     /// How the apps stand now that this one depends on.
@@ -234,7 +245,7 @@ impl<H: Host> AppTask<H> {
             return Next::After(AUDIT);
         }
         self.record = Record::new(self.key.clone());
-        self.memory = Memory::default();
+        self.memory = Memories::default();
         self.walk = Walk::default();
         self.last = None;
         self.told = Neighbour::default();
@@ -243,8 +254,9 @@ impl<H: Host> AppTask<H> {
     }
 
     async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan, facts: &Facts) {
-        let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, &self.walk, plan) else { return };
-        let neighbour = neighbour(in_charge(want, current), have, &self.memory, facts, plan);
+        let memory = &self.memory.in_charge;
+        let Some(report) = compose(want.app.as_deref(), current, have, memory, &self.walk, plan) else { return };
+        let neighbour = neighbour(in_charge(want, current), have, memory, facts, plan);
         if self.last.as_ref() == Some(&report) && self.told == neighbour {
             return;
         }
@@ -275,7 +287,7 @@ impl<H: Host> AppTask<H> {
 
     fn begin(&mut self, step: Step) {
         let Some(key) = step.background_key() else { return };
-        self.memory.begin(key);
+        self.memory.each().into_iter().for_each(|memory| memory.begin(key.clone()));
         let host = Arc::clone(&self.host);
         let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
         let handle = self.background.spawn(async move {
@@ -294,7 +306,7 @@ impl<H: Host> AppTask<H> {
             let wanted = images.contains(image);
             if !wanted {
                 handle.abort();
-                memory.cancelled(image);
+                memory.each().into_iter().for_each(|memory| memory.cancelled(image));
             }
             wanted
         });
@@ -305,14 +317,16 @@ impl<H: Host> AppTask<H> {
             Ok((step, result)) => {
                 if let Step::Pull { image, .. } = &step {
                     self.pulls.remove(image);
-                    if let Some(app) = &self.want.borrow().app {
-                        self.memory.refreshed(&app.hash().to_string(), image);
+                    let hash = self.want.borrow().app.as_ref().map(|app| app.hash().to_string());
+                    if let Some(hash) = hash {
+                        self.memory.each().into_iter().for_each(|memory| memory.refreshed(&hash, image));
                     }
                 }
                 if let Err(why) = &result {
                     tracing::debug!(app = %self.key, %step, why, "step failed");
                 }
-                self.memory.ended(&step, result, self.host.now());
+                let now = self.host.now();
+                self.memory.each().into_iter().for_each(|memory| memory.ended(&step, result.clone(), now));
             }
             Err(err) if err.is_cancelled() => {}
             Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
@@ -320,7 +334,7 @@ impl<H: Host> AppTask<H> {
     }
 
     /// The mains of a pod start side by side: none waits for another. Of several failures the first one is told.
-    async fn start_together(&mut self, steps: &[Step], hash: &str) {
+    async fn start_together(&mut self, lane: Lane, steps: &[Step], hash: &str) {
         tracing::info!(app = %self.key, count = steps.len(), "starting side by side");
         let host = &self.host;
         let results = futures::future::join_all(steps.iter().map(|step| host.perform(step))).await;
@@ -328,7 +342,7 @@ impl<H: Host> AppTask<H> {
         let mut failed = None;
         for (step, result) in steps.iter().zip(results) {
             match result {
-                Ok(_) => self.memory.done(step, now),
+                Ok(_) => self.memory.of(lane).done(step, now),
                 Err(err) => {
                     tracing::warn!(app = %self.key, %step, %err, "step failed");
                     failed.get_or_insert((step, err.to_string()));
@@ -336,35 +350,38 @@ impl<H: Host> AppTask<H> {
             }
         }
         if let Some((step, why)) = failed {
-            self.memory.failed(step, hash, why, now);
+            self.memory.of(lane).failed(step, hash, why, now);
         } else {
-            self.repeated(&steps[0], hash, now);
+            self.repeated(lane, &steps[0], hash, now);
         }
     }
 
     /// A step that succeeds again and again changes nothing: a failure, so that it is not done without pause.
-    fn repeated(&mut self, step: &Step, hash: &str, now: Duration) {
+    fn repeated(&mut self, lane: Lane, step: &Step, hash: &str, now: Duration) {
         let text = step.to_string();
         let count = if self.last_step.0 == text { self.last_step.1 + 1 } else { 1 };
         if count > SAME_STEP_MAX {
             let message = format!("{step} succeeded {count} times and changed nothing; look at Podman's log");
-            self.memory.failed(step, hash, message, now);
+            self.memory.of(lane).failed(step, hash, message, now);
         }
         self.last_step = (text, count);
     }
 
-    async fn act(&mut self, step: &Step, hash: &str, facts: &Facts) {
+    async fn act(&mut self, lane: Lane, step: &Step, hash: &str, facts: &Facts) {
         tracing::info!(app = %self.key, %step, "doing");
         let result = self.perform(step, facts).await;
         let now = self.host.now();
         match result {
             Ok(()) => {
-                self.memory.done(step, now);
-                self.repeated(step, hash, now);
+                self.memory.of(lane).done(step, now);
+                self.repeated(lane, step, hash, now);
+                if lane == Lane::Beside && matches!(step, Step::Adopt { .. }) {
+                    self.memory.turn();
+                }
             }
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
-                self.memory.failed(step, hash, err.to_string(), now);
+                self.memory.of(lane).failed(step, hash, err.to_string(), now);
             }
         }
     }
@@ -394,6 +411,9 @@ impl<H: Host> AppTask<H> {
             | Step::Stop { .. }
             | Step::Expire { .. }
             | Step::Start { .. }
+            | Step::Map { .. }
+            | Step::Unmap { .. }
+            | Step::Retire { .. }
             | Step::Probe { .. } => self.host.perform(step).await.map(|_| ()),
         }
     }

@@ -4,6 +4,7 @@
 
 mod app;
 mod host;
+mod lanes;
 mod ledger;
 mod session;
 mod streams;

@@ -11,6 +11,7 @@ use bramble_agent::host::device::{Places, PodmanHost};
 use bramble_agent::host::logs::{self, Budget, Logs};
 use bramble_agent::host::podman::service::{Service, ServiceConfig, ServiceState};
 use bramble_agent::host::podman::{ContainerSpec, Podman};
+use bramble_agent::host::ports::Ports;
 use bramble_agent::supervise::{Chunk, ExecWish, OutputStream, Supervisor, SupervisorHandle};
 use bramble_contracts::v1::{
     Deployment, DesiredApp, DesiredDocument, LogPart, LogSpan, LogWindow, LogWish, Phase, Status,
@@ -242,6 +243,22 @@ impl Device {
         podman
     }
 
+    /// The host's address on the device's bridge.
+    pub(crate) fn gateway(&self) -> String {
+        let mut files = std::fs::read_dir(self.path("networks")).unwrap().map(|entry| entry.unwrap().path());
+        let file = files.find(|file| file.extension().is_some_and(|e| e == "json")).unwrap();
+        let network: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        network["subnets"][0]["gateway"].as_str().unwrap().to_owned()
+    }
+
+    /// The agent's own nftables tables.
+    pub(crate) fn tables(&self) -> Vec<String> {
+        let ports = Ports::of(&self.path("apps"));
+        let all = nft(&["list", "tables", "inet"]);
+        let ours = all.lines().filter_map(|line| line.strip_prefix("table inet "));
+        ours.filter(|table| table.starts_with(ports.mark())).map(str::to_owned).collect()
+    }
+
     pub(crate) fn uptime(&self) -> Duration {
         bramble_agent::host::clock::uptime()
     }
@@ -384,6 +401,9 @@ impl Drop for Device {
         let unmounted = std::process::Command::new("umount").arg(self.path("state/store/overlay")).output();
         drop(unmounted);
         end_service(self.podman.socket());
+        for table in self.tables() {
+            nft(&["delete", "table", "inet", &table]);
+        }
     }
 }
 
@@ -394,6 +414,13 @@ pub(crate) fn texts(parts: &[LogPart]) -> Vec<(u32, String)> {
         LogPart::Span { .. } | LogPart::Gap { .. } | LogPart::Rest(_) => &[],
     });
     lines.map(|line| (line.next.life, line.text.clone())).collect()
+}
+
+/// `nft` with these words; its output.
+pub(crate) fn nft(words: &[&str]) -> String {
+    #[allow(clippy::disallowed_methods, reason = "a test looks for itself")]
+    let done = std::process::Command::new("nft").args(words).output().unwrap();
+    String::from_utf8(done.stdout).unwrap()
 }
 
 fn end_service(socket: &Path) {

@@ -152,7 +152,8 @@ pub(crate) fn app_of(app: &DesiredApp) -> App {
 }
 
 /// `name revision word…`, where a word is `init:NAME=IMAGE`, `main:NAME=IMAGE`, `probe`, `grace=5s`, `nofallback`,
-/// `restart=never`, `timeout=10s`, `pull=always`, `secret`, `after=DEPLOYMENT:CONDITION`, `after:NAME=CONTAINER:CONDITION`.
+/// `restart=never`, `timeout=10s`, `pull=always`, `secret`, `port=8080`, `startFirst`, `after=DEPLOYMENT:CONDITION`,
+/// `after:NAME=CONTAINER:CONDITION`.
 /// Of `probe:NAME` and `restart:NAME` only that main is meant.
 pub(crate) fn parse_app(words: &[&str]) -> DesiredApp {
     let [name, revision, words @ ..] = words else { panic!("an app needs a name and a revision") };
@@ -209,6 +210,7 @@ fn option(key: &str, value: &str, inits: &mut [Value], mains: &mut [Value], life
         }),
         "grace" => lifecycle["gracePeriod"] = value.into(),
         "nofallback" => lifecycle["sigkillFallback"] = false.into(),
+        "port" => mains[0]["ports"] = json!([{ "host": value.parse::<u16>().unwrap(), "container": 80 }]),
         "startFirst" => lifecycle["handover"] = "startFirst".into(),
         other => panic!("unknown option {other}"),
     }

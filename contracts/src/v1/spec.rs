@@ -283,7 +283,8 @@ pub struct SecretRef {
 pub struct Port {
     /// On the device.
     pub host: u16,
-    /// On which of the device's addresses; all IPv4 ones by default.
+    /// On which of the device's addresses; by default, and as `::`, on all of them. IPv6 ones need an app network with
+    /// IPv6.
     #[serde(default = "any_address", rename = "hostIP")]
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub host_ip: IpAddr,

@@ -88,9 +88,6 @@ impl Deployment {
         if self.spec.rollout != Rollout::default() {
             found.add("spec.rollout", format!("a rollout in batches {later}: a change goes to all devices at once"));
         }
-        if self.spec.lifecycle.handover == Handover::StartFirst {
-            found.add("spec.lifecycle.handover", format!("startFirst {later}"));
-        }
         found.0
     }
 
@@ -260,10 +257,13 @@ fn handover(spec: &DeploymentSpec, found: &mut Findings) {
             "startFirst cannot be used with the host's network: both would want the same ports",
         );
     }
-    for (i, c) in spec.containers.iter().enumerate() {
-        for (j, _) in c.volumes.iter().enumerate().filter(|(_, v)| !v.read_only) {
+    // An init container of the new revision runs while the old one serves, so it may not write either.
+    let inits = spec.init_containers.iter().enumerate().map(|(i, c)| (format!("spec.initContainers[{i}]"), &c.volumes));
+    let mains = spec.containers.iter().enumerate().map(|(i, c)| (format!("spec.containers[{i}]"), &c.volumes));
+    for (at, volumes) in inits.chain(mains) {
+        for (j, _) in volumes.iter().enumerate().filter(|(_, v)| !v.read_only) {
             let why = "startFirst cannot share a writable volume between the old and the new container: make it readOnly, or use stopFirst";
-            found.add(format!("spec.containers[{i}].volumes[{j}]"), why);
+            found.add(format!("{at}.volumes[{j}]"), why);
         }
     }
 }
@@ -277,5 +277,40 @@ fn rollout(r: &Rollout, found: &mut Findings) {
     }
     if r.progress_deadline < r.healthy_for {
         found.add("spec.rollout.progressDeadline", "is shorter than healthyFor: no device could ever succeed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn paths(spec: &serde_json::Value) -> Vec<String> {
+        let mut deployment = json!({ "metadata": { "name": "web" }, "spec": {
+            "selector": { "devices": ["pi-1"] },
+            "containers": [{ "name": "web", "image": "localhost/web:1" }],
+            "lifecycle": { "handover": "startFirst" },
+        } });
+        for (field, value) in spec.as_object().expect("an object") {
+            deployment["spec"][field] = value.clone();
+        }
+        let deployment: Deployment = serde_json::from_value(deployment).expect("a deployment");
+        assert_eq!(deployment.unsupported(), [], "startFirst is there");
+        deployment.problems().into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn what_two_revisions_cannot_share_excludes_start_first() {
+        let with = |name: &str, volumes: serde_json::Value| json!({ "name": name, "image": "a:1", "volumes": volumes });
+        let read = json!([{ "name": "data", "path": "/data", "readOnly": true }]);
+        let write = json!([{ "name": "conf", "path": "/conf", "readOnly": true }, { "name": "data", "path": "/data" }]);
+        assert_eq!(paths(&json!({ "containers": [with("web", read.clone())] })), Vec::<String>::new());
+        assert_eq!(paths(&json!({ "containers": [with("web", write.clone())] })), ["spec.containers[0].volumes[1]"]);
+        let init = json!({ "initContainers": [with("a", read), with("b", write.clone())] });
+        assert_eq!(paths(&init), ["spec.initContainers[1].volumes[1]"]);
+        assert_eq!(paths(&json!({ "hostNetwork": true })), ["spec.hostNetwork"]);
+        let stop_first = json!({ "lifecycle": {}, "hostNetwork": true, "containers": [with("web", write)] });
+        assert_eq!(paths(&stop_first), Vec::<String>::new());
     }
 }

@@ -8,6 +8,7 @@ mod http;
 mod mode;
 
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::exit;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ fn main() {
     match mode {
         Mode::Serve { port } => serve(&open(port, Mood::Well), &stop),
         Mode::Sick { port } => serve(&open(port, Mood::Sick), &stop),
+        Mode::Udp { port } => interruptible(&stop, move || udp(port)),
         Mode::IgnoreTerm { port } => {
             let server = open(port, Mood::Well);
             server.work();
@@ -75,13 +77,31 @@ fn serve(server: &http::Server, stop: &SigSet) {
     exit(0);
 }
 
-fn open(port: u16, mood: Mood) -> http::Server {
-    let who = http::Who {
+fn who(mood: Mood) -> http::Who {
+    http::Who {
         mood,
         version: std::env::var("HELLO_VERSION").unwrap_or_else(|_| "unknown".into()),
         device: std::env::var("BRAMBLE_DEVICE").unwrap_or_else(|_| "an unknown device".into()),
-    };
-    match http::Server::bind(port, who) {
+    }
+}
+
+/// The answer to a packet is the version alone.
+fn udp(port: u16) {
+    let answer = format!("version {}", who(Mood::Well).version);
+    let socket =
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let socket = socket.unwrap_or_else(|err| fail(&format!("cannot listen on port {port}: {err}")));
+    let mut packet = [0; 64];
+    loop {
+        // An answer that does not arrive is that client's loss alone.
+        if let Ok((_, from)) = socket.recv_from(&mut packet) {
+            drop(socket.send_to(answer.as_bytes(), from));
+        }
+    }
+}
+
+fn open(port: u16, mood: Mood) -> http::Server {
+    match http::Server::bind(port, who(mood)) {
         Ok(server) => {
             say(&format!("listening on {}", server.address()));
             server

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// The modes, as told to someone who asked for one that does not exist.
-pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | ignore-term [--port N] | sick [--port N] | \
-                                exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | cat | flood | \
-                                chatter MILLISECONDS]";
+pub(crate) const USAGE: &str = "usage: hello [serve [--port N] | udp [--port N] | ignore-term [--port N] | \
+                                sick [--port N] | exit CODE [MESSAGE] | sleep SECONDS | touch FILE | env NAME | cat | \
+                                flood | chatter MILLISECONDS]";
 
 const DEFAULT_PORT: u16 = 80;
 
@@ -14,6 +14,8 @@ const DEFAULT_PORT: u16 = 80;
 pub(crate) enum Mode {
     /// Answer HTTP until told to stop; then finish and exit 0.
     Serve { port: u16 },
+    /// Answer every UDP packet until told to stop.
+    Udp { port: u16 },
     /// Answer HTTP and take no notice of SIGTERM, as a bad app would.
     IgnoreTerm { port: u16 },
     /// Answer every request with 500, as an app without its database would.
@@ -40,6 +42,8 @@ pub(crate) fn parse(args: &[String], port: Option<&str>) -> Result<Mode, String>
     match words.as_slice() {
         [] | ["serve"] => Ok(Mode::Serve { port: default_port(port)? }),
         ["serve", "--port", n] => Ok(Mode::Serve { port: number("--port", n)? }),
+        ["udp"] => Ok(Mode::Udp { port: default_port(port)? }),
+        ["udp", "--port", n] => Ok(Mode::Udp { port: number("--port", n)? }),
         ["ignore-term"] => Ok(Mode::IgnoreTerm { port: default_port(port)? }),
         ["ignore-term", "--port", n] => Ok(Mode::IgnoreTerm { port: number("--port", n)? }),
         ["sick"] => Ok(Mode::Sick { port: default_port(port)? }),
@@ -95,6 +99,7 @@ mod tests {
         assert_eq!(read("cat", None), Ok(Mode::Cat));
         assert_eq!(read("flood", None), Ok(Mode::Flood));
         assert_eq!(read("chatter 20", None), Ok(Mode::Chatter { every: Duration::from_millis(20) }));
+        assert_eq!(read("udp --port 53", None), Ok(Mode::Udp { port: 53 }));
     }
 
     #[test]

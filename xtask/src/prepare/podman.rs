@@ -52,17 +52,34 @@ impl Store {
             .env("CONTAINERS_CONF", &self.containers_conf)
     }
 
-    /// Removes every container, its mounts and its network. Images and volumes stay.
+    /// Removes every container, its mounts and its network, and the agent's tables that lead host ports to them. Images
+    /// and volumes stay.
     ///
     /// # Errors
-    /// When Podman fails.
+    /// When Podman or nft fails.
     pub fn remove_containers(&self) -> anyhow::Result<()> {
+        self.remove_tables().context("cannot remove the device's nftables tables")?;
         if !self.root.exists() {
             return Ok(());
         }
         let all = ["--all", "--force", "--time", "2"];
         self.podman().args(["pod", "rm"]).args(all).check().context("cannot remove the device's pods")?;
         self.podman().arg("rm").args(all).check().context("cannot remove the device's containers")?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Tables with the agent's mark, which it makes of where the apps lie.
+    fn remove_tables(&self) -> anyhow::Result<()> {
+        let apps = self.root.parent().unwrap_or(&self.root);
+        let mark = format!("bramble-{}-", &sha256(apps.as_os_str().as_encoded_bytes())[..8]);
+        let tables = Cmd::new("nft").args(["list", "tables", "inet"]).output()?;
+        for table in tables.stdout.lines().filter_map(|line| line.strip_prefix("table inet ")) {
+            if table.starts_with(&mark) {
+                Cmd::new("nft").args(["delete", "table", "inet", table]).check()?;
+            }
+        }
         Ok(())
     }
 }
@@ -101,7 +118,7 @@ pub fn podman_env(dir: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&networks).with_context(|| format!("cannot make {}", networks.display()))?;
     let subnet = subnet(dir, Path::new("/run/bramble-subnets"))?;
     let bridge = format!("brm-{}", &sha256(dir.as_os_str().as_encoded_bytes())[..8]);
-    replace(&networks.join(format!("{bridge}.json")), &network(&bridge, subnet))?;
+    replace(&networks.join(format!("{bridge}.json")), &network(&bridge, subnet, Families::here()))?;
     let conf = dir.join("containers.conf");
     let systemd = Path::new("/run/systemd/system").is_dir();
     replace(&conf, &containers_conf(&networks, &bridge, systemd, may_raise_files()))?;
@@ -124,17 +141,40 @@ fn containers_conf(networks: &Path, network: &str, systemd: bool, may_raise: boo
     text
 }
 
-/// Podman's default network, with a bridge and a subnet that no other device on this machine has.
-fn network(bridge: &str, (high, low): (u8, u8)) -> String {
+/// Which addresses a machine knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    /// IPv4 and IPv6.
+    Both,
+    /// IPv6 is switched off.
+    Ipv4,
+}
+
+impl Families {
+    fn here() -> Self {
+        if Path::new("/proc/net/if_inet6").exists() { Self::Both } else { Self::Ipv4 }
+    }
+}
+
+/// Podman's default network, with a bridge and subnets that no other device on this machine has; of both families where
+/// the machine knows both.
+fn network(bridge: &str, (high, low): (u8, u8), families: Families) -> String {
+    let ipv6 = families == Families::Both;
     let id = sha256(bridge.as_bytes());
+    let mut subnets =
+        vec![serde_json::json!({ "subnet": format!("10.{high}.{low}.0/24"), "gateway": format!("10.{high}.{low}.1") })];
+    if ipv6 {
+        let net = format!("fd62:6d62:{high:02x}{low:02x}:");
+        subnets.push(serde_json::json!({ "subnet": format!("{net}:/64"), "gateway": format!("{net}:1") }));
+    }
     let network = serde_json::json!({
         "name": bridge,
         "id": id,
         "driver": "bridge",
         "network_interface": bridge,
         "created": "2026-01-01T00:00:00Z",
-        "subnets": [{ "subnet": format!("10.{high}.{low}.0/24"), "gateway": format!("10.{high}.{low}.1") }],
-        "ipv6_enabled": false,
+        "subnets": subnets,
+        "ipv6_enabled": ipv6,
         "internal": false,
         "dns_enabled": false,
         "ipam_options": { "driver": "host-local" },

@@ -2,9 +2,10 @@
 //!
 //! The supervisor performs the first step and plans again. Order: prepare the new spec while the old one runs, adopt it,
 //! stop the old one gracefully, remove it, run the init containers in order, start the mains, probe them. `waits` says
-//! which of it waits for others.
+//! which of it waits for others. With start first, all of that happens beside the old one.
 //! Absence of an app in a newer document is the only thing that removes it.
 
+mod handover;
 mod mains;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use bramble_contracts::Name;
 use bramble_contracts::v1::{ImagePullPolicy, Phase, Status};
 
-use crate::core::app::{App, Role};
+use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{Have, Seen, SeenState};
 use crate::core::memory::{Crash, Memory};
 use crate::core::step::{AfterGrace, Device, PullNeed, Step, StopRule, Target};
@@ -26,6 +27,8 @@ pub use waits::{Neighbour, Neighbours, Standing, neighbour};
 /// Inputs that are neither wanted nor observed.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// Which app.
+    pub key: AppKey,
     /// Changes with every boot.
     pub boot: String,
     /// Time since boot.
@@ -43,6 +46,8 @@ pub struct Facts {
 pub struct Plan {
     /// In order; each background step may begin at once, of the others only the first, and starts of mains together.
     pub steps: Vec<Step>,
+    /// Likewise, for a spec that is brought up beside the one in charge.
+    pub beside: Vec<Step>,
     /// For people.
     pub status: Status,
     /// The detail.
@@ -60,7 +65,7 @@ const IMAGE_LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Plan {
     fn new(status: Status, phase: Phase) -> Self {
-        Self { steps: Vec::new(), status, phase, reason: String::new(), wake: None, gone: false }
+        Self { steps: Vec::new(), beside: Vec::new(), status, phase, reason: String::new(), wake: None, gone: false }
     }
 
     fn wake_at(&mut self, at: Duration) {
@@ -75,9 +80,16 @@ impl Plan {
     }
 }
 
-/// Plans one app.
-pub fn plan(want: Option<&Arc<App>>, current: Option<&Arc<App>>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
-    let Some(want) = want else { return remove(current, have) };
+/// Plans one app. `memory` is of the spec in charge, `trial` of the wanted one, while that runs beside it.
+pub fn plan(
+    want: Option<&Arc<App>>,
+    current: Option<&Arc<App>>,
+    have: &Have,
+    memory: &Memory,
+    trial: &Memory,
+    facts: &Facts,
+) -> Plan {
+    let Some(want) = want else { return remove(current, have, facts) };
     let in_charge = current.filter(|current| current.hash() == want.hash());
     if in_charge.is_some() {
         // Same containers: policies that may change while they run come from the newest document.
@@ -87,6 +99,12 @@ pub fn plan(want: Option<&Arc<App>>, current: Option<&Arc<App>>, have: &Have, me
             plan.fail(why);
         }
         return plan;
+    }
+    if let Some(current) = current
+        && want.refused().is_none()
+        && handover::overlaps(want, current)
+    {
+        return handover::upgrade(want, current, have, memory, trial, facts);
     }
     let mut plan = match current {
         Some(current) => converge(current, have, memory, facts),
@@ -163,10 +181,20 @@ fn prepare(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Pl
     ready
 }
 
-/// Brings the spec in charge to life, or keeps it alive.
+/// Brings the spec in charge to life, or keeps it alive, with its host ports.
+fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
+    let mut plan = toward(app, have, memory, facts);
+    handover::follow(app, have, facts, &mut plan);
+    if let Some(trouble) = memory.trouble(&app.hash().to_string()) {
+        plan.fail(trouble.message.clone());
+    }
+    plan
+}
+
+/// Brings a spec to life, or keeps it alive.
 ///
 /// New containers are made while the old ones still run, so that an app is down only between stop and start.
-fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
+fn toward(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
     let hash = app.hash().to_string();
     let mut plan = Plan::new(Status::Trial, Phase::Starting);
     let leave = outdated(app, have, facts);
@@ -176,6 +204,9 @@ fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan
     } else if create_missing(app, have, memory, facts, &mut plan) {
         if leave.is_empty() {
             bring_up(app, have, memory, facts, &mut plan);
+        } else if handover::has_begun(app, have) {
+            bring_up(app, have, memory, facts, &mut plan);
+            handover::retire(app, &leave, have, memory, facts, &mut plan);
         } else {
             clear(&leave, &stop_rule(app), &mut plan);
         }
@@ -183,9 +214,6 @@ fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan
         plan.phase = Phase::Preparing;
     }
     plan.steps.extend(forget(have));
-    if let Some(trouble) = memory.trouble(&hash) {
-        plan.fail(trouble.message.clone());
-    }
     plan
 }
 
@@ -346,13 +374,16 @@ fn create(app: &Arc<App>, name: &Name, role: Role, pod: Option<String>, facts: &
 }
 
 /// Takes an app down that a newer document does not list. Its volumes stay.
-fn remove(current: Option<&Arc<App>>, have: &Have) -> Plan {
+fn remove(current: Option<&Arc<App>>, have: &Have, facts: &Facts) -> Plan {
     let mut plan = Plan::new(Status::Trial, Phase::Removing);
     let rule = current.map_or_else(
         || StopRule { signal: "SIGTERM".into(), grace: Duration::from_secs(30), then: AfterGrace::Kill },
         |app| stop_rule(app),
     );
     let all: Vec<&Seen> = have.ours.iter().collect();
+    if have.mapping.is_some() {
+        plan.steps.push(Step::Unmap { key: facts.key.clone() });
+    }
     clear(&all, &rule, &mut plan);
     plan.phase = Phase::Removing;
     plan.steps.extend(forget(have));

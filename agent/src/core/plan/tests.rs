@@ -1,12 +1,13 @@
 //! Plans of one app from states that are hard to reach: each test says what is there and reads the steps.
 
 use bramble_contracts::Name;
-use bramble_contracts::v1::DesiredApp;
+use bramble_contracts::v1::{DesiredApp, Handover};
 use serde_json::json;
 
 use super::*;
 use crate::core::app::AppKey;
 use crate::core::have::{ImageSeen, Observed};
+use crate::core::mapping::{Address, Publisher, Wanted, wanted};
 use crate::core::record::{Instance, Record};
 use crate::core::step::Device;
 
@@ -30,13 +31,15 @@ struct World {
     record: Record,
     observed: Observed,
     memory: Memory,
+    trial: Memory,
     neighbours: Neighbours,
 }
 
 impl World {
     fn new() -> Self {
         let record = Record::new(AppKey::parse("default.cam").unwrap());
-        Self { record, observed: Observed::default(), memory: Memory::default(), neighbours: Neighbours::new() }
+        let (memory, trial) = (Memory::default(), Memory::default());
+        Self { record, observed: Observed::default(), memory, trial, neighbours: Neighbours::new() }
     }
 
     fn images(mut self, names: &[&str]) -> Self {
@@ -69,6 +72,8 @@ impl World {
             boot: "boot-1".into(),
             revision: 1,
             nonce,
+            publisher: Publisher::of(app),
+            addresses: vec![],
             state,
             exit_code: 0,
             oom_killed: false,
@@ -83,15 +88,31 @@ impl World {
         self.add(app, Role::Main, name, SeenState::Running)
     }
 
+    /// What was added last is reached there.
+    fn at(mut self, ip: &str) -> Self {
+        let last = self.observed.seen.last_mut().unwrap();
+        last.addresses.push(Address { ip: ip.parse().unwrap(), prefix: 24 });
+        self
+    }
+
+    /// Host ports lead to this.
+    fn mapped(mut self, app: &App) -> Self {
+        match wanted(app, &self.have()) {
+            Wanted::Routes(mapping, _) => self.observed.mapping = Some(mapping),
+            other => panic!("{other:?}"),
+        }
+        self
+    }
+
     fn have(&self) -> Have {
         Have::sort(self.observed.clone(), &self.record)
     }
 
     fn plan(&self, want: Option<&Arc<App>>, current: Option<&Arc<App>>, boot: &str) -> Plan {
         let device = Device { id: "d".into(), name: "pi-1".into() };
-        let (now, nonce, neighbours) = (Duration::from_secs(100), "new".into(), self.neighbours.clone());
-        let facts = Facts { boot: boot.into(), now, nonce, device, neighbours };
-        plan(want, current, &self.have(), &self.memory, &facts)
+        let (key, now, nonce) = (AppKey::parse("default.cam").unwrap(), Duration::from_secs(100), "new".into());
+        let facts = Facts { key, boot: boot.into(), now, nonce, device, neighbours: self.neighbours.clone() };
+        plan(want, current, &self.have(), &self.memory, &self.trial, &facts)
     }
 }
 
@@ -201,9 +222,99 @@ fn copied_labels_make_nothing_ours() {
 fn what_cannot_be_done_is_refused_and_changes_nothing() {
     let v1 = app(1, &[], &["cam:1"]);
     let mut desired = app(2, &[], &["cam:2"]).desired().clone();
-    desired.deployment.spec.lifecycle.handover = bramble_contracts::v1::Handover::StartFirst;
+    let secret = json!([{ "name": "PW", "valueFrom": { "secret": { "path": "a", "key": "b" } } }]);
+    desired.deployment.spec.containers[0].env = serde_json::from_value(secret).unwrap();
     let v2 = Arc::new(App::new(desired));
     let plan = World::new().main(&v1, "cam").plan(Some(&v2), Some(&v1), "boot-1");
     assert_eq!((text(&plan).as_str(), plan.status, plan.phase), ("", Status::Failed, Phase::Failed));
-    assert!(plan.reason.contains("startFirst"));
+    assert!(plan.reason.contains("secret"));
+}
+
+/// The same app, handing over start first, with these host ports.
+fn start_first(app: &App, ports: &serde_json::Value) -> Arc<App> {
+    let mut desired = app.desired().clone();
+    desired.deployment.spec.lifecycle.handover = Handover::StartFirst;
+    desired.deployment.spec.containers[0].ports = serde_json::from_value(ports.clone()).unwrap();
+    Arc::new(App::new(desired))
+}
+
+fn both(plan: &Plan) -> String {
+    let beside: Vec<String> = plan.beside.iter().map(Step::to_string).collect();
+    format!("{} | {}", text(plan), beside.join("; "))
+}
+
+#[test]
+fn start_first_proves_switches_adopts_and_only_then_lets_go() {
+    let ports = json!([{ "host": 80, "container": 80 }]);
+    let (v1, v2) = (app(1, &[], &["cam:1"]), app(2, &["seed:2"], &["cam:2"]));
+    let (v1, v2) = (start_first(&v1, &ports), start_first(&v2, &ports));
+    let images = ["cam:1", "cam:2", "seed:2"];
+    let old = || World::new().images(&images).main(&v1, "cam").at("10.0.0.1").mapped(&v1);
+    let plan = |world: &World, current: &Arc<App>| both(&world.plan(Some(&v2), Some(current), "boot-1"));
+    assert_eq!(
+        plan(&World::new().images(&["cam:1"]).main(&v1, "cam").at("10.0.0.1").mapped(&v1), &v1),
+        " | pull reg/cam:2; pull reg/seed:2"
+    );
+    assert_eq!(plan(&old(), &v1), " | create cam");
+    let made = || old().add(&v2, Role::Main, "cam", SeenState::Created);
+    assert_eq!(plan(&made(), &v1), " | create-init seed", "its init containers run beside the old one too");
+    let ready = old().add(&v2, Role::Init, "seed", SeenState::Exited).main(&v2, "cam").at("10.0.0.2");
+    assert_eq!(plan(&ready, &v1), " | map 80/tcp to 10.0.0.2; adopt revision 2");
+    // An agent that died between the two does not prove it again, and does not go back.
+    let switched = ready.mapped(&v2);
+    assert_eq!(plan(&switched, &v1), " | adopt revision 2");
+    assert_eq!(plan(&switched, &v2), "retire cam (SIGTERM 30s kill) | ");
+}
+
+#[test]
+fn start_first_waits_a_moment_longer_than_the_first_passed_probe() {
+    let ports = json!([{ "host": 80, "container": 80 }]);
+    let (v1, v2) = (start_first(&app(1, &[], &["cam:1"]), &ports), start_first(&app(2, &[], &["cam:2"]), &ports));
+    let mut world = World::new().images(&["cam:1", "cam:2"]).main(&v1, "cam").at("10.0.0.1").mapped(&v1);
+    world = world.main(&v2, "cam").at("10.0.0.2");
+    let new = world.observed.seen.last().unwrap().clone();
+    let target = Target { name: new.name.clone(), id: new.id.clone(), nonce: new.nonce.clone() };
+    world.trial.saw(&world.have(), &v2, Duration::from_secs(99));
+    world.trial.done(&Step::Start { target, role: Role::Main }, Duration::from_secs(99));
+    let plan = world.plan(Some(&v2), Some(&v1), "boot-1");
+    assert_eq!((both(&plan).as_str(), plan.wake), (" | ", Some(Duration::from_secs(101))));
+}
+
+#[test]
+fn what_two_cannot_share_makes_the_old_one_stop_first() {
+    let v1 = app(1, &[], &["cam:1"]);
+    let mut writes = v1.desired().clone();
+    let volumes = |read_only: bool| json!([{ "name": "data", "path": "/data", "readOnly": read_only }]);
+    writes.deployment.spec.containers[0].volumes = serde_json::from_value(volumes(false)).unwrap();
+    let writes = Arc::new(App::new(writes));
+    let mut reads = start_first(&app(2, &[], &["cam:2"]), &json!([])).desired().clone();
+    reads.deployment.spec.containers[0].volumes = serde_json::from_value(volumes(true)).unwrap();
+    let reads = Arc::new(App::new(reads));
+    let world = |old: &App| World::new().images(&["cam:1", "cam:2"]).main(old, "cam");
+    let plan = |old: &Arc<App>| both(&world(old).plan(Some(&reads), Some(old), "boot-1"));
+    assert_eq!(plan(&writes), "adopt revision 2 | ", "the old one writes what the new one reads");
+    assert_eq!(plan(&v1), " | create cam");
+    let made = world(&writes).add(&reads, Role::Main, "cam", SeenState::Created);
+    assert_eq!(both(&made.plan(Some(&reads), Some(&reads), "boot-1")), "stop cam (SIGTERM 30s kill); remove cam | ");
+}
+
+#[test]
+fn an_address_that_the_network_does_not_have_is_named() {
+    let ports = json!([{ "host": 80, "container": 80, "hostIP": "2001:db8::1" }]);
+    let v1 = start_first(&app(1, &[], &["cam:1"]), &ports);
+    let world = World::new().main(&v1, "cam").at("10.0.0.1");
+    let plan = world.plan(Some(&v1), Some(&v1), "boot-1");
+    assert_eq!((both(&plan).as_str(), plan.status), (" | ", Status::Failed));
+    assert!(plan.reason.contains("2001:db8::1") && plan.reason.contains("IPv6"), "{}", plan.reason);
+}
+
+#[test]
+fn nothing_goes_while_ports_lead_to_it() {
+    let ports = json!([{ "host": 80, "container": 80 }]);
+    let (v1, v2) = (start_first(&app(1, &[], &["cam:1"]), &ports), start_first(&app(2, &[], &["cam:2"]), &ports));
+    // As when an upgrade in flight is changed to stop first: it is adopted at once, with both of them running.
+    let world = World::new().main(&v1, "cam").at("10.0.0.1").mapped(&v1).main(&v2, "cam").at("10.0.0.2");
+    let plan = |world: &World| both(&world.plan(Some(&v2), Some(&v2), "boot-1"));
+    assert_eq!(plan(&world), "map 80/tcp to 10.0.0.2 | ");
+    assert_eq!(plan(&world.mapped(&v2)), "retire cam (SIGTERM 30s kill) | ");
 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::http::{CHANGE, Call, LOOK, Limit, Podman, PodmanError, escape, one_line, parse};
-use super::types::{ImageDetail, Info, InfoVersion, Made, PullLine};
+use super::types::{ImageDetail, Info, InfoVersion, Made, NetworkLine, PullLine};
 
 /// Bounds of one pull. A slow link may take long; a link that says nothing is given up.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,13 @@ impl Podman {
     /// How Podman is set up.
     pub async fn info(&self) -> Result<Info, PodmanError> {
         self.ask_json(Call::get("tell about itself", "/info"), LOOK).await
+    }
+
+    /// The bridges of all networks there are.
+    pub async fn bridges(&self) -> Result<Vec<String>, PodmanError> {
+        let networks: Vec<NetworkLine> = self.ask_json(Call::get("list networks", "/networks/json"), LOOK).await?;
+        let bridges = networks.into_iter().map(|network| network.network_interface);
+        Ok(bridges.filter(|bridge| !bridge.is_empty()).collect())
     }
 
     /// Whether the image is in the store.

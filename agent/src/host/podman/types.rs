@@ -3,6 +3,7 @@
 //! Podman 4.3 and 5.4 differ in spelling here and there; what differs is read in both forms.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer};
 
@@ -155,9 +156,28 @@ pub struct Network {
     /// Address on it.
     #[serde(default, rename = "IPAddress")]
     pub ip_address: String,
+    /// Bits of its network.
+    #[serde(default, rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    /// IPv6 address on it, empty when it has none.
+    #[serde(default, rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    /// Bits of its IPv6 network.
+    #[serde(default, rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
 }
 
 impl ContainerDetail {
+    /// Its addresses on its first network, each with the bits of its prefix: at most one of either family.
+    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
+        let Some(network) = self.network_settings.networks.values().next() else { return Vec::new() };
+        let both = [
+            (&network.ip_address, network.ip_prefix_len),
+            (&network.global_ipv6_address, network.global_ipv6_prefix_len),
+        ];
+        both.into_iter().filter_map(|(text, prefix)| Some((text.parse().ok()?, prefix))).collect()
+    }
+
     /// An address the host reaches it by.
     pub fn address(&self) -> Option<&str> {
         let own = Some(self.network_settings.ip_address.as_str());
@@ -219,6 +239,14 @@ pub struct PodDetail {
     /// What is in it.
     #[serde(default, deserialize_with = "or_default")]
     pub containers: Vec<PodMember>,
+}
+
+/// A network that containers can be in.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct NetworkLine {
+    /// Its bridge on the host; empty for other kinds.
+    #[serde(default)]
+    pub(super) network_interface: String,
 }
 
 /// One image.
@@ -371,6 +399,8 @@ mod tests {
         let running: ContainerDetail = read(include_str!("../captured/inspect_running.json"));
         assert_eq!(running.state.status, State::Running);
         assert!(running.address().is_some_and(|a| a.starts_with("10.88.")));
+        let addresses = running.addresses();
+        assert_eq!((addresses.len(), addresses[0].1), (1, 16), "{addresses:?}");
         let exited: ContainerDetail = read(include_str!("../captured/inspect_exit7.json"));
         assert_eq!((exited.state.status, exited.state.exit_code), (State::Exited, 7));
         let created: ContainerDetail = read(include_str!("../captured/inspect_created.json"));
