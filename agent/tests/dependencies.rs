@@ -26,13 +26,15 @@ enum Kind {
 
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// A main container, and of which earlier ones of its app it depends, and how.
-type Main = (Kind, Vec<(prop::sample::Index, u8)>);
+/// On which earlier ones something depends, and how.
+type Edges = Vec<(prop::sample::Index, u8)>;
+/// A main container, and on which of its app it depends.
+type Main = (Kind, Edges);
 
-/// An app, and of which earlier apps it depends, and how.
+/// Apps: their mains, whether they have an init container, and on which apps they depend.
 #[derive(Clone, Debug)]
 struct Graph {
-    apps: Vec<(Vec<Main>, bool, Vec<(prop::sample::Index, u8)>)>,
+    apps: Vec<(Vec<Main>, bool, Edges)>,
     order: Vec<prop::sample::Index>,
 }
 

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use crate::v1::Deployment;
 
-    fn problems(depends: Value, containers: Value) -> Vec<String> {
+    fn problems(depends: &Value, containers: &Value) -> Vec<String> {
         let deployment = json!({
             "metadata": { "name": "web" },
             "spec": {
@@ -164,24 +164,24 @@ mod tests {
         deployment.problems().into_iter().map(|p| format!("{}: {}", p.path, p.message)).collect()
     }
 
-    fn container(name: &str, depends: Value) -> Value {
+    fn container(name: &str, depends: &Value) -> Value {
         json!({ "name": name, "image": "localhost/a:1", "dependsOn": depends })
     }
 
     #[test]
     fn what_can_be_met_is_accepted() {
-        let mut db = container("db", json!([{ "name": "job", "condition": "completed" }]));
+        let mut db = container("db", &json!([{ "name": "job", "condition": "completed" }]));
         db["probe"] = json!({ "tcp": { "port": 1 } });
-        let mut job = container("job", json!([]));
+        let mut job = container("job", &json!([]));
         job["restart"] = json!("onFailure");
-        let web = container("web", json!([{ "name": "db", "condition": "healthy" }, { "name": "job" }]));
+        let web = container("web", &json!([{ "name": "db", "condition": "healthy" }, { "name": "job" }]));
         let depends = json!([{ "name": "any", "condition": "healthy" }, { "name": "other" }]);
-        assert_eq!(problems(depends, json!([web, db, job])), Vec::<String>::new());
+        assert_eq!(problems(&depends, &json!([web, db, job])), Vec::<String>::new());
     }
 
     #[test]
     fn what_can_never_be_met_is_named_with_its_place() {
-        let one = |depends: Value| problems(json!([]), json!([container("a", depends), container("b", json!([]))]));
+        let one = |depends: &Value| problems(&json!([]), &json!([container("a", depends), container("b", &json!([]))]));
         let cases = [
             (json!([{ "name": "x" }]), "[0].name: the deployment has no container x; it has b"),
             (json!([{ "name": "a" }]), "[0].name: a container cannot wait for itself: leave it out"),
@@ -191,10 +191,10 @@ mod tests {
             (json!([{ "name": "b", "condition": "completed" }]), "[0].condition: container b restarts always"),
         ];
         for (depends, wanted) in cases {
-            let found = one(depends);
+            let found = one(&depends);
             assert!(found[0].starts_with(&format!("spec.containers[0].dependsOn{wanted}")), "{wanted}: {found:?}");
         }
-        let found = problems(json!([{ "name": "db" }, { "name": "web" }]), json!([container("a", json!([]))]));
+        let found = problems(&json!([{ "name": "db" }, { "name": "web" }]), &json!([container("a", &json!([]))]));
         assert_eq!(found, ["spec.dependsOn[1].name: a deployment cannot wait for itself: leave it out"]);
     }
 
@@ -202,18 +202,18 @@ mod tests {
     fn every_circle_is_named_once() {
         let to = |name: &str| json!([{ "name": name }]);
         let all = json!([
-            container("a", to("b")),
-            container("b", to("c")),
-            container("c", to("b")),
-            container("x", to("y")),
-            container("y", to("x")),
+            container("a", &to("b")),
+            container("b", &to("c")),
+            container("c", &to("b")),
+            container("x", &to("y")),
+            container("y", &to("x")),
         ]);
         let wanted = |at: usize, way: &str| {
             format!(
                 "spec.containers[{at}].dependsOn: these wait for each other: {way}; take one of the dependencies out"
             )
         };
-        assert_eq!(problems(json!([]), all), [wanted(1, "b -> c -> b"), wanted(3, "x -> y -> x")]);
+        assert_eq!(problems(&json!([]), &all), [wanted(1, "b -> c -> b"), wanted(3, "x -> y -> x")]);
     }
 
     proptest! {
