@@ -123,7 +123,9 @@ impl Socket {
                     let told = serde_json::from_str(&text);
                     return told.map(Came::Told).map_err(|err| unreadable(err.to_string()));
                 }
-                Message::Binary(bytes) => return printed(bytes).ok_or_else(|| unreadable("an unknown channel".into())),
+                Message::Binary(bytes) => {
+                    return printed(&bytes).ok_or_else(|| unreadable("an unknown channel".into()));
+                }
                 Message::Close(_) => {
                     return Err(ClientError::Broken { api: api(), why: "the session was closed".into() });
                 }
@@ -143,11 +145,11 @@ fn silence() -> Pin<Box<Sleep>> {
     Box::pin(tokio::time::sleep(SILENCE_MAX))
 }
 
-fn printed(message: Bytes) -> Option<Came> {
+fn printed(message: &Bytes) -> Option<Came> {
     let bytes = message.slice(1.min(message.len())..);
-    match message.first()? {
-        &CHANNEL_OUT => Some(Came::Printed(Printed::Out(bytes))),
-        &CHANNEL_ERR => Some(Came::Printed(Printed::Err(bytes))),
+    match *message.first()? {
+        CHANNEL_OUT => Some(Came::Printed(Printed::Out(bytes))),
+        CHANNEL_ERR => Some(Came::Printed(Printed::Err(bytes))),
         _ => None,
     }
 }

@@ -122,7 +122,7 @@ impl Use {
         let after = json!({
             "durationMs": ms, "exitCode": went.exit_code, "bytesIn": went.bytes_in, "bytesOut": went.bytes_out,
         });
-        let seconds = format!("{}.{} s", ms / 1000, ms % 1000 / 100);
+        let seconds = format!("{}.{:02} s", ms / 1000, ms % 1000 / 10);
         let detail = match went.exit_code {
             Some(code) => format!("ended with {code} after {seconds}"),
             None => format!("{detail} (after {seconds})"),
