@@ -464,7 +464,7 @@ async fn moved(neighbours: &mut watch::Receiver<Arc<Neighbours>>, heard: &BTreeM
     let otherwise = |all: &Arc<Neighbours>| heard.iter().any(|(key, one)| all.get(key) != one.as_ref());
     if neighbours.wait_for(otherwise).await.is_err() {
         // Nobody tells any more: the end of the wish for the app says so too.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
