@@ -156,21 +156,7 @@ async fn suffer(story: &Story, change: Change, effect: u32, mishap: Mishap, afte
     agent.host.take_effects();
     agent.host.arm(effect, mishap);
     guard(&agent, story, change);
-    match change {
-        Change::Install => agent.want_all(story.old.clone()),
-        Change::Upgrade => agent.want_all(story.new.clone()),
-        Change::Remove => agent.unwant_all(),
-        Change::Reboot => {
-            agent.reboot().await;
-            agent.host.arm(effect, mishap);
-        }
-        Change::Undo { after_ms } => {
-            agent.want_all(story.new.clone());
-            tokio::time::sleep(Duration::from_millis(after_ms)).await;
-            let back = |app: &DesiredApp| DesiredApp { revision: Revision(3), ..app.clone() };
-            agent.want_all(story.old.iter().map(back).collect());
-        }
-    }
+    begin(&mut agent, story, change, (effect, mishap)).await;
     let dies = matches!(mishap, Mishap::DiesBefore | Mishap::DiesAfter);
     if dies {
         tokio::select! {
@@ -215,6 +201,25 @@ async fn suffer(story: &Story, change: Change, effect: u32, mishap: Mishap, afte
         }
     }
     happened
+}
+
+/// The change. A mishap of a reboot is counted from the boot on.
+async fn begin(agent: &mut Agent, story: &Story, change: Change, (effect, mishap): (u32, Mishap)) {
+    match change {
+        Change::Install => agent.want_all(story.old.clone()),
+        Change::Upgrade => agent.want_all(story.new.clone()),
+        Change::Remove => agent.unwant_all(),
+        Change::Reboot => {
+            agent.reboot().await;
+            agent.host.arm(effect, mishap);
+        }
+        Change::Undo { after_ms } => {
+            agent.want_all(story.new.clone());
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            let back = |app: &DesiredApp| DesiredApp { revision: Revision(3), ..app.clone() };
+            agent.want_all(story.old.iter().map(back).collect());
+        }
+    }
 }
 
 /// Whatever goes wrong: while a new one takes the old one's place start first, a healthy container is behind the ports.

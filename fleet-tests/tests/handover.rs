@@ -39,11 +39,14 @@ fn get(at: SocketAddr) -> std::io::Result<String> {
     Err(std::io::Error::other(format!("half an answer: {text:?}")))
 }
 
+/// How many it asked, and what failed.
+type Client = JoinHandle<(usize, Vec<String>)>;
+
 /// Clients that ask one request after the other.
 struct Load {
     over: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
-    clients: Vec<(String, JoinHandle<(usize, Vec<String>)>)>,
+    clients: Vec<(String, Client)>,
 }
 
 impl Load {

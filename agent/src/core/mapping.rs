@@ -104,7 +104,7 @@ pub enum Wanted {
     Nothing,
     /// This.
     Routes(Mapping, Vec<Address>),
-    /// It runs, and its address is not known yet.
+    /// It is there, and its address is not known now.
     NotYet,
     /// It cannot be done.
     Impossible(String),
@@ -113,9 +113,13 @@ pub enum Wanted {
 /// The table for this app, by what runs of it.
 pub fn wanted(app: &App, have: &Have) -> Wanted {
     let ports = || app.mains().iter().flat_map(|c| &c.ports);
-    let Some(holder) = holder(app, have).filter(|holder| holder.state == SeenState::Running) else {
-        return Wanted::Nowhere;
-    };
+    let Some(holder) = holder(app, have) else { return Wanted::Nowhere };
+    match holder.state {
+        SeenState::Running => {}
+        // Frozen, or in between: its address is not asked for, and what leads to it stays.
+        SeenState::Paused | SeenState::Unsettled => return Wanted::NotYet,
+        SeenState::Created | SeenState::Exited => return Wanted::Nowhere,
+    }
     if ports().next().is_none() || holder.publisher == Publisher::Podman {
         return Wanted::Nothing;
     }
