@@ -10,7 +10,7 @@ use std::time::Duration;
 use bramble_agent::core::app::AppKey;
 use bramble_agent::host::logs::Budget;
 use bramble_contracts::stamp::{Moment, Stamp};
-use bramble_contracts::v1::{LogCursor, LogLives, LogPart, LogPlace, LogSpan, LogWish, Phase};
+use bramble_contracts::v1::{LogCursor, LogLives, LogPart, LogPlace, LogSpan, LogWindow, LogWish, Phase};
 use common::{Device, container, deployment, running, texts};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -99,43 +99,46 @@ fn number(text: &str) -> u64 {
     text.strip_prefix("flood ").unwrap().parse().unwrap()
 }
 
-/// Reads on from a place; says how many lines it read, how many it was told that it missed, and where it is. Panics when
-/// the two do not add up.
-async fn read_on(device: &Device, from: &mut Option<LogPlace>, next: &mut u64) -> (u64, u64, bool) {
-    let cursor = from.map(|place| LogCursor { container: "flood".parse().unwrap(), place });
-    let ask = device.window("flood", on(cursor.into_iter().collect()));
-    let ask = bramble_contracts::v1::LogWindow { bytes: 20_000, wait: Some("1s".parse().unwrap()), ..ask };
-    let (window, _) = device.log_files().open(ask).await.unwrap();
-    let (_, parts) = device.log_files().batch(window).await.unwrap();
-    let (mut lines, mut missed, mut uncounted) = (0, 0, false);
-    for part in parts {
-        match part {
-            LogPart::Lines { lines: some, .. } => {
-                for line in some {
-                    let got = number(&line.text);
-                    if uncounted {
-                        assert!(got >= *next, "{got} was read already: {next} is due");
-                    } else if from.is_some() {
-                        assert_eq!(got, *next, "after {missed} missed ones");
+/// A reader of a flood that takes little at a time.
+#[derive(Debug, Default)]
+struct Slow {
+    place: Option<LogPlace>,
+    /// The number of the next line, where it is known.
+    due: Option<u64>,
+    read: u64,
+    missed: u64,
+    uncounted: u64,
+}
+
+impl Slow {
+    /// Reads one window. Panics when lines and what it was told that it missed do not add up.
+    async fn read_on(&mut self, device: &Device) {
+        let cursor = self.place.map(|place| LogCursor { container: "flood".parse().unwrap(), place });
+        let ask = device.window("flood", on(cursor.into_iter().collect()));
+        let ask = LogWindow { bytes: 20_000, wait: Some("1s".parse().unwrap()), ..ask };
+        let (window, _) = device.log_files().open(ask).await.unwrap();
+        let (_, parts) = device.log_files().batch(window).await.unwrap();
+        for part in parts {
+            match part {
+                LogPart::Lines { lines, .. } => {
+                    for line in lines {
+                        let got = number(&line.text);
+                        assert!(self.due.is_none_or(|due| due == got), "{got} after {self:?}");
+                        self.due = Some(got + 1);
+                        self.read += 1;
+                        self.place = Some(line.next);
                     }
-                    *next = got + 1;
-                    lines += 1;
-                    *from = Some(line.next);
                 }
+                LogPart::Gap { lines, to, .. } => {
+                    self.due = self.due.zip(lines).map(|(due, lines)| due + lines);
+                    self.missed += lines.unwrap_or(0);
+                    self.uncounted += u64::from(lines.is_none());
+                    self.place = Some(to);
+                }
+                LogPart::Span { .. } | LogPart::Rest(_) => panic!("{part:?}"),
             }
-            LogPart::Gap { lines: Some(lines), to, .. } => {
-                missed += lines;
-                *next += lines;
-                *from = Some(to);
-            }
-            LogPart::Gap { lines: None, to, .. } => {
-                uncounted = true;
-                *from = Some(to);
-            }
-            LogPart::Span { .. } | LogPart::Rest(_) => panic!("{part:?}"),
         }
     }
-    (lines, missed, uncounted)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,30 +149,24 @@ async fn a_flood_stays_within_its_bound_and_a_slow_reader_is_told_exactly_what_i
     device.want(&[(1, deployment("flood", &[], &[container("flood", FLOOD)]))]);
     device.until("flood", running).await;
     let dir = device.log_dir("flood", "flood");
-    let (mut place, mut next, mut missed, mut read) = (None, 0, 0, 0);
-    let slow = async {
-        while missed == 0 || read < 5_000 {
-            let (lines, gone, uncounted) = read_on(&device, &mut place, &mut next).await;
-            // A machine that is too busy to keep a file says so, and goes on.
-            if !uncounted {
-                missed += gone;
-            }
-            read += lines;
+    let mut slow = Slow::default();
+    let reading = async {
+        // A machine that is too busy to keep a file says so, and goes on.
+        while slow.missed == 0 || slow.read < 5_000 {
+            slow.read_on(&device).await;
             assert!(bytes_below(&dir) <= 256 << 10, "{}", bytes_below(&dir));
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, slow).await.is_ok(), "read {read}, missed {missed}");
-    println!("read {read}, missed {missed}");
+    assert!(tokio::time::timeout(PATIENCE, reading).await.is_ok(), "{slow:?}");
+    println!("{slow:?}");
 
     // An agent that was away cannot count, and says so; nothing is read twice.
     device.restart_agent().await;
     device.want(&[(1, deployment("flood", &[], &[container("flood", FLOOD)]))]);
+    let before = slow.uncounted;
     let after = async {
-        loop {
-            let (_, _, uncounted) = read_on(&device, &mut place, &mut next).await;
-            if uncounted {
-                return;
-            }
+        while slow.uncounted == before {
+            slow.read_on(&device).await;
         }
     };
     assert!(tokio::time::timeout(PATIENCE, after).await.is_ok());
@@ -181,8 +178,7 @@ async fn a_follower_is_told_of_each_line_without_asking() {
     device.want(&[(1, speaker(1))]);
     let report = device.until("web", running).await;
     let mut ticks = device.log_files().follow(AppKey::parse("default.web").unwrap()).await.unwrap();
-    let ask =
-        bramble_contracts::v1::LogWindow { wait: Some("1s".parse().unwrap()), ..device.window("web", on(vec![])) };
+    let ask = LogWindow { wait: Some("1s".parse().unwrap()), ..device.window("web", on(vec![])) };
     let (mut window, _) = device.log_files().open(ask).await.unwrap();
     let mut heard = Vec::new();
     device.podman.kill(&report.containers[0].id, "SIGTERM").await.unwrap();

@@ -29,14 +29,26 @@ const FILES_MAX: usize = 64;
 const LIVE: usize = 2;
 /// Dropped files are counted for readers that were here within this.
 const READER_MEMORY: Duration = Duration::from_secs(600);
+/// What conmon calls a file that is to replace another, behind that one's name.
+const NEW: &str = ".tmp";
+const SETTLE_TRIES: u32 = 50;
+const SETTLE_PAUSE: Duration = Duration::from_micros(200);
 /// Hours of running since the app was deleted, in its folder: no wall clock is needed to count them.
 const GONE: &str = ".gone";
+
+/// How often conmon has begun to replace a file, and has done it. It makes the new file beside the old one and renames it;
+/// a rename can be seen a moment before it is told, but never before its beginning was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Replaced {
+    begun: u32,
+    done: u32,
+}
 
 /// The log of one container.
 #[derive(Debug, Default)]
 struct Shelf {
-    /// Times conmon has replaced a life's file since it last got a second name.
-    replaced: BTreeMap<u32, u32>,
+    /// By life: what was told since its file last got a second name.
+    replaced: BTreeMap<u32, Replaced>,
     /// What it may take on the disk.
     bytes: u64,
 }
@@ -212,12 +224,17 @@ impl Keeper {
             let lines = event.mask.contains(AddWatchFlags::IN_MODIFY);
             let change = if lines { Change::Lines } else { Change::Files };
             let name = event.name.as_ref().and_then(|name| name.to_str());
-            if let Watched::Container(key, container) = &place
-                && event.mask.contains(AddWatchFlags::IN_MOVED_TO)
-                && let Some(Named::Active { life }) = name.and_then(Named::parse)
-            {
+            if let (Watched::Container(key, container), Some(name)) = (&place, name) {
                 let shelf = self.app(key).shelves.entry(container.clone()).or_default();
-                *shelf.replaced.entry(life).or_default() += 1;
+                let new = name.strip_suffix(NEW).and_then(Named::parse);
+                if let (Some(Named::Active { life }), true) = (new, event.mask.contains(AddWatchFlags::IN_CREATE)) {
+                    shelf.replaced.entry(life).or_default().begun += 1;
+                    continue;
+                }
+                let moved = event.mask.contains(AddWatchFlags::IN_MOVED_TO);
+                if let (Some(Named::Active { life }), true) = (Named::parse(name), moved) {
+                    shelf.replaced.entry(life).or_default().done += 1;
+                }
             }
             self.todo.entry(place).and_modify(|all| *all = change.max(*all)).or_insert(change);
         }
@@ -318,19 +335,34 @@ impl Keeper {
             let number = last.map_or(1, |last| last.number.saturating_add(1));
             let made = dir.join(Named::Kept { life, number, gap: false }.name());
             fs::hard_link(&path, &made)?;
-            let newest = self::inode(&made) == self::inode(&path);
-            // Whatever replaced the file up to here has been told by now.
-            self.note();
+            let (replaced, newest) = self.settle(key, container, life, || self::inode(&made) == self::inode(&path));
+            let left = if newest { 0 } else { replaced.saturating_sub(1) };
             let shelf = self.app(key).shelves.entry(container.clone()).or_default();
-            let replaced = shelf.replaced.remove(&life).unwrap_or(0);
-            if !newest && replaced > 1 {
-                shelf.replaced.insert(life, replaced - 1);
-            }
+            shelf.replaced.insert(life, Replaced { begun: left, done: left });
             if last.is_some() && missed(replaced, newest) {
                 fs::rename(&made, dir.join(Named::Kept { life, number, gap: true }.name()))?;
             }
         }
         Ok(())
+    }
+
+    /// How often a life's file was replaced up to a moment, and whether `newest` held then.
+    fn settle(&mut self, key: &AppKey, container: &Name, life: u32, newest: impl Fn() -> bool) -> (u32, bool) {
+        let told = |keeper: &mut Self| {
+            keeper.note();
+            let shelf = keeper.app(key).shelves.entry(container.clone()).or_default();
+            shelf.replaced.get(&life).copied().unwrap_or_default()
+        };
+        for _ in 0..SETTLE_TRIES {
+            let before = told(self);
+            let newest = newest();
+            if told(self) == before && before.begun <= before.done {
+                return (before.done, newest);
+            }
+            // One is under way.
+            std::thread::sleep(SETTLE_PAUSE);
+        }
+        (u32::MAX, true)
     }
 
     /// Drops what is too much.
@@ -362,7 +394,7 @@ impl Keeper {
         let is_read = self.app(key).read_at.is_some_and(|at| clock::uptime().saturating_sub(at) < READER_MEMORY);
         let lines = is_read.then(|| count_lines(segment)).transpose()?.map(u64::from);
         if let Some(dropped) = self.ledger().get_mut(dir) {
-            dropped.note(segment.key(), lines);
+            dropped.note(segment.key(), lines, segment.gap);
         }
         let active = dir.join(Named::Active { life: segment.life }.name());
         if inode(&active).is_some_and(|active| Some(active) == inode(&segment.path)) {

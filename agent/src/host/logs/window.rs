@@ -358,7 +358,7 @@ mod tests {
         here.ledger.lock().unwrap().insert(dir.clone(), Dropped::before(Some((1, 1))));
         let place = LogPlace { life: 1, segment: 1, offset: entry(1, "1").len() as u64, lines: 1, skip: 0 };
         fs::remove_file(dir.join("000001.000001")).unwrap();
-        here.ledger.lock().unwrap().get_mut(&dir).unwrap().note((1, 1), Some(3));
+        here.ledger.lock().unwrap().get_mut(&dir).unwrap().note((1, 1), Some(3), false);
         here.write("a/000001.000002", &[(4, "4")]);
         here.write("a/000001.000004.gap", &[(9, "9")]);
         assert_eq!(said(&here.on(&[("a", place)]).batch().unwrap()), ["a:-2", "a:4", "a:-?", "a:9"]);
