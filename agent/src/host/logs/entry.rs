@@ -84,13 +84,13 @@ impl Joiner {
         let too_long = |p: &Pending| !p.text.is_empty() && p.text.len() + entry.text.len() > LINE_MAX;
         // A line that is cut ends before this entry, and this entry begins the next.
         let cut = self.pending[which].take_if(|pending| too_long(pending));
-        let cut = cut.and_then(|pending| self.give(pending, entry.stderr, Some(begin)));
+        let cut = cut.and_then(|pending| self.give(&pending, entry.stderr, Some(begin)));
         let pending = self.pending[which].get_or_insert_with(|| Pending { at: entry.at(), text: vec![], begin });
         pending.text.extend_from_slice(entry.text);
         if !entry.full {
             return [cut, None];
         }
-        let ended = self.pending[which].take().and_then(|pending| self.give(pending, entry.stderr, None));
+        let ended = self.pending[which].take().and_then(|pending| self.give(&pending, entry.stderr, None));
         [cut, ended]
     }
 
@@ -101,7 +101,7 @@ impl Joiner {
         let order = if err.is_some_and(|err| out.is_none_or(|out| err < out)) { [true, false] } else { [false, true] };
         order.map(|stderr| {
             let pending = self.pending[usize::from(stderr)].take()?;
-            self.give(pending, stderr, None)
+            self.give(&pending, stderr, None)
         })
     }
 
@@ -111,7 +111,7 @@ impl Joiner {
     }
 
     /// Ends a line; `next` is where the next one of its output has begun already.
-    fn give(&mut self, pending: Pending, stderr: bool, next: Option<u64>) -> Option<LogLine> {
+    fn give(&mut self, pending: &Pending, stderr: bool, next: Option<u64>) -> Option<LogLine> {
         self.place.lines = self.place.lines.saturating_add(1);
         self.place.skip = self.place.skip.saturating_add(1);
         if self.pending[usize::from(!stderr)].is_none() {

@@ -247,7 +247,13 @@ async fn keep(mut kept: Kept, mut asks: mpsc::Receiver<Ask>) {
             biased;
             ask = asks.recv() => match ask {
                 None => return,
-                Some(Ask::Look(key, reply)) => kept.work(move |keeper| answer(reply, keeper.look(&key))).await,
+                Some(Ask::Look(key, reply)) => {
+                    kept.work(move |keeper| {
+                        keeper.look(&key);
+                        answer(reply, ());
+                    })
+                    .await
+                }
                 Some(Ask::Follow(key, reply)) => kept.work(move |keeper| answer(reply, keeper.follow(&key))).await,
             },
             _ = hour.tick() => kept.work(Keeper::hour).await,

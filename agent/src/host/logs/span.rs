@@ -121,6 +121,9 @@ mod tests {
     use crate::host::logs::files::segments;
 
     /// Writes files of one line per second; returns what a wish finds, as `from..to` in lines since the beginning.
+    /// Life, file, line.
+    type Rank = (u32, u32, u32);
+
     struct Log(tempfile::TempDir);
 
     impl Log {
@@ -137,9 +140,9 @@ mod tests {
             self.0.path()
         }
 
-        fn find(&self, wish: LogWish) -> Option<((u32, u32, u32), (u32, u32, u32))> {
+        fn find(&self, wish: &LogWish) -> Option<(Rank, Rank)> {
             let now = Stamp(100_000_000_000);
-            let span = find(segments(self.path()).unwrap(), &wish, now).unwrap()?;
+            let span = find(segments(self.path()).unwrap(), wish, now).unwrap()?;
             Some((rank(span.from), rank(span.to)))
         }
     }
@@ -151,37 +154,37 @@ mod tests {
     #[test]
     fn the_last_lines_are_found_across_files_and_lives() {
         let log = Log::new(&[("000001.000001", &[1, 2]), ("000001.000002", &[3]), ("000002.000001", &[4, 5])]);
-        let tail = |lines| log.find(LogWish { tail: Some(lines), ..LogWish::default() }).unwrap().0;
+        let tail = |lines| log.find(&LogWish { tail: Some(lines), ..LogWish::default() }).unwrap().0;
         assert_eq!(tail(0), (2, 1, 2));
         assert_eq!(tail(1), (2, 1, 1));
         assert_eq!(tail(2), (2, 1, 0), "not from the end of the file before");
         assert_eq!(tail(3), (1, 2, 0));
         assert_eq!(tail(4), (1, 1, 1));
         assert_eq!(tail(99), (1, 1, 0));
-        assert_eq!(log.find(LogWish::default()), Some(((1, 1, 0), (2, 1, 2))));
+        assert_eq!(log.find(&LogWish::default()), Some(((1, 1, 0), (2, 1, 2))));
     }
 
     #[test]
     fn since_and_until_go_by_the_stamps_and_the_order_of_the_file_wins() {
         // The clock is set back from 9 to 3.
         let log = Log::new(&[("000001.000001", &[7, 8, 9]), ("000001.000002", &[3, 4])]);
-        let since = |second| log.find(LogWish { since: at(second), ..LogWish::default() }).unwrap().0;
+        let since = |second| log.find(&LogWish { since: at(second), ..LogWish::default() }).unwrap().0;
         assert_eq!((since(8), since(9), since(4), since(50)), ((1, 1, 1), (1, 1, 2), (1, 1, 0), (1, 2, 2)));
-        let until = |second| log.find(LogWish { until: at(second), ..LogWish::default() }).unwrap().1;
+        let until = |second| log.find(&LogWish { until: at(second), ..LogWish::default() }).unwrap().1;
         assert_eq!((until(8), until(3), until(1)), ((1, 2, 2), (1, 2, 1), (1, 1, 0)));
         let ago = Some(Moment::Ago("92s".parse().unwrap()));
-        assert_eq!(log.find(LogWish { since: ago, ..LogWish::default() }).unwrap().0, (1, 1, 1));
+        assert_eq!(log.find(&LogWish { since: ago, ..LogWish::default() }).unwrap().0, (1, 1, 1));
         let both = LogWish { since: at(8), until: at(3), tail: Some(2), ..LogWish::default() };
-        assert_eq!(log.find(both), Some(((1, 1, 2), (1, 2, 1))));
+        assert_eq!(log.find(&both), Some(((1, 1, 2), (1, 2, 1))));
     }
 
     #[test]
     fn the_previous_container_is_the_last_that_printed() {
         let log = Log::new(&[("000001.000001", &[1]), ("000002.000001", &[]), ("000003.000001", &[])]);
         let previous = LogWish { lives: LogLives::Previous, ..LogWish::default() };
-        assert_eq!(log.find(previous.clone()), Some(((1, 1, 0), (1, 1, 1))));
-        assert_eq!(Log::new(&[("000001.000001", &[1])]).find(previous.clone()), None);
-        assert_eq!(Log::new(&[]).find(previous), None);
-        assert_eq!(Log::new(&[]).find(LogWish::default()), Some(((0, 0, 0), (0, 0, 0))));
+        assert_eq!(log.find(&previous), Some(((1, 1, 0), (1, 1, 1))));
+        assert_eq!(Log::new(&[("000001.000001", &[1])]).find(&previous), None);
+        assert_eq!(Log::new(&[]).find(&previous), None);
+        assert_eq!(Log::new(&[]).find(&LogWish::default()), Some(((0, 0, 0), (0, 0, 0))));
     }
 }

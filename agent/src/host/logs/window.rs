@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bramble_contracts::Name;
 use bramble_contracts::stamp::Stamp;
@@ -160,8 +160,8 @@ impl Window {
 }
 
 /// The folders of an app's containers.
-fn containers(app: &PathBuf, only: Option<&Name>) -> Result<Vec<(Name, PathBuf)>, LogError> {
-    let all = folders::<Name>(app).map_err(|err| LogError::Read { path: app.clone(), err })?;
+fn containers(app: &Path, only: Option<&Name>) -> Result<Vec<(Name, PathBuf)>, LogError> {
+    let all = folders::<Name>(app).map_err(|err| LogError::Read { path: app.to_path_buf(), err })?;
     if all.is_empty() {
         return Err(LogError::NoLogs);
     }
@@ -382,7 +382,7 @@ mod tests {
         here.write("a/000001.000001", &[(1, "1")]);
         let previous = LogWish { lives: bramble_contracts::v1::LogLives::Previous, ..LogWish::default() };
         assert!(matches!(here.open(LogSpan::Wish(previous), None, 1), Err(LogError::NoPrevious)));
-        let err = containers(&here.dir.path().into(), Some(&"b".parse().unwrap())).unwrap_err();
+        let err = containers(here.dir.path(), Some(&"b".parse().unwrap())).unwrap_err();
         assert_eq!(err.to_string(), "it has no log of a container b here; it has a");
     }
 }
