@@ -183,7 +183,7 @@ impl<H: Host> AppTask<H> {
         if plan.gone {
             return self.gone().await;
         }
-        let memory = self.memory.of(if plan.beside.is_empty() { Lane::InCharge } else { Lane::Beside });
+        let memory = self.memory.of(if trial_hash == hash { Lane::InCharge } else { Lane::Beside });
         self.walk.saw(want.app.as_deref(), current.as_deref(), &have, memory, &plan, now);
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.in_charge.forget_trouble(&plan.steps);
