@@ -141,7 +141,7 @@ impl SimHost {
         }
         let warm_up = state.warm_ups.get(&thing.image).copied().unwrap_or_default();
         if self.started.elapsed() < Duration::from_millis(thing.seen.started_at_ms) + warm_up {
-            return Err(StepError::Unhealthy("HTTP GET :80/: answered 503".into()));
+            return Err(StepError::Unhealthy("answered 503 Service Unavailable".into()));
         }
         Ok(Outcome::Done)
     }

@@ -183,7 +183,8 @@ impl<H: Host> AppTask<H> {
         if plan.gone {
             return self.gone().await;
         }
-        let memory = self.memory.of(if plan.beside.is_empty() { Lane::InCharge } else { Lane::Beside });
+        let adopted = current.as_ref().map(|app| app.hash()) == want.app.as_ref().map(|app| app.hash());
+        let memory = self.memory.of(if adopted { Lane::InCharge } else { Lane::Beside });
         self.walk.saw(want.app.as_deref(), current.as_deref(), &have, memory, &plan, now);
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.in_charge.forget_trouble(&plan.steps);
