@@ -37,7 +37,8 @@ fn writing_end(pid: Pid) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{pid}/fd/0")).ok().filter(|link| link.to_string_lossy().starts_with("pipe:"))?;
     let parent = parent(pid)?;
     let exe = fs::read_link(format!("/proc/{parent}/exe")).ok()?;
-    if exe.file_name()? != "conmon" {
+    // After an upgrade of it, "conmon (deleted)".
+    if !exe.file_name()?.to_string_lossy().starts_with("conmon") {
         return None;
     }
     let all = fs::read_dir(format!("/proc/{parent}/fd")).ok()?.flatten().map(|entry| entry.path());

@@ -50,6 +50,9 @@ pub(super) async fn exec(s: &Session, args: Exec) -> Result<Exit, Failure> {
         let request = SessionRequest { deployment, container, argv, terminal, idle, timeout };
         return Box::pin(session(s, &device, request, input)).await;
     }
+    if idle.is_some() {
+        return Err(Failure::Usage("--idle goes with -i or -t: a program without input has its --timeout".into()));
+    }
     let timeout = timeout.unwrap_or(ONE_SHOT);
     let request = ExecRequest { deployment, container, argv, timeout };
     let idle = timeout.duration().saturating_add(GRACE);

@@ -421,9 +421,10 @@ mod tests {
         let mut world = world.app(Status::Trial, Phase::Waiting, reason, None);
         let mut db = world.report.as_ref().unwrap().apps[0].clone();
         (db.deployment, db.phase, db.reason) = ("db".parse().unwrap(), Phase::Probing, "probe failed".into());
+        db.uid = world.deployments[1].uid.clone();
         world.report.as_mut().unwrap().apps.push(db);
         assert!(
-            world.says(None).starts_with("db on pi-1 runs and its probe does not pass yet"),
+            world.says(None).starts_with("db on pi-1 runs, and its probe has not passed yet: probe failed"),
             "{}",
             world.says(None)
         );
