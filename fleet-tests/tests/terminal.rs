@@ -195,13 +195,13 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
     let script = |text: &str| {
         let path = bramble_fleet_tests::programs::programs().bramble.display().to_string();
         let text = text.replace("bramble", &path);
-        let cmd = Cmd::new("bash").args(["-c", &text]).dir(dir).within(Duration::from_secs(300));
+        let cmd = Cmd::new("bash").args(["-c", &text]).dir(dir).within(Duration::from_secs(600));
         let cmd = cmd.env("BRAMBLE_API", fleet.coordinator().url());
         let output = cmd.env("BRAMBLE_TOKEN", fleet.coordinator().admin_token()).output().unwrap();
         (output.status.code().unwrap(), output.stdout, output.stderr)
     };
     // The first 4 MiB of anything, and of the long run more than a broker carries in answer to one request.
-    let megabytes = if full() { 400 } else { 4 };
+    let megabytes = if full() { 100 } else { 4 };
     Cmd::new("dd")
         .args(["if=/dev/urandom", "of=sent", "bs=1M", &format!("count={megabytes}"), "status=none"])
         .dir(dir)
@@ -226,7 +226,7 @@ fn pipes_carry_everything_and_only_who_may_comes_in() {
     assert_eq!((code, err.as_str()), (124, ""));
     is_gone("sleep 62002");
     // One without input goes with its reader, too.
-    let (code, _, err) = script("timeout --signal INT 2 bramble exec --timeout 10m pi-1 box -- sleep 62003");
+    let (code, _, err) = script("timeout --signal INT 2 bramble exec --timeout 5m pi-1 box -- sleep 62003");
     assert_eq!((code, err.as_str()), (124, ""));
     is_gone("sleep 62003");
 

@@ -17,7 +17,7 @@ pub struct ExecRequest {
     pub container: Option<Name>,
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Ends it after this; 60 s by default, 1 h at most.
+    /// Ends it after this; 60 s by default, 590 s at most; a session may last longer.
     #[serde(default = "minute")]
     pub timeout: Millis,
 }
