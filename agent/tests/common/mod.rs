@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bramble_agent::core::app::{App, AppKey};
@@ -38,10 +38,26 @@ default_network = "NETWORK"
 "#;
 
 /// Devices know nothing of each other, so each gets its own bridge, addresses, and name for netavark's chains.
+/// Chosen once: 10.N.0.0/16 in which this machine reaches nobody yet. Bridges of a test that was killed stay, and two with
+/// the same addresses reach neither's containers.
+fn own_range() -> u32 {
+    static RANGE: OnceLock<u32> = OnceLock::new();
+    *RANGE.get_or_init(|| {
+        let routes = std::fs::read_to_string("/proc/net/route").unwrap();
+        // The second word is the address with its bytes in the machine's order: 10.134.0.0 is 0000860A.
+        let taken = |range: u32| {
+            let end = format!("{range:02X}0A");
+            routes.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|to| to.ends_with(&end))
+        };
+        let mut all = (0..64).map(|step| 128 + (std::process::id() + step) % 64);
+        all.find(|range| !taken(*range)).expect("not all of 10.128.0.0/10 is in use")
+    })
+}
+
 fn make_network(dir: &Path) -> String {
     static DEVICES: AtomicU64 = AtomicU64::new(0);
     let (device, pid) = (DEVICES.fetch_add(1, Ordering::Relaxed), std::process::id());
-    let (name, net) = (format!("brt-{pid}-{device}"), format!("10.{}.{}", 128 + pid % 64, device % 256));
+    let (name, net) = (format!("brt-{pid}-{device}"), format!("10.{}.{}", own_range(), device % 256));
     let network = json!({
         "name": name,
         "id": format!("{pid:032x}{device:032x}"),
