@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::{Message, Subscriber};
 use bramble_contracts::{
     bytes::Fixed,
     envelope,
@@ -16,7 +17,7 @@ use bramble_contracts::{
     v1::{FrameBody, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
 };
 use bramble_coordinator::{
-    mesh::{CommandError, DeviceLink, LinkChange, LinkNews, Question},
+    mesh::{Answer, CommandError, DeviceLink, LinkChange, LinkNews, Mesh, Question},
     store::{Expect, Store as _},
 };
 use bytes::Bytes;
@@ -139,6 +140,25 @@ fn frame(seq: u32, body: FrameBody) -> Bytes {
     envelope::encode(&ReplyFrame { seq, body }).unwrap().into()
 }
 
+/// A command that the device has heard. A flush only writes: the broker may take the command before it knows that the
+/// device listens, and then says at once that nobody does.
+async fn heard(mesh: &Mesh, device: &Device, commands: &mut Subscriber) -> (Answer, Message) {
+    let asking = async {
+        loop {
+            let mut answer = mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
+            let command = tokio::select! {
+                command = commands.next() => command.unwrap(),
+                refused = answer.next(PATIENCE) => {
+                    assert!(matches!(refused, Err(CommandError::NotConnected { .. })), "{refused:?}");
+                    continue;
+                }
+            };
+            return (answer, command);
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("the device hears a command")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_answered_by_many_frames_in_order() {
     let up = Fleet::new().up().await;
@@ -148,10 +168,7 @@ async fn a_command_is_answered_by_many_frames_in_order() {
     assert!(matches!(answer.next(within).await, Err(CommandError::NotConnected { .. })), "it does not listen yet");
     assert!(matches!(answer.next(within).await, Ok(None)), "an answer that failed has ended");
     let mut commands = device.client.subscribe(subjects::command_all(&device.id)).await.unwrap();
-    device.client.flush().await.unwrap();
-
-    let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
-    let command = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap();
+    let (mut answer, command) = heard(&up.mesh, &device, &mut commands).await;
     assert_eq!(
         (command.subject.as_str(), command.payload.as_ref()),
         (subjects::command(&device.id, "logs").as_str(), &b"signed"[..])
@@ -185,12 +202,11 @@ async fn an_answer_that_nobody_reads_is_bounded_and_its_reader_hears_of_it() {
     let up = Fleet::new().up().await;
     let device = up.device(1).await;
     let mut commands = device.client.subscribe(subjects::command_all(&device.id)).await.unwrap();
-    device.client.flush().await.unwrap();
     let within = Duration::from_secs(5);
     // The first has too many bytes, the second too many frames.
     for (count, size) in [(300, 60_000), (3000, 10)] {
-        let mut answer = up.mesh.send_command(&device.id, "logs", b"signed".to_vec()).await.unwrap();
-        let reply = tokio::time::timeout(PATIENCE, commands.next()).await.unwrap().unwrap().reply.unwrap();
+        let (mut answer, command) = heard(&up.mesh, &device, &mut commands).await;
+        let reply = command.reply.unwrap();
         for n in 0..count {
             device.client.publish(reply.clone(), frame(n, FrameBody::Stdout(vec![1; size]))).await.unwrap();
         }
