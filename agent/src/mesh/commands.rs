@@ -200,7 +200,11 @@ impl Work {
             timeout,
         };
         match self.supervisor.exec(wish).await {
-            Ok(chunks) => self.frames.output(chunks).await,
+            Ok(chunks) => {
+                // Nothing yet: it says that the program is being run, which may be silent for as long as it likes.
+                self.frames.send(FrameBody::Stdout(Vec::new())).await;
+                self.frames.output(chunks).await;
+            }
             Err(err) => self.frames.refuse(err.to_string()).await,
         }
     }
