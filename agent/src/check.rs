@@ -12,7 +12,9 @@ use bramble_contracts::v2::ClockVerdict;
 
 use crate::config::Config;
 use crate::core::clock::{self as core, Floor, StoredFloor, Told};
+use crate::core::disk::{Bytes, Disk};
 use crate::host::cmd::{self, Bounds};
+use crate::host::podman::moved_aside;
 use crate::host::state::StateFile;
 use crate::host::{clock, facts};
 use crate::mesh::guard;
@@ -63,6 +65,7 @@ fn line(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Line {
 /// Looks at everything.
 pub async fn check(config: &Config) -> Vec<Line> {
     let mut lines = vec![clock(config), disk(config), podman(config).await, watchdog()];
+    lines.extend(store(config));
     lines.extend(identity(config).await);
     lines
 }
@@ -87,14 +90,39 @@ fn clock(config: &Config) -> Line {
     }
 }
 
+/// The disk, and what is done when it fills.
 fn disk(config: &Config) -> Line {
-    let (free, total) = facts::disk(&config.apps_dir);
-    let text = format!("{} MiB of {} MiB free at {}", free >> 20, total >> 20, config.apps_dir.display());
-    match (total, free) {
-        (0, _) => line(Verdict::Warn, "disk", format!("{} is on no disk that can be seen", config.apps_dir.display())),
-        (_, free) if free < DISK_FREE_MIN => line(Verdict::Fail, "disk", format!("{text}: make room")),
-        _ => line(Verdict::Ok, "disk", text),
+    let (disk, rules) = (facts::space(&config.apps_dir), config.places().rules);
+    let (low, reserve) = (rules.low(disk), rules.reserve(disk));
+    let at = config.apps_dir.display();
+    let text = format!("{} of {} free at {at}", Bytes(disk.free), Bytes(disk.total));
+    match disk {
+        Disk { total: 0, .. } => line(Verdict::Warn, "disk", format!("{at} is on no disk that can be seen")),
+        Disk { free, .. } if free < reserve.max(DISK_FREE_MIN) => {
+            line(Verdict::Fail, "disk", format!("{text}: nothing is pulled below {}; make room", Bytes(reserve)))
+        }
+        Disk { free, .. } if free < low => {
+            line(Verdict::Warn, "disk", format!("{text}: below {} images that no app needs are removed", Bytes(low)))
+        }
+        Disk { .. } => line(Verdict::Ok, "disk", text),
     }
+}
+
+/// What was moved aside, and settings that lead nowhere.
+fn store(config: &Config) -> Vec<Line> {
+    let aside = moved_aside(&config.places().store).map(|aside| {
+        let text = format!(
+            "{} was damaged and is not used any more; remove it when nobody wants to look at it",
+            aside.display()
+        );
+        line(Verdict::Warn, "store", text)
+    });
+    let missing = config.podman.paths().into_iter().filter_map(|(field, path)| Some((field, path?)));
+    let missing = missing.filter(|(_, path)| !path.exists());
+    let missing = missing.map(|(field, path)| {
+        line(Verdict::Fail, "settings", format!("{field}: {} is not there; pulls may fail", path.display()))
+    });
+    aside.into_iter().chain(missing).collect()
 }
 
 async fn podman(config: &Config) -> Line {

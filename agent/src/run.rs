@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::core::backoff::Backoff;
-use crate::host::device::{Places, PodmanHost};
+use crate::host::device::PodmanHost;
 use crate::host::podman::Podman;
 use crate::host::podman::service::{Service, ServiceState};
 use crate::host::{clock, facts, state, systemd};
@@ -45,7 +45,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(_) => None,
         None => Some(Service::start(config.service())),
     };
-    let host = PodmanHost::new(Podman::new(config.socket()), Places::below(&config.apps_dir));
+    let host = PodmanHost::new(Podman::new(config.socket()), config.places());
     let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
     let agent = Agent::start(mesh_config(&config, facts)?, Arc::new(host))?;
     systemd::ready();
@@ -65,6 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = tell(&agent, &config) => {}
         () = look(&config, facts_out) => {}
         () = watch_podman(service.as_ref().map(Service::state), agent.board()) => {}
+        () = watch_store(service.as_ref().map(Service::mended), agent.board()) => {}
     }
     tracing::info!("agent stops; apps run on");
     systemd::stopping();
@@ -169,6 +170,19 @@ async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Boa
             None => {}
         }
         if state.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Says when a damaged store was mended; that stays said as long as this agent runs.
+async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Board) {
+    let Some(mut mended) = service else { return std::future::pending().await };
+    loop {
+        if let Some(done) = mended.borrow_and_update().clone() {
+            board.alarm(Alarm::Store, done);
+        }
+        if mended.changed().await.is_err() {
             return std::future::pending().await;
         }
     }

@@ -44,6 +44,7 @@ pub mod ntp;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+pub mod registry;
 pub mod simulated;
 
 pub use app::Running;

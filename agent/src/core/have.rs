@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bramble_contracts::Name;
 
 use super::app::Role;
+use super::heal::Wounds;
 use super::record::{Instance, Record};
 
 /// What state something is in.
@@ -71,6 +72,8 @@ pub struct Observed {
     pub seen: Vec<Seen>,
     /// The images that were asked about; absent ones are missing.
     pub images: BTreeMap<String, ImageSeen>,
+    /// What of it is broken.
+    pub wounds: Wounds,
 }
 
 /// What is there.
@@ -84,12 +87,14 @@ pub struct Have {
     pub lost: Vec<(String, Instance)>,
     /// Images in the store.
     pub images: BTreeMap<String, ImageSeen>,
+    /// What of it is broken; for the planner: what of it is to be mended now.
+    pub wounds: Wounds,
 }
 
 impl Have {
     /// Sorts one look by the record.
     pub fn sort(observed: Observed, record: &Record) -> Self {
-        let Observed { mut seen, images } = observed;
+        let Observed { mut seen, images, wounds } = observed;
         seen.sort_by(|a, b| (a.role, &a.name, &a.id).cmp(&(b.role, &b.name, &b.id)));
         let (ours, strangers): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|seen| {
             let known = record.instances.get(&seen.nonce);
@@ -100,7 +105,7 @@ impl Have {
         let there = |nonce: &String| ours.iter().any(|seen| seen.nonce == *nonce);
         let lost = record.instances.iter().filter(|(nonce, _)| !there(nonce));
         let lost = lost.map(|(nonce, i)| (nonce.clone(), i.clone())).collect();
-        Self { ours, strangers, lost, images }
+        Self { ours, strangers, lost, images, wounds }
     }
 
     /// Ours of that role and spec.

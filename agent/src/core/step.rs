@@ -7,6 +7,7 @@ use std::time::Duration;
 use bramble_contracts::Name;
 
 use super::app::{App, Role};
+use super::heal::Damage;
 
 /// Who we are, as containers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub enum PullNeed {
     Missing,
     /// It is there; a newer one would be better.
     Refresh,
+    /// It is there and damaged: it is removed first, with the containers that are made of it.
+    Repair,
 }
 
 /// One thing to do.
@@ -66,6 +69,11 @@ pub enum Step {
         image: String,
         /// How badly.
         need: PullNeed,
+    },
+    /// Compare an image's files with what was unpacked. Runs beside everything else.
+    Examine {
+        /// Reference.
+        image: String,
     },
     /// From here on this spec is in charge: there is no way back but a newer one.
     Adopt {
@@ -174,6 +182,14 @@ pub enum StepError {
     /// A probe failed.
     #[error("{0}")]
     Unhealthy(String),
+    /// Storage is damaged.
+    #[error("{why}")]
+    Damaged {
+        /// What of it.
+        damage: Damage,
+        /// Podman's words.
+        why: String,
+    },
     /// The device's tools refused or are away.
     #[error("{0}")]
     Refused(String),
@@ -187,6 +203,7 @@ impl Step {
     pub fn background_key(&self) -> Option<String> {
         match self {
             Self::Pull { image, .. } => Some(format!("pull {image}")),
+            Self::Examine { image } => Some(format!("examine {image}")),
             Self::Probe { target, .. } => Some(format!("probe {}", target.name)),
             Self::Adopt { .. }
             | Self::Stop { .. }
@@ -206,6 +223,8 @@ impl fmt::Display for Step {
         match self {
             Self::Pull { image, need: PullNeed::Missing } => write!(f, "pull {image}"),
             Self::Pull { image, need: PullNeed::Refresh } => write!(f, "refresh {image}"),
+            Self::Pull { image, need: PullNeed::Repair } => write!(f, "repair {image}"),
+            Self::Examine { image } => write!(f, "examine {image}"),
             Self::Adopt { app } => write!(f, "adopt revision {}", app.revision()),
             Self::Stop { targets, rule } => {
                 f.write_str("stop")?;

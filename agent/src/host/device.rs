@@ -14,16 +14,20 @@ use tokio::sync::mpsc;
 use super::leash::Leash;
 use super::naming::{label, labels, podman_name, ports, read_labels, read_line};
 use super::podman::{
-    ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, Stamps, State,
-    Stream,
+    ContainerSpec, Follow, LogLines, Mount, MountMode, Output, PodSpec, Podman, PodmanError, Stamps, State, Stream,
+    Users,
 };
+use super::room::Room;
+use super::starts::Starts;
 use super::state::StateError;
-use super::{clock, facts, probe, records};
+use super::{clock, facts, layers, probe, records};
 use crate::core::app::{App, AppKey, Role};
+use crate::core::disk::DiskRules;
 use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
+use crate::core::heal::{Damage, Wounds};
 use crate::core::record::Record;
 use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
-use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
+use crate::core::step::{AfterGrace, Device, Outcome, Step, StepError, StopRule, Target};
 use crate::supervise::{AfterTail, FoundRecord, Host, HostError, HostEvent, LogWish, OutputStream, Piece};
 
 const EVENTS_MAX: usize = 256;
@@ -32,8 +36,8 @@ const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 /// A main process that ends is noticed between so soon and so late.
 const PROCESS_PAUSE_MIN: Duration = Duration::from_millis(2);
 const PROCESS_PAUSE_MAX: Duration = Duration::from_millis(20);
-/// A refresh of an image that is there already is given up sooner than a pull that is needed.
-const REFRESH_LIMITS: PullLimits = PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
+/// What Podman calls the image that it makes pods of, by itself.
+const PAUSE_IMAGE: &str = "localhost/podman-pause";
 
 /// Where things lie.
 #[derive(Clone, Debug)]
@@ -42,12 +46,24 @@ pub struct Places {
     pub records: PathBuf,
     /// Volumes: `<volumes>/<tenant>.<name>/<volume>`.
     pub volumes: PathBuf,
+    /// Podman's store.
+    pub store: PathBuf,
+    /// All of it; the room on its disk is looked after.
+    pub apps: PathBuf,
+    /// What stays free there.
+    pub rules: DiskRules,
 }
 
 impl Places {
     /// The usual places below the agent's directory for apps.
     pub fn below(apps: &Path) -> Self {
-        Self { records: apps.join("records"), volumes: apps.join("volumes") }
+        Self {
+            records: apps.join("records"),
+            volumes: apps.join("volumes"),
+            store: apps.join("store"),
+            apps: apps.to_owned(),
+            rules: DiskRules::default(),
+        }
     }
 }
 
@@ -57,6 +73,8 @@ pub struct PodmanHost {
     podman: Podman,
     places: Places,
     boot: String,
+    room: Arc<Room>,
+    starts: Starts,
 }
 
 impl PodmanHost {
@@ -67,17 +85,24 @@ impl PodmanHost {
 
     /// The same, in a boot of that id: how tests reboot.
     pub fn in_boot(podman: Podman, places: Places, boot: String) -> Self {
-        Self { podman, places, boot }
+        let room = Room::new(podman.clone(), &places.apps, &places.store, &places.records, places.rules);
+        let starts = Starts::new(podman.clone(), &places.store);
+        Self { podman, places, boot, room: Arc::new(room), starts }
     }
 
-    async fn seen(&self, key: &AppKey) -> Result<Vec<Seen>, PodmanError> {
+    async fn seen(&self, key: &AppKey, wounds: &mut Wounds) -> Result<Vec<Seen>, PodmanError> {
         let filter = [format!("{}={key}", label::APP)];
         let (containers, pods) = tokio::try_join!(self.podman.list(&filter), self.podman.pod_list(&filter))?;
         let mut seen = Vec::new();
         for line in containers.into_iter().filter(|line| !line.is_infra) {
             let Some(mut one) = read_line(&line) else { continue };
             if one.state == SeenState::Exited && one.exit_code != 0 {
-                self.add_end(&mut one).await?;
+                match self.add_end(&mut one).await {
+                    Err(err) if err.is_container_damage() => {
+                        wounds.containers.insert(one.id.clone(), text(&err));
+                    }
+                    ended => ended?,
+                }
             }
             seen.push(one);
         }
@@ -109,14 +134,21 @@ impl PodmanHost {
         Ok(())
     }
 
-    async fn images(&self, references: &[String]) -> Result<BTreeMap<String, ImageSeen>, PodmanError> {
-        let mut images = BTreeMap::new();
+    async fn images(&self, references: &[String]) -> Result<(BTreeMap<String, ImageSeen>, Wounds), PodmanError> {
+        let (mut images, mut wounds) = (BTreeMap::new(), Wounds::default());
         for reference in references {
-            if let Some(image) = self.podman.image(reference).await? {
-                images.insert(reference.clone(), ImageSeen { id: image.id, digest: image.digest });
+            match self.podman.image(reference).await {
+                Ok(Some(image)) => {
+                    images.insert(reference.clone(), ImageSeen { id: image.id, digest: image.digest });
+                }
+                Ok(None) => {}
+                Err(err) if err.is_image_damage() => {
+                    wounds.images.insert(reference.clone(), text(&err));
+                }
+                Err(err) => return Err(err),
             }
         }
-        Ok(images)
+        Ok((images, wounds))
     }
 
     async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
@@ -157,8 +189,15 @@ impl PodmanHost {
 
     /// Sends a signal and gives the process that got it. One that does not run any more needs no signal.
     async fn signal(&self, id: &str, signal: &str) -> Result<Option<i64>, StepError> {
-        let detail = self.podman.inspect(id).await.map_err(|err| refused(&err))?;
-        let Some(pid) = detail.map(|detail| detail.state.pid).filter(|pid| *pid > 0) else { return Ok(None) };
+        let pid = match self.podman.inspect(id).await {
+            Ok(detail) => detail.map(|detail| detail.state.pid),
+            // One whose storage is damaged cannot be looked at, and is to be stopped all the same.
+            Err(err) if err.is_container_damage() => {
+                self.podman.line(id).await.map_err(|err| refused(&err))?.map(|l| l.pid)
+            }
+            Err(err) => return Err(refused(&err)),
+        };
+        let Some(pid) = pid.filter(|pid| *pid > 0) else { return Ok(None) };
         match self.podman.kill(id, signal).await {
             Ok(()) => Ok(Some(pid)),
             Err(err) if err.is_not_found() || err.is_wrong_state() => Ok(None),
@@ -186,6 +225,7 @@ impl PodmanHost {
                 match self.podman.inspect(id).await {
                     Ok(Some(detail)) if detail.state.status == State::Running => {}
                     Ok(_) => return Ok(true),
+                    Err(err) if err.is_container_damage() => return Ok(true),
                     Err(err) => return Err(refused(&err)),
                 }
                 tokio::time::sleep(PROCESS_PAUSE_MIN).await;
@@ -207,16 +247,60 @@ impl PodmanHost {
         match self.podman.pod_create(&spec).await {
             Ok(id) => Ok(Outcome::Made(id)),
             Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: format!("pod {}", spec.name) }),
-            Err(err) => Err(refused(&err)),
+            Err(err) => {
+                if err.is_image_damage() {
+                    self.drop_pause_image().await;
+                }
+                Err(refused(&err))
+            }
+        }
+    }
+
+    /// Podman makes the image of its pause containers anew when there is none. One that others use stays.
+    async fn drop_pause_image(&self) {
+        let images = self.podman.images().await.unwrap_or_default();
+        for image in images.into_iter().filter(|i| i.repo_tags.iter().any(|tag| tag.starts_with(PAUSE_IMAGE))) {
+            if let Err(err) = self.podman.image_remove(&image.id, Users::Kept).await {
+                tracing::warn!(%err, "the damaged image of pause containers stays");
+            }
         }
     }
 
     async fn create(&self, order: &Order<'_>) -> Result<Outcome, StepError> {
         let spec = self.spec(order).await?;
-        match self.podman.create(&spec).await {
-            Ok(id) => Ok(Outcome::Made(id)),
+        let mut made = self.podman.create(&spec).await;
+        if made.as_ref().is_err_and(PodmanError::is_name_taken) && self.clear_leftover(&spec.name).await {
+            made = self.podman.create(&spec).await;
+        }
+        match made {
+            Ok(id) => {
+                self.starts.made(&id);
+                Ok(Outcome::Made(id))
+            }
             Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: spec.name }),
+            Err(err) if err.is_image_damage() => Err(damaged(Damage::Image, &err)),
             Err(err) => Err(refused(&err)),
+        }
+    }
+
+    /// A name that no container of Podman has is held by storage of which Podman has lost the container: nobody's, and of
+    /// a name that only we give.
+    async fn clear_leftover(&self, name: &str) -> bool {
+        match self.podman.exists(name).await {
+            Ok(false) => self.podman.remove(name).await.is_ok(),
+            Ok(true) | Err(_) => false,
+        }
+    }
+
+    async fn examine(&self, image: &str) -> Result<Outcome, StepError> {
+        let found = self.podman.image(image).await.map_err(|err| refused(&err))?;
+        let Some(found) = found else { return Ok(Outcome::Done) };
+        let store = self.places.store.clone();
+        let examined = tokio::task::spawn_blocking(move || layers::examine(&store, &found.id)).await;
+        match examined.map_err(|err| StepError::Refused(format!("the examination broke off: {err}")))? {
+            Ok(None) => Ok(Outcome::Done),
+            Ok(Some(why)) => Err(StepError::Damaged { damage: Damage::Image, why }),
+            Err(err) => Err(StepError::Refused(format!("cannot examine image {image}: {err}"))),
         }
     }
 
@@ -264,14 +348,6 @@ impl PodmanHost {
             .map_err(|err| StepError::Refused(format!("cannot make the volume directory {}: {err}", dir.display())))?;
         Ok(dir.display().to_string())
     }
-
-    async fn pull(&self, image: &str, need: PullNeed) -> Result<(), PodmanError> {
-        let limits = match need {
-            PullNeed::Missing => PullLimits::default(),
-            PullNeed::Refresh => REFRESH_LIMITS,
-        };
-        self.podman.pull(image, limits, |line| tracing::info!(image, "{line}")).await.map(|_| ())
-    }
 }
 
 /// What `Step::Create` says.
@@ -284,7 +360,11 @@ struct Order<'a> {
     device: &'a Device,
 }
 
-fn refused(err: &PodmanError) -> StepError {
+pub(super) fn damaged(damage: Damage, err: &PodmanError) -> StepError {
+    StepError::Damaged { damage, why: text(err) }
+}
+
+pub(super) fn refused(err: &PodmanError) -> StepError {
     StepError::Refused(text(err))
 }
 
@@ -331,7 +411,9 @@ impl Host for PodmanHost {
 
     fn events(&self) -> mpsc::Receiver<HostEvent> {
         let (out, events) = mpsc::channel(EVENTS_MAX);
-        tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
+        tokio::spawn(super::watch::forward(self.podman.clone(), out.clone(), label::APP));
+        let room = Arc::clone(&self.room);
+        tokio::spawn(async move { room.keep(out).await });
         events
     }
 
@@ -350,30 +432,38 @@ impl Host for PodmanHost {
 
     async fn erase(&self, key: &AppKey) -> Result<(), StepError> {
         let file = records::file(&self.places.records, key);
-        blocking(move || file.remove()).await
+        blocking(move || file.remove()).await?;
+        self.room.forget(key);
+        Ok(())
     }
 
     async fn observe(&self, key: &AppKey, images: &[String]) -> Result<Observed, HostError> {
-        let both = async { tokio::try_join!(self.seen(key), self.images(images)) };
-        let (seen, images) = both.await.map_err(|err| host_error(&err))?;
-        Ok(Observed { seen, images })
+        self.room.needs(key, images);
+        let mut broken = Wounds::default();
+        let both = async { tokio::try_join!(self.seen(key, &mut broken), self.images(images)) };
+        let (seen, (images, mut wounds)) = both.await.map_err(|err| host_error(&err))?;
+        wounds.containers = broken.containers;
+        Ok(Observed { seen, images, wounds })
     }
 
     async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
         let done = match step {
             Step::Adopt { .. } | Step::Forget { .. } => Ok(()),
-            Step::Pull { image, need } => self.pull(image, *need).await,
+            Step::Pull { image, need } => {
+                return self.room.pull(image, *need).await.map(|()| Outcome::Done).map_err(StepError::Refused);
+            }
+            Step::Examine { image } => return self.examine(image).await,
             Step::Stop { targets, rule } => return self.stop(targets, rule).await.map(|()| Outcome::Done),
             Step::Expire { target, .. } => return self.kill(&target.id).await.map(|()| Outcome::Done),
-            Step::Remove { target } => self.podman.remove(&target.id).await,
-            Step::RemovePod { target } => self.podman.pod_remove(&target.id).await,
+            Step::Remove { target } => self.starts.remove(&target.id).await,
+            Step::RemovePod { target } => self.starts.remove_pod(&target.id).await,
             Step::CreatePod { app, nonce } => return self.create_pod(app, nonce).await,
             Step::Create { app, name, role, pod, nonce, device } => {
                 let app: &App = app;
                 let order = Order { app, name, role: *role, pod: pod.as_deref(), nonce, device };
                 return self.create(&order).await;
             }
-            Step::Start { target, .. } => self.podman.start(&target.id).await.map(|_| ()),
+            Step::Start { target, .. } => return self.starts.start(&target.id).await.map(|()| Outcome::Done),
             Step::Probe { app, target } => {
                 let asked = probe::ask(&self.podman, app, &target.name, &target.id).await;
                 return asked.map(|()| Outcome::Done).map_err(StepError::Unhealthy);

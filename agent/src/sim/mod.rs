@@ -3,6 +3,7 @@
 //! It stands for Podman, the registry and the disk behind [`crate::supervise::Host`]. It decides nothing the agent decides; time is
 //! tokio's, so a test with paused time runs hours in milliseconds, and hundreds of these fit in one process.
 
+mod damage;
 mod doing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,7 @@ struct State {
     records: BTreeMap<AppKey, Record>,
     disk: Link,
     spoilt: BTreeMap<AppKey, Spoilt>,
+    store: damage::Store,
     mishap: Option<(u32, Mishap)>,
     effects: Vec<String>,
     listener: Option<mpsc::Sender<HostEvent>>,
@@ -145,6 +147,7 @@ impl SimHost {
                 records: BTreeMap::new(),
                 disk: Link::Up,
                 spoilt: BTreeMap::new(),
+                store: damage::Store::default(),
                 mishap: None,
                 effects: Vec::new(),
                 listener: None,
@@ -389,8 +392,10 @@ impl SimHost {
             Fate::Apply => work.await,
             Fate::Skip(mishap) => Err(self.suffer(mishap).await),
             Fate::ApplyThen(mishap) => {
-                work.await?;
-                Err(self.suffer(mishap).await)
+                let done = work.await;
+                // Whoever dies after it does so also when it did not succeed.
+                let err = self.suffer(mishap).await;
+                done.and(Err(err))
             }
         }
     }

@@ -10,6 +10,7 @@ use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::healing;
 use super::host::Host;
 use super::ledger::Recall;
 use super::streams::Known;
@@ -67,12 +68,14 @@ pub(super) struct AppTask<H: Host> {
     /// The record was lost and is made anew by the next look.
     from_labels: bool,
     memory: Memory,
-    background: JoinSet<(Step, Result<(), String>)>,
+    background: JoinSet<(Step, Result<(), StepError>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
     last_step: (String, u32),
     last: Option<AppReport>,
     told: Neighbour,
+    /// The alarms that were told last.
+    told_alarms: Vec<String>,
 }
 
 /// What to do after one pass.
@@ -113,6 +116,7 @@ impl<H: Host> AppTask<H> {
             last_step: (String::new(), 0),
             last: None,
             told: Neighbour::default(),
+            told_alarms: Vec::new(),
         }
     }
 
@@ -157,11 +161,13 @@ impl<H: Host> AppTask<H> {
             self.from_labels = false;
         }
         self.blind = 0;
-        let have = Have::sort(observed, &self.record);
+        let mut have = Have::sort(observed, &self.record);
         let now = self.host.now();
         if let Some(app) = in_charge(want, current.as_deref()) {
             self.memory.saw(&have, app, now);
         }
+        self.memory.healing.saw(&have, current.as_deref(), now);
+        have.wounds.containers = self.memory.healing.due(now);
         let facts = Facts {
             boot: self.host.boot(),
             now,
@@ -180,7 +186,8 @@ impl<H: Host> AppTask<H> {
         }
         let foreground = together(plan.steps);
         let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
-        let wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
+        let wake = plan.wake.into_iter().chain(self.memory.healing.next(now)).min();
+        let wait = wake.map_or(AUDIT, |wake| wake.saturating_sub(now).max(Duration::from_millis(1)));
         let Some(step) = foreground.first() else {
             self.last_step = (String::new(), 0);
             return Next::After(wait.min(AUDIT));
@@ -240,7 +247,8 @@ impl<H: Host> AppTask<H> {
     async fn publish(&mut self, want: &Want, current: Option<&App>, have: &Have, plan: &Plan, facts: &Facts) {
         let Some(report) = compose(want.app.as_deref(), current, have, &self.memory, plan) else { return };
         let neighbour = neighbour(in_charge(want, current), have, &self.memory, facts, plan);
-        if self.last.as_ref() == Some(&report) && self.told == neighbour {
+        let alarms = healing::alarms(&self.key, have, &self.memory);
+        if self.last.as_ref() == Some(&report) && self.told == neighbour && self.told_alarms == alarms {
             return;
         }
         self.told = neighbour;
@@ -251,13 +259,7 @@ impl<H: Host> AppTask<H> {
         let mains = have.ours.iter().filter(|seen| seen.role != Role::Pod);
         let known = mains.map(|seen| Known { name: seen.name.to_string(), id: seen.id.clone(), role: seen.role });
         let containers = known.collect();
-        let alarms = have.strangers.iter().map(|seen| {
-            format!(
-                "{} carries this agent's labels for {} but was not made by it, so it is not touched; remove it with `podman rm {}` if it is not wanted",
-                seen.podman_name, self.key, seen.podman_name
-            )
-        });
-        let alarms = alarms.collect();
+        self.told_alarms.clone_from(&alarms);
         self.tell(Some(report), containers, alarms).await;
     }
 
@@ -274,7 +276,7 @@ impl<H: Host> AppTask<H> {
         let host = Arc::clone(&self.host);
         let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
         let handle = self.background.spawn(async move {
-            let result = host.perform(&step).await.map(|_| ()).map_err(|err| err.to_string());
+            let result = host.perform(&step).await.map(|_| ());
             (step, result)
         });
         if let Some(image) = image {
@@ -295,7 +297,7 @@ impl<H: Host> AppTask<H> {
         });
     }
 
-    fn background_ended(&mut self, ended: Result<(Step, Result<(), String>), tokio::task::JoinError>) {
+    fn background_ended(&mut self, ended: Result<(Step, Result<(), StepError>), tokio::task::JoinError>) {
         match ended {
             Ok((step, result)) => {
                 if let Step::Pull { image, .. } = &step {
@@ -304,10 +306,12 @@ impl<H: Host> AppTask<H> {
                         self.memory.refreshed(&app.hash().to_string(), image);
                     }
                 }
-                if let Err(why) = &result {
-                    tracing::debug!(app = %self.key, %step, why, "step failed");
+                if let Err(err) = &result {
+                    tracing::debug!(app = %self.key, %step, %err, "step failed");
                 }
-                self.memory.ended(&step, result, self.host.now());
+                let now = self.host.now();
+                healing::examined(&mut self.memory, &step, &result, now);
+                self.memory.ended(&step, result.map_err(|err| err.to_string()), now);
             }
             Err(err) if err.is_cancelled() => {}
             Err(err) => tracing::error!(app = %self.key, %err, "a background step ended badly"),
@@ -326,12 +330,13 @@ impl<H: Host> AppTask<H> {
                 Ok(_) => self.memory.done(step, now),
                 Err(err) => {
                     tracing::warn!(app = %self.key, %step, %err, "step failed");
-                    failed.get_or_insert((step, err.to_string()));
+                    failed.get_or_insert((step, err));
                 }
             }
         }
-        if let Some((step, why)) = failed {
-            self.memory.failed(step, hash, why, now);
+        if let Some((step, err)) = failed {
+            self.memory.failed(step, hash, err.to_string(), now);
+            healing::met(&mut self.memory, &self.record, step, &err, now);
         } else {
             self.repeated(&steps[0], hash, now);
         }
@@ -360,6 +365,7 @@ impl<H: Host> AppTask<H> {
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
                 self.memory.failed(step, hash, err.to_string(), now);
+                healing::met(&mut self.memory, &self.record, step, &err, now);
             }
         }
     }
@@ -386,6 +392,7 @@ impl<H: Host> AppTask<H> {
             Step::Remove { .. }
             | Step::RemovePod { .. }
             | Step::Pull { .. }
+            | Step::Examine { .. }
             | Step::Stop { .. }
             | Step::Expire { .. }
             | Step::Start { .. }

@@ -219,7 +219,19 @@ impl Podman {
         }
     }
 
+    /// Sends the call; a refusal is an error.
     async fn exchange(&self, call: Call) -> Result<Response<Incoming>, PodmanError> {
+        let what = call.what.clone();
+        let answer = self.send(call).await?;
+        let status = answer.status();
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(answer);
+        }
+        let body = collect(answer.into_body(), &what, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
+        Err(refusal(what, status, &body))
+    }
+
+    async fn send(&self, call: Call) -> Result<Response<Incoming>, PodmanError> {
         let Call { what, method, path, body, content_type } = call;
         let stream = UnixStream::connect(&self.socket).await.map_err(|err| PodmanError::Unreachable {
             socket: self.socket.clone(),
@@ -242,13 +254,20 @@ impl Podman {
             .header("Content-Type", content_type)
             .body(body)
             .map_err(|err| PodmanError::Request { what: what.clone(), err })?;
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status();
-        if status.is_success() || status == StatusCode::NOT_MODIFIED {
-            return Ok(answer);
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    /// Sends the call and reads the whole answer, whatever its status says.
+    pub(super) async fn ask_any(&self, call: Call, limit: Limit) -> Result<(StatusCode, Bytes), PodmanError> {
+        let what = call.what.clone();
+        let whole = async {
+            let answer = self.send(call).await?;
+            Ok((answer.status(), collect(answer.into_body(), &what, limit.bytes).await?))
+        };
+        match tokio::time::timeout(limit.time, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(PodmanError::TimedOut { what: what.clone(), after: limit.time }),
         }
-        let body = collect(answer.into_body(), &what, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
-        Err(refusal(what, status, &body))
     }
 
     /// Sends the call and reads the whole answer.
@@ -300,7 +319,7 @@ struct ErrorBody {
     message: String,
 }
 
-fn refusal(what: String, status: StatusCode, body: &[u8]) -> PodmanError {
+pub(super) fn refusal(what: String, status: StatusCode, body: &[u8]) -> PodmanError {
     let parsed = serde_json::from_slice::<ErrorBody>(body).unwrap_or_else(|_| ErrorBody {
         cause: String::new(),
         message: format!("HTTP {status} {}", String::from_utf8_lossy(body).trim()),
