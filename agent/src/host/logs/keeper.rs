@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -31,6 +31,7 @@ const LIVE: usize = 2;
 const READER_MEMORY: Duration = Duration::from_secs(600);
 /// What conmon calls a file that is to replace another, behind that one's name.
 const NEW: &str = ".tmp";
+const READS_MAX: u32 = 256;
 const SETTLE_TRIES: u32 = 50;
 const SETTLE_PAUSE: Duration = Duration::from_micros(200);
 /// Hours of running since the app was deleted, in its folder: no wall clock is needed to count them.
@@ -166,9 +167,10 @@ impl Keeper {
 
     /// Hears of every change of an app's logs from now on.
     pub(super) fn follow(&mut self, key: &AppKey) -> watch::Receiver<u64> {
-        let receiver = self.app(key).ticks.subscribe();
+        let app = self.app(key);
+        app.read_at = Some(clock::uptime());
+        let receiver = app.ticks.subscribe();
         self.hear(key, Hearing::Lines);
-        self.look(key);
         receiver
     }
 
@@ -194,16 +196,18 @@ impl Keeper {
 
     fn events(&self) -> Vec<InotifyEvent> {
         let mut all = Vec::new();
-        loop {
+        // More than this comes while it is read; it is read the next time.
+        for _ in 0..READS_MAX {
             match self.inotify.read_events() {
                 Ok(events) => all.extend(events),
-                Err(nix::errno::Errno::EAGAIN) => return all,
+                Err(nix::errno::Errno::EAGAIN) => break,
                 Err(err) => {
                     tracing::warn!(%err, "inotify fails");
-                    return all;
+                    break;
                 }
             }
         }
+        all
     }
 
     /// Notes what has happened: which places to look at, and how often files were replaced.
@@ -217,7 +221,9 @@ impl Keeper {
             }
             let wd = number(event.wd);
             if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                self.watched.remove(&wd);
+                if let Some(place) = self.watched.remove(&wd) {
+                    self.make_again(&place);
+                }
                 continue;
             }
             let Some(place) = self.watched.get(&wd).cloned() else { continue };
@@ -238,6 +244,28 @@ impl Keeper {
             }
             self.todo.entry(place).and_modify(|all| *all = change.max(*all)).or_insert(change);
         }
+    }
+
+    /// Somebody has removed a folder of logs. Without it conmon ends when its file is full, and no container starts.
+    fn make_again(&mut self, place: &Watched) {
+        let root = &self.places.root;
+        let dir = match place {
+            Watched::Root => root.clone(),
+            Watched::App(key) | Watched::Container(key, _) if !self.places.is_known(key) => return,
+            Watched::App(key) => app_dir(root, key),
+            Watched::Container(key, container) => app_dir(root, key).join(container.as_str()),
+        };
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        let made = made.and_then(|()| self.watch(&self.places.root.clone(), Watched::Root, Hearing::Files.flags()));
+        match made {
+            Ok(()) => {
+                tracing::warn!(dir = %dir.display(), "somebody has removed this folder of logs; it is made again")
+            }
+            Err(err) => {
+                tracing::error!(dir = %dir.display(), %err, "a folder of logs is gone and cannot be made again")
+            }
+        }
+        self.todo.insert(Watched::Root, Change::Files);
     }
 
     fn app(&mut self, key: &AppKey) -> &mut App {
@@ -649,6 +677,31 @@ mod tests {
         assert!(dir.exists());
         keeper.hour();
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn folders_that_somebody_removes_are_made_again_for_apps_that_are_there() {
+        let here = Here::new();
+        let path = here.reserve("default.web");
+        let record = here.dir.path().join("records/default.web.record");
+        fs::create_dir_all(record.parent().unwrap()).unwrap();
+        fs::write(&record, "x").unwrap();
+        let mut keeper = here.keeper(u64::MAX);
+        let root = Places::below(here.dir.path()).root;
+        for gone in [path.parent().unwrap(), &root] {
+            fs::remove_dir_all(gone).unwrap();
+            keeper.heard();
+            while keeper.is_due() {
+                keeper.heard();
+            }
+            Here::replace(&path, "again\n");
+            keeper.heard();
+            assert!(!Here::names(&path).is_empty(), "{}", gone.display());
+        }
+        fs::remove_file(&record).unwrap();
+        fs::remove_dir_all(path.parent().unwrap().parent().unwrap()).unwrap();
+        keeper.heard();
+        assert!(!path.parent().unwrap().exists(), "nobody needs it any more");
     }
 
     #[test]
