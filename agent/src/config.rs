@@ -10,9 +10,10 @@ use bramble_contracts::Name;
 use bramble_contracts::v1::Instance;
 use serde::Deserialize;
 
+use crate::core::disk::DiskRules;
 use crate::host::device::Places;
 use crate::host::logs::Budget;
-use crate::host::podman::service::ServiceConfig;
+use crate::host::podman::service::{Registries, ServiceConfig};
 use crate::host::sntp;
 use crate::mesh::Settings;
 use crate::mesh::http::{Base, HttpError};
@@ -90,6 +91,9 @@ pub struct Config {
     /// How much of what apps print is kept.
     #[serde(default)]
     pub logs: LogsConfig,
+    /// What stays free on the disk of `apps_dir`.
+    #[serde(default)]
+    pub disk: DiskConfig,
 }
 
 /// `[clock]`
@@ -124,6 +128,25 @@ impl Default for LogsConfig {
     }
 }
 
+/// `[disk]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskConfig {
+    /// Below this share unneeded images go.
+    pub low_percent: u8,
+    /// Below so many MiB they go, whatever the share.
+    pub low_mib: u64,
+    /// A pull leaves so many MiB free.
+    pub reserve_mib: u64,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        let DiskRules { low_percent, low_bytes, reserve_bytes } = DiskRules::default();
+        Self { low_percent, low_mib: low_bytes >> 20, reserve_mib: reserve_bytes >> 20 }
+    }
+}
+
 /// `[podman]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -136,13 +159,87 @@ pub struct PodmanConfig {
     pub containers_conf: Option<PathBuf>,
     /// A service that somebody else runs; ours is not started then.
     pub socket: Option<PathBuf>,
+    /// Podman's `registries.conf`: mirrors, registries without TLS, short names.
+    pub registries_conf: Option<PathBuf>,
+    /// Podman's `auth.json`: credentials for registries.
+    pub auth_file: Option<PathBuf>,
+    /// A directory of CA certificates for registries, besides the system's.
+    pub ca_dir: Option<PathBuf>,
+    /// Proxy for registries without TLS.
+    pub http_proxy: Option<String>,
+    /// Proxy for registries.
+    pub https_proxy: Option<String>,
+    /// Registries that are reached without a proxy.
+    pub no_proxy: Option<String>,
+}
+
+impl PodmanConfig {
+    fn registries(&self) -> Registries {
+        Registries {
+            conf: self.registries_conf.clone(),
+            auth_file: self.auth_file.clone(),
+            ca_dir: self.ca_dir.clone(),
+            http_proxy: self.http_proxy.clone(),
+            https_proxy: self.https_proxy.clone(),
+            no_proxy: self.no_proxy.clone(),
+        }
+    }
+
+    /// Settings that name a file or directory.
+    pub fn paths(&self) -> [(&'static str, Option<&PathBuf>); 4] {
+        [
+            ("podman.containers_conf", self.containers_conf.as_ref()),
+            ("podman.registries_conf", self.registries_conf.as_ref()),
+            ("podman.auth_file", self.auth_file.as_ref()),
+            ("podman.ca_dir", self.ca_dir.as_ref()),
+        ]
+    }
+
+    /// What cannot be meant so, by field. Whether files are there is not asked: apps start without them.
+    fn wrong(&self) -> Option<(&'static str, String)> {
+        for (field, path) in self.paths() {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Some((field, format!("{} is not an absolute path", path.display())));
+            }
+        }
+        for (field, proxy) in [("podman.http_proxy", &self.http_proxy), ("podman.https_proxy", &self.https_proxy)] {
+            let url = proxy.as_ref().map(|proxy| (proxy, proxy.split_once("://")));
+            if let Some((proxy, None | Some((_, "")))) = url {
+                return Some((field, format!("{proxy:?} is no URL such as http://proxy.example:3128")));
+            }
+            if let Some((_, Some((scheme, _)))) = url
+                && !["http", "https", "socks5"].contains(&scheme)
+            {
+                return Some((field, format!("a proxy is reached by http, https or socks5, not by {scheme}")));
+            }
+        }
+        if self.socket.is_some() && self.registries() != Registries::default() {
+            let why = "another program's Podman is used, so settings for registries have no effect; make them there";
+            return Some(("podman.socket", why.into()));
+        }
+        None
+    }
 }
 
 impl Default for PodmanConfig {
     fn default() -> Self {
-        Self { program: "podman".into(), run_dir: "/run/bramble".into(), containers_conf: None, socket: None }
+        Self {
+            program: "podman".into(),
+            run_dir: "/run/bramble".into(),
+            containers_conf: None,
+            socket: None,
+            registries_conf: None,
+            auth_file: None,
+            ca_dir: None,
+            http_proxy: None,
+            https_proxy: None,
+            no_proxy: None,
+        }
     }
 }
+
+/// A pebibyte.
+const DISK_MIB_MAX: u64 = 1 << 30;
 
 fn state_dir() -> PathBuf {
     "/var/lib/bramble".into()
@@ -195,7 +292,26 @@ impl Config {
                 return Err(value(field, format!("{} is not an absolute path", dir.display())));
             }
         }
+        if let Some((field, why)) = config.podman.wrong() {
+            return Err(value(field, why));
+        }
+        let DiskConfig { low_percent, low_mib, reserve_mib } = config.disk;
+        if low_percent > 90 {
+            return Err(value("disk.low_percent", format!("{low_percent} is not between 0 and 90")));
+        }
+        for (field, mib) in [("disk.low_mib", low_mib), ("disk.reserve_mib", reserve_mib)] {
+            if mib > DISK_MIB_MAX {
+                return Err(value(field, format!("{mib} is not between 0 and {DISK_MIB_MAX}")));
+            }
+        }
         Ok(config)
+    }
+
+    /// Where records, volumes, logs and Podman's store lie, and what stays free there.
+    pub fn places(&self) -> Places {
+        let DiskConfig { low_percent, low_mib, reserve_mib } = self.disk;
+        let rules = DiskRules { low_percent, low_bytes: low_mib << 20, reserve_bytes: reserve_mib << 20 };
+        Places { rules, log_bytes: self.log_budget().segment(), ..Places::below(&self.apps_dir) }
     }
 
     /// The coordinator's address.
@@ -221,12 +337,8 @@ impl Config {
     pub fn service(&self) -> ServiceConfig {
         let below = ServiceConfig::below(&self.apps_dir, &self.podman.run_dir);
         let containers_conf = self.podman.containers_conf.clone();
-        ServiceConfig { program: self.podman.program.clone(), containers_conf, ..below }
-    }
-
-    /// Where records, volumes and logs lie.
-    pub fn places(&self) -> Places {
-        Places { log_bytes: self.log_budget().segment(), ..Places::below(&self.apps_dir) }
+        let registries = self.podman.registries();
+        ServiceConfig { program: self.podman.program.clone(), containers_conf, registries, ..below }
     }
 
     /// How much of what apps print is kept.
@@ -267,6 +379,18 @@ mod tests {
     }
 
     #[test]
+    fn what_podman_is_to_know_of_registries_is_handed_on() {
+        let text = "coordinator = \"http://127.0.0.1:7980\"\n[podman]\nregistries_conf = \"/etc/r.conf\"\n\
+                    https_proxy = \"http://proxy.example:3128\"\n[disk]\nlow_mib = 2\nreserve_mib = 1";
+        let config = parse(text).unwrap();
+        let registries = config.service().registries;
+        assert_eq!(registries.conf, Some("/etc/r.conf".into()));
+        assert_eq!(registries.https_proxy.as_deref(), Some("http://proxy.example:3128"));
+        let rules = config.places().rules;
+        assert_eq!((rules.low_percent, rules.low_bytes, rules.reserve_bytes), (10, 2 << 20, 1 << 20));
+    }
+
+    #[test]
     fn errors_name_the_field() {
         let good = "coordinator = \"https://fleet.example\"\n";
         for (bad, named) in [
@@ -278,6 +402,13 @@ mod tests {
             (format!("{good}[logs]\ntotal_mib = 9"), "logs.total_mib"),
             (format!("{good}name = \"Not A Name\""), "name"),
             (format!("{good}state_dir = \"relative\""), "state_dir"),
+            (format!("{good}[podman]\nauth_file = \"auth.json\""), "podman.auth_file"),
+            (format!("{good}[podman]\nhttps_proxy = \"proxy:3128\""), "podman.https_proxy"),
+            (format!("{good}[podman]\nhttps_proxy = \"ftp://proxy\""), "podman.https_proxy"),
+            (format!("{good}[podman]\nsocket = \"/s\"\nca_dir = \"/ca\""), "podman.socket"),
+            (format!("{good}[disk]\nlow_percent = 91"), "disk.low_percent"),
+            (format!("{good}[disk]\nreserve_mib = 9999999999"), "disk.reserve_mib"),
+            (format!("{good}[disk]\nlow = 1"), "low"),
             ("coordinator = \"http://fleet.example\"".to_owned(), "coordinator"),
             (String::new(), "coordinator"),
         ] {

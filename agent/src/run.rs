@@ -66,6 +66,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = tell(&agent, &config) => {}
         () = look(&config, facts_out) => {}
         () = watch_podman(service.as_ref().map(Service::state), agent.board()) => {}
+        () = watch_store(service.as_ref().map(Service::mended), agent.board()) => {}
     }
     tracing::info!("agent stops; apps run on");
     systemd::stopping();
@@ -171,6 +172,19 @@ async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Boa
             None => {}
         }
         if state.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Says when a damaged store was mended; that stays said as long as this agent runs.
+async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Board) {
+    let Some(mut mended) = service else { return std::future::pending().await };
+    loop {
+        if let Some(done) = mended.borrow_and_update().clone() {
+            board.alarm(Alarm::Store, done);
+        }
+        if mended.changed().await.is_err() {
             return std::future::pending().await;
         }
     }

@@ -6,6 +6,7 @@ mod simulated;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bramble_agent::core::disk::Disk;
 use bramble_agent::sim::{Behaviour, Link};
 use bramble_contracts::quantity::Millis;
 use bramble_contracts::v2::Stage;
@@ -85,6 +86,13 @@ async fn obey(agent: &mut Agent, words: &[&str]) -> Vec<String> {
         ["images", images @ ..] => {
             let at = images.iter().position(|word| *word == "registry").unwrap_or(images.len());
             agent.host.set_images(&images[..at], images.get(at + 1..).unwrap_or_default());
+        }
+        ["damage", "container", name] => agent.host.damage_container(name),
+        ["damage", "image", image] => agent.host.damage_image(image),
+        ["damage", "files", image] => agent.host.hollow_image(image),
+        ["room", free_mib, total_mib, image, need_mib] => {
+            let bytes = |mib: &str| mib.parse::<u64>().unwrap() << 20;
+            agent.host.set_room(Disk { free: bytes(free_mib), total: bytes(total_mib) }, image, bytes(need_mib));
         }
         ["stranger", container, app @ ..] => agent.host.plant_stranger(&app_of(&parse_app(app)), container),
         ["no-strangers"] => agent.host.remove_strangers(),

@@ -38,6 +38,8 @@ pub struct DeviceSetup {
     pub images: Vec<u32>,
     /// More lines for the top of `agent.toml`.
     pub settings: String,
+    /// More lines for its `[podman]`.
+    pub podman: String,
     /// NTP servers, on this machine's own addresses.
     pub ntp: Vec<String>,
     /// The clock its programs see, if not this machine's.
@@ -108,6 +110,9 @@ impl Device {
         text += &format!("state_dir = {}\napps_dir = {}\n", quoted(&self.state_dir()), quoted(&self.dir.join("apps")));
         text += &self.setup.settings;
         text += &format!("\n[podman]\nprogram = \"podman\"\nrun_dir = {}\n", quoted(&self.run));
+        text += &self.setup.podman;
+        // How full this machine is, is not what a case is about.
+        text += "\n[disk]\nlow_percent = 0\nlow_mib = 0\nreserve_mib = 0\n";
         text += &format!("\n[clock]\nservers = {:?}\n", self.setup.ntp);
         private(&self.dir.join("agent.toml"), &text);
     }

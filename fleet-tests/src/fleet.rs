@@ -130,6 +130,7 @@ impl Fleet {
             images: vec![1, 2],
             // Ten seconds by default: too long to wait for again and again.
             settings: "heartbeat_secs = 1\n".into(),
+            podman: String::new(),
             ntp: vec![],
             clock: None,
         }

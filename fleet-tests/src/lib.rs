@@ -45,6 +45,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod pty;
+pub mod registry;
 pub mod simulated;
 
 pub use app::Running;

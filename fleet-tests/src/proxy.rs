@@ -1,5 +1,5 @@
-//! A TCP proxy that can lose what the server says: for answers that never arrive, and for links that are cut without
-//! anybody being told.
+//! A TCP proxy that can lose what the server says, or pass it slowly: for answers that never arrive, for links that are cut
+//! without anybody being told, and for those that are merely bad.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,6 +18,8 @@ pub enum Mode {
     LoseAnswers = 1,
     /// Passes nothing, closes nothing: what a dead link looks like.
     BlackHole = 2,
+    /// Passes what the server says at the speed given to [`Proxy::slow`], for each connection.
+    Slow = 3,
 }
 
 /// One listening proxy. Its threads end with it.
@@ -33,6 +35,7 @@ pub struct Proxy {
 struct Rule {
     mode: AtomicU8,
     marker: Mutex<Vec<u8>>,
+    bytes_per_s: AtomicU64,
     over: AtomicBool,
 }
 
@@ -75,6 +78,12 @@ impl Proxy {
     /// In mode [`Mode::LoseAnswers`]: only answers to requests that begin like this.
     pub fn lose_answers_to(&self, marker: &str) {
         *self.rule.marker.lock().unwrap_or_else(PoisonError::into_inner) = marker.as_bytes().to_vec();
+    }
+
+    /// From now on so many bytes in a second for each connection.
+    pub fn slow(&self, bytes_per_s: u64) {
+        self.rule.bytes_per_s.store(bytes_per_s.max(1), Ordering::SeqCst);
+        self.set(Mode::Slow);
     }
 
     /// Where it listens.
@@ -129,6 +138,10 @@ fn answers(mut from: TcpStream, mut to: TcpStream, rule: &Rule, marked: &AtomicB
             break;
         }
         hold(rule);
+        if rule.is(Mode::Slow) {
+            let rate = rule.bytes_per_s.load(Ordering::SeqCst).max(1);
+            std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate));
+        }
         if read == 0 || to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -44,6 +44,7 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
         net: None,
         images: vec![1],
         settings: String::new(),
+        podman: String::new(),
         ntp: vec![],
         clock: None,
     };

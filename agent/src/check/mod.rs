@@ -8,6 +8,7 @@ mod lvm;
 mod machine;
 mod podman;
 mod state;
+mod store;
 mod time;
 mod who;
 
@@ -75,6 +76,7 @@ pub async fn check(config: &Config) -> Suite {
         ask_disk("cgroups", machine::cgroups),
         ask("nftables", machine::nftables()),
         ask("podman", podman::podman(config)),
+        ask_disk("image store", store::store(config)),
         ask("thin pool", lvm::thin_pool()),
         ask("watchdog", machine::watchdog()),
         ask("agent's unit", machine::unit()),

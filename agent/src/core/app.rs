@@ -278,7 +278,8 @@ impl App {
     }
 }
 
-fn without_tag(image: &str) -> &str {
+/// The name of an image without tag and digest.
+pub fn without_tag(image: &str) -> &str {
     let name = image.split('@').next().unwrap_or(image);
     match name.rsplit_once(':') {
         Some((before, tag)) if !tag.contains('/') => before,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bramble_contracts::Name;
 
 use super::app::Role;
+use super::heal::Wounds;
 use super::mapping::{Address, Mapping, Publisher};
 use super::record::{Instance, Record};
 
@@ -78,6 +79,8 @@ pub struct Observed {
     pub images: BTreeMap<String, ImageSeen>,
     /// The app's own nftables table; `None` when there is none.
     pub mapping: Option<Mapping>,
+    /// What of it is broken.
+    pub wounds: Wounds,
 }
 
 /// What is there.
@@ -93,12 +96,14 @@ pub struct Have {
     pub images: BTreeMap<String, ImageSeen>,
     /// The app's own nftables table.
     pub mapping: Option<Mapping>,
+    /// What of it is broken; for the planner: what of it is to be mended now.
+    pub wounds: Wounds,
 }
 
 impl Have {
     /// Sorts one look by the record.
     pub fn sort(observed: Observed, record: &Record) -> Self {
-        let Observed { mut seen, images, mapping } = observed;
+        let Observed { mut seen, images, mapping, wounds } = observed;
         seen.sort_by(|a, b| (a.role, &a.name, &a.id).cmp(&(b.role, &b.name, &b.id)));
         let (ours, strangers): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|seen| {
             let known = record.instances.get(&seen.nonce);
@@ -109,7 +114,7 @@ impl Have {
         let there = |nonce: &String| ours.iter().any(|seen| seen.nonce == *nonce);
         let lost = record.instances.iter().filter(|(nonce, _)| !there(nonce));
         let lost = lost.map(|(nonce, i)| (nonce.clone(), i.clone())).collect();
-        Self { ours, strangers, lost, images, mapping }
+        Self { ours, strangers, lost, images, mapping, wounds }
     }
 
     /// What is of this spec, and the rest: each looks like all there is.
@@ -120,6 +125,7 @@ impl Have {
             lost: self.lost.iter().filter(|(_, instance)| keep(&instance.hash)).cloned().collect(),
             images: self.images.clone(),
             mapping: self.mapping.clone(),
+            wounds: self.wounds.clone(),
         };
         (part(&|other| other == hash), part(&|other| other != hash))
     }

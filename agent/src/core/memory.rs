@@ -11,6 +11,7 @@ use bramble_contracts::v1::{Probe, Restart};
 use super::app::{App, Role};
 use super::backoff::{RETRY, restart_delay};
 use super::have::{Have, Seen, SeenState};
+use super::heal::Healing;
 use super::step::Step;
 
 /// A container that stayed up this long starts counting crashes from one again.
@@ -93,6 +94,8 @@ pub struct Memory {
     busy: BTreeSet<String>,
     down_since: Option<Duration>,
     last_downtime_ms: Option<u64>,
+    /// What was damaged, and what became of it.
+    pub healing: Healing,
 }
 
 impl Memory {
@@ -104,7 +107,7 @@ impl Memory {
         }
         for seen in have.ours.iter().filter(|seen| seen.hash == hash && seen.role != Role::Pod) {
             match seen.state {
-                SeenState::Running => self.saw_up(seen, now),
+                SeenState::Running => self.saw_up(seen, app, now),
                 SeenState::Exited => self.saw_down(seen, app, now),
                 SeenState::Created => {
                     self.runs.remove(&seen.name);
@@ -130,11 +133,12 @@ impl Memory {
             busy: old.busy,
             down_since: old.down_since,
             last_downtime_ms: old.last_downtime_ms,
+            healing: old.healing.turned(),
             ..Self::default()
         };
     }
 
-    fn saw_up(&mut self, seen: &Seen, now: Duration) {
+    fn saw_up(&mut self, seen: &Seen, app: &App, now: Duration) {
         let known = self.runs.get(&seen.name).is_some_and(|run| run.up && run.id == seen.id);
         if !known {
             // What ran before this agent counts as settled; an init container's time begins anew, so that it is bounded.
@@ -143,6 +147,7 @@ impl Memory {
         }
         if seen.role == Role::Main && self.up_for(&seen.name, now).is_none_or(|up| up >= STABLE) {
             self.crashes.remove(&seen.name);
+            self.healing.proven(app, &seen.name);
         }
     }
 
@@ -183,6 +188,11 @@ impl Memory {
             expired,
         };
         self.probes.remove(&seen.name);
+        if count >= CRASH_LOOP
+            && let Some(view) = app.container(&seen.name)
+        {
+            self.healing.suspect(&app.reference(view.image));
+        }
         self.crashes.insert(seen.name.clone(), crash);
     }
 
@@ -216,6 +226,7 @@ impl Memory {
                 self.pulls.remove(image);
             }
             Step::Adopt { .. }
+            | Step::Examine { .. }
             | Step::Remove { .. }
             | Step::RemovePod { .. }
             | Step::Forget { .. }
@@ -257,6 +268,7 @@ impl Memory {
             Step::Pull { image, .. } => match result {
                 Ok(()) => {
                     self.pulls.remove(image);
+                    self.healing.mended(image);
                 }
                 Err(message) => {
                     let trouble = again(self.pulls.get(image), step, message, now);
@@ -268,6 +280,7 @@ impl Memory {
                 self.retiring = result.err().map(|message| again(self.retiring.as_ref(), step, message, now));
             }
             Step::Adopt { .. }
+            | Step::Examine { .. }
             | Step::Stop { .. }
             | Step::Expire { .. }
             | Step::Remove { .. }
@@ -367,6 +380,7 @@ impl Memory {
         let past = std::mem::replace(self, trial);
         self.retiring = past.retiring;
         self.busy.extend(past.busy);
+        self.healing.inherit(past.healing);
         self.last_downtime_ms = Some(0);
     }
 

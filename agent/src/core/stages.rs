@@ -212,8 +212,12 @@ fn by_step(app: &App, have: &Have, steps: &[Step]) -> StageName {
         Some(Step::Start { .. } | Step::Stop { .. } | Step::Map { .. } | Step::Unmap { .. }) => StageName::Starting,
         Some(Step::Retire { .. }) => StageName::Stopping,
         Some(Step::Remove { target } | Step::RemovePod { target }) => removal(have, &hash, target),
-        Some(Step::Pull { .. } | Step::Probe { .. } | Step::Forget { .. }) | None => {
-            if inits_pending(app, have, &hash) { StageName::Init } else { StageName::Starting }
+        Some(Step::Pull { .. } | Step::Examine { .. } | Step::Probe { .. } | Step::Forget { .. }) | None => {
+            if inits_pending(app, have, &hash) {
+                StageName::Init
+            } else {
+                StageName::Starting
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bramble_contracts::Name;
 
 use super::app::{App, AppKey, Role};
+use super::heal::Damage;
 use super::mapping::{Address, Mapping};
 
 /// Who we are, as containers are told.
@@ -58,6 +59,8 @@ pub enum PullNeed {
     Missing,
     /// It is there; a newer one would be better.
     Refresh,
+    /// It is there and damaged: it is removed first, with the containers that are made of it.
+    Repair,
 }
 
 /// Who may listen on host ports that are about to be led to a container.
@@ -78,6 +81,11 @@ pub enum Step {
         image: String,
         /// How badly.
         need: PullNeed,
+    },
+    /// Compare an image's files with what was unpacked. Runs beside everything else.
+    Examine {
+        /// Reference.
+        image: String,
     },
     /// From here on this spec is in charge: there is no way back but a newer one.
     Adopt {
@@ -214,6 +222,14 @@ pub enum StepError {
     /// A probe failed.
     #[error("{0}")]
     Unhealthy(String),
+    /// Storage is damaged.
+    #[error("{why}")]
+    Damaged {
+        /// What of it.
+        damage: Damage,
+        /// Podman's words.
+        why: String,
+    },
     /// The device's tools refused or are away.
     #[error("{0}")]
     Refused(String),
@@ -230,6 +246,7 @@ impl Step {
     pub fn background_key(&self) -> Option<String> {
         match self {
             Self::Pull { image, .. } => Some(format!("pull {image}")),
+            Self::Examine { image } => Some(format!("examine {image}")),
             Self::Probe { target, .. } => Some(format!("probe {} {}", target.name, target.id)),
             Self::Retire { .. } => Some(RETIRE.to_owned()),
             Self::Adopt { .. }
@@ -252,6 +269,8 @@ impl fmt::Display for Step {
         match self {
             Self::Pull { image, need: PullNeed::Missing } => write!(f, "pull {image}"),
             Self::Pull { image, need: PullNeed::Refresh } => write!(f, "refresh {image}"),
+            Self::Pull { image, need: PullNeed::Repair } => write!(f, "repair {image}"),
+            Self::Examine { image } => write!(f, "examine {image}"),
             Self::Adopt { app } => write!(f, "adopt revision {}", app.revision()),
             Self::Stop { targets, rule } | Self::Retire { targets, rule, .. } => {
                 f.write_str(if matches!(self, Self::Stop { .. }) { "stop" } else { "retire" })?;

@@ -5,10 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
+
+/// So much of a service's first words is kept, and at most one piece more.
+const FIRST_WORDS_BYTES: usize = 4096;
 
 /// What one command may cost.
 #[derive(Clone, Copy, Debug)]
@@ -120,9 +124,37 @@ async fn keep(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
+/// The first words of a service on its standard error: why it ends, when it ends at once.
+#[derive(Clone, Debug, Default)]
+pub struct FirstWords(Arc<Mutex<String>>);
+
+impl FirstWords {
+    /// What was said so far.
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn hear(&self, words: &str) {
+        let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.len() < FIRST_WORDS_BYTES {
+            text.push_str(words);
+        }
+    }
+}
+
 /// Starts a service in its own process group, so that a Ctrl-C meant for us does not reach it. Its errors go to the log,
 /// line by line. It outlives us unless it is told to stop.
 pub fn start_service(program: &Path, args: &[String], env: &[(String, String)]) -> Result<Child, CmdError> {
+    start_heard(program, args, env, &FirstWords::default())
+}
+
+/// The same, with an ear for its first words.
+pub fn start_heard(
+    program: &Path,
+    args: &[String],
+    env: &[(String, String)],
+    heard: &FirstWords,
+) -> Result<Child, CmdError> {
     let mut child = Command::new(program)
         .args(args)
         .envs(env.iter().map(|(k, v)| (k, v)))
@@ -134,9 +166,11 @@ pub fn start_service(program: &Path, args: &[String], env: &[(String, String)]) 
         .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(mut stderr) = child.stderr.take() {
+        let heard = heard.clone();
         tokio::spawn(async move {
             let mut chunk = vec![0u8; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut chunk).await {
+                heard.hear(&String::from_utf8_lossy(&chunk[..n]));
                 for line in String::from_utf8_lossy(&chunk[..n]).lines() {
                     tracing::debug!(program = %name, "{line}");
                 }

@@ -15,27 +15,26 @@ use super::leash::{self, Leash};
 use super::logs::{self, Budget};
 use super::naming::{label, labels, podman_name, published, read_labels, read_line};
 use super::podman::{
-    ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, PullLimits, State, Stream,
+    ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, State, Stream, Users,
 };
 use super::ports::{self, Ports};
+use super::room::Room;
+use super::starts::Starts;
 use super::state::StateError;
-use super::{clock, facts, probe, records, session};
+use super::{clock, facts, layers, probe, records, session};
 use crate::core::app::{App, AppKey, Role};
+use crate::core::disk::DiskRules;
 use crate::core::have::{ImageSeen, Observed, Seen, SeenState};
+use crate::core::heal::{Damage, Wounds};
 use crate::core::mapping::{Address, Publisher};
 use crate::core::record::Record;
 use crate::core::report::{LINES_BYTES_MAX, LINES_MAX};
-use crate::core::step::{AfterGrace, Device, Outcome, PullNeed, Step, StepError, StopRule, Target};
+use crate::core::step::{Device, Outcome, Step, StepError};
 use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, OutputStream, Piece, Program};
 
 const EVENTS_MAX: usize = 256;
-/// After SIGKILL a container is gone within this, or something is badly wrong.
-const KILL_TIME_MAX: Duration = Duration::from_secs(10);
-/// A main process that ends is noticed between so soon and so late.
-const PROCESS_PAUSE_MIN: Duration = Duration::from_millis(2);
-const PROCESS_PAUSE_MAX: Duration = Duration::from_millis(20);
-/// A refresh of an image that is there already is given up sooner than a pull that is needed.
-const REFRESH_LIMITS: PullLimits = PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
+/// What Podman calls the image that it makes pods of, by itself.
+const PAUSE_IMAGE: &str = "localhost/podman-pause";
 
 /// Where things lie.
 #[derive(Clone, Debug)]
@@ -48,6 +47,12 @@ pub struct Places {
     pub logs: PathBuf,
     /// Bytes of a log after which conmon begins a new file.
     pub log_bytes: u64,
+    /// Podman's store.
+    pub store: PathBuf,
+    /// All of it; the room on its disk is looked after.
+    pub apps: PathBuf,
+    /// What stays free there.
+    pub rules: DiskRules,
 }
 
 impl Places {
@@ -59,6 +64,9 @@ impl Places {
             volumes: apps.join("volumes"),
             logs: logs.root,
             log_bytes: Budget::default().segment(),
+            store: apps.join("store"),
+            apps: apps.to_owned(),
+            rules: DiskRules::default(),
         }
     }
 }
@@ -66,10 +74,12 @@ impl Places {
 /// This device.
 #[derive(Debug)]
 pub struct PodmanHost {
-    podman: Podman,
+    pub(super) podman: Podman,
     ports: Ports,
     places: Places,
     boot: String,
+    room: Arc<Room>,
+    starts: Starts,
 }
 
 impl PodmanHost {
@@ -81,17 +91,24 @@ impl PodmanHost {
     /// The same, in a boot of that id: how tests reboot.
     pub fn in_boot(podman: Podman, places: Places, boot: String) -> Self {
         let ports = Ports::of(places.records.parent().unwrap_or(&places.records));
-        Self { podman, ports, places, boot }
+        let room = Room::new(podman.clone(), &places.apps, &places.store, &places.records, places.rules);
+        let starts = Starts::new(podman.clone(), &places.store);
+        Self { podman, ports, places, boot, room: Arc::new(room), starts }
     }
 
-    async fn seen(&self, key: &AppKey) -> Result<Vec<Seen>, PodmanError> {
+    async fn seen(&self, key: &AppKey, wounds: &mut Wounds) -> Result<Vec<Seen>, PodmanError> {
         let filter = [format!("{}={key}", label::APP)];
         let (containers, pods) = tokio::try_join!(self.podman.list(&filter), self.podman.pod_list(&filter))?;
         let (mut seen, mut holders) = (Vec::new(), Vec::new());
         for line in containers.into_iter().filter(|line| !line.is_infra) {
             let Some(mut one) = read_line(&line) else { continue };
             if one.state == SeenState::Exited && one.exit_code != 0 {
-                self.add_end(&mut one).await?;
+                match self.add_end(&mut one).await {
+                    Err(err) if err.is_container_damage() => {
+                        wounds.containers.insert(one.id.clone(), text(&err));
+                    }
+                    ended => ended?,
+                }
             }
             if one.role == Role::Main && line.pod.is_empty() {
                 holders.push((seen.len(), line.id));
@@ -124,7 +141,11 @@ impl PodmanHost {
     }
 
     async fn addresses(&self, id: &str) -> Result<Vec<Address>, PodmanError> {
-        let detail = self.podman.inspect(id).await?;
+        let detail = match self.podman.inspect(id).await {
+            // What runs on damaged storage keeps the addresses it has; ports stay as they are led.
+            Err(err) if err.is_container_damage() => return Ok(Vec::new()),
+            detail => detail?,
+        };
         let found = detail.into_iter().flat_map(|detail| detail.addresses());
         Ok(found.map(|(ip, prefix)| Address { ip, prefix }).collect())
     }
@@ -142,98 +163,30 @@ impl PodmanHost {
         Ok(())
     }
 
-    async fn images(&self, references: &[String]) -> Result<BTreeMap<String, ImageSeen>, PodmanError> {
-        let mut images = BTreeMap::new();
+    async fn images(&self, references: &[String]) -> Result<(BTreeMap<String, ImageSeen>, Wounds), PodmanError> {
+        let (mut images, mut wounds) = (BTreeMap::new(), Wounds::default());
         for reference in references {
-            if let Some(image) = self.podman.image(reference).await? {
-                images.insert(reference.clone(), ImageSeen { id: image.id, digest: image.digest });
+            match self.podman.image(reference).await {
+                Ok(Some(image)) => {
+                    images.insert(reference.clone(), ImageSeen { id: image.id, digest: image.digest });
+                }
+                Ok(None) => {}
+                Err(err) if err.is_image_damage() => {
+                    wounds.images.insert(reference.clone(), text(&err));
+                }
+                Err(err) => return Err(err),
             }
         }
-        Ok(images)
+        Ok((images, wounds))
     }
 
-    async fn start(&self, id: &str) -> Result<(), PodmanError> {
-        self.podman.start(id).await?;
+    async fn start(&self, id: &str) -> Result<Outcome, StepError> {
+        self.starts.start(id).await?;
         match self.podman.bridges().await {
             Ok(bridges) => ports::keep_bridges(bridges).await,
             Err(err) => tracing::warn!(%err, "the networks of containers cannot be listed"),
         }
-        Ok(())
-    }
-
-    async fn stop(&self, targets: &[Target], rule: &StopRule) -> Result<(), StepError> {
-        let mut running = Vec::new();
-        for target in targets {
-            if let Some(pid) = self.signal(&target.id, &rule.signal).await? {
-                running.push((target, pid));
-            }
-        }
-        let waits = running.iter().map(|(target, pid)| self.ended(&target.id, *pid, rule.grace));
-        let ended = futures::future::try_join_all(waits).await?;
-        let left: Vec<&Target> =
-            running.iter().zip(ended).filter(|(_, ended)| !ended).map(|((target, _), _)| *target).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        match rule.then {
-            AfterGrace::GiveUp => Err(StepError::StillRunning {
-                names: left.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "),
-                grace_s: rule.grace.as_secs(),
-            }),
-            AfterGrace::Kill => {
-                for target in left {
-                    self.kill(&target.id).await?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    async fn kill(&self, id: &str) -> Result<(), StepError> {
-        let Some(pid) = self.signal(id, "SIGKILL").await? else { return Ok(()) };
-        if self.ended(id, pid, KILL_TIME_MAX).await? {
-            return Ok(());
-        }
-        Err(StepError::Refused("a container does not even end by SIGKILL; its storage may hang".into()))
-    }
-
-    /// Sends a signal and gives the process that got it. One that does not run any more needs no signal.
-    async fn signal(&self, id: &str, signal: &str) -> Result<Option<i64>, StepError> {
-        let detail = self.podman.inspect(id).await.map_err(|err| refused(&err))?;
-        let Some(pid) = detail.map(|detail| detail.state.pid).filter(|pid| *pid > 0) else { return Ok(None) };
-        match self.podman.kill(id, signal).await {
-            Ok(()) => Ok(Some(pid)),
-            Err(err) if err.is_not_found() || err.is_wrong_state() => Ok(None),
-            Err(err) => Err(refused(&err)),
-        }
-    }
-
-    /// Waits for a container's main process. Podman's own `wait` answers only after the network is taken down, a quarter
-    /// of a second later, while removing does that too. False when it still runs after `within`.
-    async fn ended(&self, id: &str, pid: i64, within: Duration) -> Result<bool, StepError> {
-        let proc = format!("/proc/{pid}");
-        let gone = async {
-            let mut pause = PROCESS_PAUSE_MIN;
-            while tokio::fs::try_exists(&proc).await.unwrap_or(false) {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PROCESS_PAUSE_MAX);
-            }
-        };
-        if tokio::time::timeout(within, gone).await.is_err() {
-            return Ok(false);
-        }
-        // Podman learns of it from conmon, a moment later.
-        let told = async {
-            loop {
-                match self.podman.inspect(id).await {
-                    Ok(Some(detail)) if detail.state.status == State::Running => {}
-                    Ok(_) => return Ok(true),
-                    Err(err) => return Err(refused(&err)),
-                }
-                tokio::time::sleep(PROCESS_PAUSE_MIN).await;
-            }
-        };
-        tokio::time::timeout(KILL_TIME_MAX, told).await.unwrap_or(Ok(true))
+        Ok(Outcome::Done)
     }
 
     async fn create_pod(&self, app: &App, nonce: &str) -> Result<Outcome, StepError> {
@@ -247,16 +200,60 @@ impl PodmanHost {
         match self.podman.pod_create(&spec).await {
             Ok(id) => Ok(Outcome::Made(id)),
             Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: format!("pod {}", spec.name) }),
-            Err(err) => Err(refused(&err)),
+            Err(err) => {
+                if err.is_image_damage() {
+                    self.drop_pause_image().await;
+                }
+                Err(refused(&err))
+            }
+        }
+    }
+
+    /// Podman makes the image of its pause containers anew when there is none. One that others use stays.
+    async fn drop_pause_image(&self) {
+        let images = self.podman.images().await.unwrap_or_default();
+        for image in images.into_iter().filter(|i| i.repo_tags.iter().any(|tag| tag.starts_with(PAUSE_IMAGE))) {
+            if let Err(err) = self.podman.image_remove(&image.id, Users::Kept).await {
+                tracing::warn!(%err, "the damaged image of pause containers stays");
+            }
         }
     }
 
     async fn create(&self, order: &Order<'_>) -> Result<Outcome, StepError> {
         let spec = self.spec(order).await?;
-        match self.podman.create(&spec).await {
-            Ok(id) => Ok(Outcome::Made(id)),
+        let mut made = self.podman.create(&spec).await;
+        if made.as_ref().is_err_and(PodmanError::is_name_taken) && self.clear_leftover(&spec.name).await {
+            made = self.podman.create(&spec).await;
+        }
+        match made {
+            Ok(id) => {
+                self.starts.made(&id);
+                Ok(Outcome::Made(id))
+            }
             Err(err) if err.is_name_taken() => Err(StepError::NameTaken { name: spec.name }),
+            Err(err) if err.is_image_damage() => Err(damaged(Damage::Image, &err)),
             Err(err) => Err(refused(&err)),
+        }
+    }
+
+    /// A name that no container of Podman has is held by storage of which Podman has lost the container: nobody's, and of
+    /// a name that only we give.
+    async fn clear_leftover(&self, name: &str) -> bool {
+        match self.podman.exists(name).await {
+            Ok(false) => self.podman.remove(name).await.is_ok(),
+            Ok(true) | Err(_) => false,
+        }
+    }
+
+    async fn examine(&self, image: &str) -> Result<Outcome, StepError> {
+        let found = self.podman.image(image).await.map_err(|err| refused(&err))?;
+        let Some(found) = found else { return Ok(Outcome::Done) };
+        let store = self.places.store.clone();
+        let examined = tokio::task::spawn_blocking(move || layers::examine(&store, &found.id)).await;
+        match examined.map_err(|err| StepError::Refused(format!("the examination broke off: {err}")))? {
+            Ok(None) => Ok(Outcome::Done),
+            Ok(Some(why)) => Err(StepError::Damaged { damage: Damage::Image, why }),
+            Err(err) => Err(StepError::Refused(format!("cannot examine image {image}: {err}"))),
         }
     }
 
@@ -316,14 +313,6 @@ impl PodmanHost {
             .map_err(|err| StepError::Refused(format!("cannot make the volume directory {}: {err}", dir.display())))?;
         Ok(dir.display().to_string())
     }
-
-    async fn pull(&self, image: &str, need: PullNeed) -> Result<(), PodmanError> {
-        let limits = match need {
-            PullNeed::Missing => PullLimits::default(),
-            PullNeed::Refresh => REFRESH_LIMITS,
-        };
-        self.podman.pull(image, limits, |line| tracing::info!(image, "{line}")).await.map(|_| ())
-    }
 }
 
 /// What `Step::Create` says.
@@ -336,7 +325,11 @@ struct Order<'a> {
     device: &'a Device,
 }
 
-fn refused(err: &PodmanError) -> StepError {
+pub(super) fn damaged(damage: Damage, err: &PodmanError) -> StepError {
+    StepError::Damaged { damage, why: text(err) }
+}
+
+pub(super) fn refused(err: &PodmanError) -> StepError {
     StepError::Refused(text(err))
 }
 
@@ -384,9 +377,10 @@ impl Host for PodmanHost {
     fn events(&self) -> mpsc::Receiver<HostEvent> {
         let (out, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(ports::forward(self.ports.mark().to_owned(), out.clone()));
-        tokio::spawn(super::watch::forward(self.podman.clone(), out, label::APP));
-        let podman = self.podman.clone();
+        tokio::spawn(super::watch::forward(self.podman.clone(), out.clone(), label::APP));
+        let (podman, room) = (self.podman.clone(), Arc::clone(&self.room));
         tokio::spawn(async move { leash::end_strays(&podman).await });
+        tokio::spawn(async move { room.keep(out).await });
         events
     }
 
@@ -405,24 +399,32 @@ impl Host for PodmanHost {
 
     async fn erase(&self, key: &AppKey) -> Result<(), StepError> {
         let file = records::file(&self.places.records, key);
-        blocking(move || file.remove()).await
+        blocking(move || file.remove()).await?;
+        self.room.forget(key);
+        Ok(())
     }
 
     async fn observe(&self, key: &AppKey, images: &[String]) -> Result<Observed, HostError> {
-        let both = async { tokio::try_join!(self.seen(key), self.images(images)) };
-        let (seen, images) = both.await.map_err(|err| host_error(&err))?;
+        self.room.needs(key, images);
+        let mut broken = Wounds::default();
+        let both = async { tokio::try_join!(self.seen(key, &mut broken), self.images(images)) };
+        let (seen, (images, mut wounds)) = both.await.map_err(|err| host_error(&err))?;
+        wounds.containers = broken.containers;
         let mapping = self.ports.look(key).await.map_err(HostError)?;
-        Ok(Observed { seen, images, mapping })
+        Ok(Observed { seen, images, mapping, wounds })
     }
 
     async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
         let done = match step {
             Step::Adopt { .. } | Step::Forget { .. } => Ok(()),
-            Step::Pull { image, need } => self.pull(image, *need).await,
+            Step::Pull { image, need } => {
+                return self.room.pull(image, *need).await.map(|()| Outcome::Done).map_err(StepError::Refused);
+            }
+            Step::Examine { image } => return self.examine(image).await,
             Step::Stop { targets, rule } => return self.stop(targets, rule).await.map(|()| Outcome::Done),
             Step::Expire { target, .. } => return self.kill(&target.id).await.map(|()| Outcome::Done),
-            Step::Remove { target } => self.podman.remove(&target.id).await,
-            Step::RemovePod { target } => self.podman.pod_remove(&target.id).await,
+            Step::Remove { target } => self.starts.remove(&target.id).await,
+            Step::RemovePod { target } => self.starts.remove_pod(&target.id).await,
             Step::CreatePod { app, nonce } => return self.create_pod(app, nonce).await,
             Step::Create { app, name, role, pod, nonce, device } => {
                 let app: &App = app;
@@ -439,7 +441,7 @@ impl Host for PodmanHost {
                 self.ports.forget(addresses.clone()).await;
                 return Ok(Outcome::Done);
             }
-            Step::Start { target, .. } => self.start(&target.id).await,
+            Step::Start { target, .. } => return self.start(&target.id).await,
             Step::Probe { app, target } => {
                 let asked = probe::ask(&self.podman, app, &target.name, &target.id).await;
                 return asked.map(|()| Outcome::Done).map_err(StepError::Unhealthy);

@@ -6,6 +6,8 @@ use std::path::Path;
 use bramble_contracts::v1::DeviceFacts;
 use sysinfo::{Disks, System};
 
+use crate::core::disk::Disk;
+
 /// Text of a small file of the kernel, without line end or NUL; empty when there is none.
 fn small(path: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -46,6 +48,15 @@ pub fn disk(path: &Path) -> (u64, u64) {
     let of_path = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
     let nearest = of_path.max_by_key(|disk| disk.mount_point().as_os_str().len());
     nearest.map_or((0, 0), |disk| (disk.available_space(), disk.total_space()))
+}
+
+/// The same, without a look at every mount, also before the directory is made; zeros when it cannot be told.
+pub fn space(path: &Path) -> Disk {
+    let Some(stat) = path.ancestors().find_map(|place| nix::sys::statvfs::statvfs(place).ok()) else {
+        return Disk::default();
+    };
+    let block = stat.fragment_size();
+    Disk { free: stat.blocks_available().saturating_mul(block), total: stat.blocks().saturating_mul(block) }
 }
 
 fn os_name(os_release: &str) -> String {

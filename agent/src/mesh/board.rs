@@ -24,6 +24,8 @@ pub enum Alarm {
     Trust,
     /// Podman's service.
     Podman,
+    /// Podman's store.
+    Store,
     /// Messages came faster than they could be handled.
     Flood,
     /// The wall clock is wrong, or its sources contradict each other.

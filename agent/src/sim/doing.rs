@@ -10,21 +10,22 @@ use crate::core::app::{App, AppKey, Role};
 use crate::core::have::{ImageSeen, Observed, SeenState};
 use crate::core::mapping::Publisher;
 use crate::core::record::Record;
-use crate::core::step::{AfterGrace, Outcome, Step, StepError, StopRule, Target};
+use crate::core::step::{AfterGrace, Outcome, PullNeed, Step, StepError, StopRule, Target};
 use crate::supervise::{Ends, FoundRecord, Host, HostError, HostEvent, OutputStream, Piece, Program};
 
 impl SimHost {
-    async fn pull(&self, image: &str) -> Result<Outcome, StepError> {
+    async fn pull(&self, image: &str, need: PullNeed) -> Result<Outcome, StepError> {
         let time = self.state().pull_time;
         tokio::time::sleep(time).await;
         let mut state = self.state();
         if state.registry == Link::Down {
             return Err(StepError::Refused(format!("cannot pull {image}: the registry is away")));
         }
-        if !state.pullable.contains(image) {
+        if !state.every_image && !state.pullable.contains(image) {
             return Err(StepError::Refused(format!("cannot pull {image}: manifest unknown")));
         }
-        state.images.insert(image.to_owned());
+        state.admit(image)?;
+        state.pulled(image, need);
         Ok(Outcome::Done)
     }
 
@@ -72,6 +73,9 @@ impl SimHost {
         if role != Role::Pod && !state.every_image && !state.images.contains(&image) {
             return Err(StepError::Refused(format!("image {image} is not known")));
         }
+        if role != Role::Pod {
+            state.usable_image(&image)?;
+        }
         if let Some(pod) = pod
             && !state.things.contains_key(pod)
         {
@@ -88,12 +92,15 @@ impl SimHost {
     fn start(&self, id: &str) -> Result<Outcome, StepError> {
         let mut state = self.state();
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.usable_container(id)?;
         let Some(thing) = state.things.get(id) else {
             return Err(StepError::Refused(format!("no container {id}")));
         };
         let init = thing.seen.role == Role::Init;
         let default = if init { Behaviour::Ends { code: 0, after: BLINK } } else { Behaviour::Runs };
         let behaviour = state.behaviours.get(&thing.image).cloned().unwrap_or(default);
+        let lost = Behaviour::Ends { code: 1, after: BLINK };
+        let behaviour = if state.is_hollow(&thing.image) { lost } else { behaviour };
         if behaviour == Behaviour::Unstartable {
             return Err(StepError::Refused("executable file not found".into()));
         }
@@ -208,10 +215,10 @@ impl Host for SimHost {
             return Err(HostError("Podman does not answer".into()));
         }
         let seen = state.things.values().filter(|c| c.app == *key).map(|c| c.seen.clone()).collect();
-        let there = |image: &&String| state.every_image || state.images.contains(*image);
+        let there = |image: &&String| (state.every_image || state.images.contains(*image)) && state.is_readable(image);
         let image = |image: &String| (image.clone(), ImageSeen { id: "0".repeat(64), digest: String::new() });
-        let mapping = state.mappings.get(key).cloned();
-        Ok(Observed { seen, images: images.iter().filter(there).map(image).collect(), mapping })
+        let (mapping, wounds) = (state.mappings.get(key).cloned(), state.wounds(images));
+        Ok(Observed { seen, images: images.iter().filter(there).map(image).collect(), mapping, wounds })
     }
 
     async fn perform(&self, step: &Step) -> Result<Outcome, StepError> {
@@ -226,7 +233,8 @@ impl Host for SimHost {
             }
             match step {
                 Step::Adopt { .. } | Step::Forget { .. } => Ok(Outcome::Done),
-                Step::Pull { image, .. } => self.pull(image).await,
+                Step::Pull { image, need } => self.pull(image, *need).await,
+                Step::Examine { image } => self.state().examine(image),
                 Step::Stop { targets, rule } => self.stop(targets, rule).await,
                 Step::Expire { target, .. } => {
                     self.end_id(&target.id, 137);

@@ -3,6 +3,7 @@
 //! It stands for Podman, the registry and the disk behind [`crate::supervise::Host`]. It decides nothing the agent decides; time is
 //! tokio's, so a test with paused time runs hours in milliseconds, and hundreds of these fit in one process.
 
+mod damage;
 mod doing;
 mod ports;
 
@@ -107,6 +108,7 @@ struct State {
     unserved: Vec<String>,
     disk: Link,
     spoilt: BTreeMap<AppKey, Spoilt>,
+    store: damage::Store,
     mishap: Option<(u32, Mishap)>,
     effects: Vec<String>,
     listener: Option<mpsc::Sender<HostEvent>>,
@@ -160,6 +162,7 @@ impl SimHost {
                 unserved: Vec::new(),
                 disk: Link::Up,
                 spoilt: BTreeMap::new(),
+                store: damage::Store::default(),
                 mishap: None,
                 effects: Vec::new(),
                 listener: None,
@@ -413,8 +416,10 @@ impl SimHost {
             }
             Fate::Skip(mishap) => Err(self.suffer(mishap).await),
             Fate::ApplyThen(mishap) => {
-                work.await?;
-                Err(self.suffer(mishap).await)
+                let done = work.await;
+                // Whoever dies after it does so also when it did not succeed.
+                let err = self.suffer(mishap).await;
+                done.and(Err(err))
             }
         }
     }

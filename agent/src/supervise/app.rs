@@ -10,6 +10,7 @@ use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::healing;
 use super::host::Host;
 use super::lanes::{Lane, Memories};
 use super::ledger::Recall;
@@ -69,12 +70,14 @@ pub(super) struct AppTask<H: Host> {
     from_labels: bool,
     memory: Memories,
     walk: Walk,
-    background: JoinSet<(Step, Result<(), String>)>,
+    background: JoinSet<(Step, Result<(), StepError>)>,
     pulls: BTreeMap<String, AbortHandle>,
     blind: u32,
     last_step: (String, u32),
     last: Option<AppReport>,
     told: Neighbour,
+    /// The alarms that were told last.
+    told_alarms: Vec<String>,
 }
 
 /// What to do after one pass.
@@ -116,6 +119,7 @@ impl<H: Host> AppTask<H> {
             last_step: (String::new(), 0),
             last: None,
             told: Neighbour::default(),
+            told_alarms: Vec::new(),
         }
     }
 
@@ -160,7 +164,7 @@ impl<H: Host> AppTask<H> {
             self.from_labels = false;
         }
         self.blind = 0;
-        let have = Have::sort(observed, &self.record);
+        let mut have = Have::sort(observed, &self.record);
         let now = self.host.now();
         if let Some(app) = in_charge(want, current.as_deref()) {
             self.memory.in_charge.saw(&have, app, now);
@@ -170,6 +174,7 @@ impl<H: Host> AppTask<H> {
         if let Some(app) = want.app.as_deref().filter(|_| trial_hash != hash) {
             self.memory.beside.saw(&have, app, now);
         }
+        healing::saw(&mut self.memory, &mut have, current.as_deref(), want.app.as_deref(), now);
         let facts = Facts {
             key: self.key.clone(),
             boot: self.host.boot(),
@@ -188,7 +193,8 @@ impl<H: Host> AppTask<H> {
         self.publish(want, current.as_deref(), &have, &plan, &facts).await;
         self.memory.in_charge.forget_trouble(&plan.steps);
         self.memory.beside.forget_trouble(&plan.beside);
-        let mut wait = plan.wake.map_or(AUDIT, |wake| wake.saturating_sub(now)).min(AUDIT);
+        let wake = plan.wake.into_iter().chain(healing::next(&self.memory, now)).min();
+        let mut wait = wake.map_or(AUDIT, |wake| wake.saturating_sub(now)).min(AUDIT);
         let lanes = [(Lane::InCharge, hash, plan.steps), (Lane::Beside, trial_hash, plan.beside)];
         for (_, _, steps) in &lanes {
             for step in steps.iter().filter(|step| step.background_key().is_some()) {
@@ -257,7 +263,8 @@ impl<H: Host> AppTask<H> {
         let memory = &self.memory.in_charge;
         let Some(report) = compose(want.app.as_deref(), current, have, memory, &self.walk, plan) else { return };
         let neighbour = neighbour(in_charge(want, current), have, memory, facts, plan);
-        if self.last.as_ref() == Some(&report) && self.told == neighbour {
+        let alarms = healing::alarms(&self.key, have, &self.memory);
+        if self.last.as_ref() == Some(&report) && self.told == neighbour && self.told_alarms == alarms {
             return;
         }
         self.told = neighbour;
@@ -268,13 +275,7 @@ impl<H: Host> AppTask<H> {
         let mains = have.ours.iter().filter(|seen| seen.role != Role::Pod);
         let known = mains.map(|seen| Known { name: seen.name.to_string(), id: seen.id.clone(), role: seen.role });
         let containers = known.collect();
-        let alarms = have.strangers.iter().map(|seen| {
-            format!(
-                "{} carries this agent's labels for {} but was not made by it, so it is not touched; remove it with `podman rm {}` if it is not wanted",
-                seen.podman_name, self.key, seen.podman_name
-            )
-        });
-        let alarms = alarms.collect();
+        self.told_alarms.clone_from(&alarms);
         self.tell(Some(report), containers, alarms).await;
     }
 
@@ -291,7 +292,7 @@ impl<H: Host> AppTask<H> {
         let host = Arc::clone(&self.host);
         let image = if let Step::Pull { image, .. } = &step { Some(image.clone()) } else { None };
         let handle = self.background.spawn(async move {
-            let result = host.perform(&step).await.map(|_| ()).map_err(|err| err.to_string());
+            let result = host.perform(&step).await.map(|_| ());
             (step, result)
         });
         if let Some(image) = image {
@@ -312,7 +313,7 @@ impl<H: Host> AppTask<H> {
         });
     }
 
-    fn background_ended(&mut self, ended: Result<(Step, Result<(), String>), tokio::task::JoinError>) {
+    fn background_ended(&mut self, ended: Result<(Step, Result<(), StepError>), tokio::task::JoinError>) {
         match ended {
             Ok((step, result)) => {
                 if let Step::Pull { image, .. } = &step {
@@ -322,10 +323,12 @@ impl<H: Host> AppTask<H> {
                         self.memory.each().into_iter().for_each(|memory| memory.refreshed(&hash, image));
                     }
                 }
-                if let Err(why) = &result {
-                    tracing::debug!(app = %self.key, %step, why, "step failed");
+                if let Err(err) = &result {
+                    tracing::debug!(app = %self.key, %step, %err, "step failed");
                 }
                 let now = self.host.now();
+                healing::examined(&mut self.memory, &step, &result, now);
+                let result = result.map_err(|err| err.to_string());
                 self.memory.each().into_iter().for_each(|memory| memory.ended(&step, result.clone(), now));
             }
             Err(err) if err.is_cancelled() => {}
@@ -345,14 +348,25 @@ impl<H: Host> AppTask<H> {
                 Ok(_) => self.memory.of(lane).done(step, now),
                 Err(err) => {
                     tracing::warn!(app = %self.key, %step, %err, "step failed");
-                    failed.get_or_insert((step, err.to_string()));
+                    failed.get_or_insert((step, err));
                 }
             }
         }
-        if let Some((step, why)) = failed {
-            self.memory.of(lane).failed(step, hash, why, now);
+        if let Some((step, err)) = failed {
+            self.failed(lane, step, hash, &err, now);
         } else {
             self.repeated(lane, &steps[0], hash, now);
+        }
+    }
+
+    fn failed(&mut self, lane: Lane, step: &Step, hash: &str, err: &StepError, now: Duration) {
+        self.memory.of(lane).failed(step, hash, err.to_string(), now);
+        let app = match lane {
+            Lane::InCharge => self.record.current_app(),
+            Lane::Beside => self.want.borrow().app.as_deref().cloned(),
+        };
+        if let Some(app) = app {
+            healing::met(self.memory.of(lane), &app, step, err, now);
         }
     }
 
@@ -381,7 +395,7 @@ impl<H: Host> AppTask<H> {
             }
             Err(err) => {
                 tracing::warn!(app = %self.key, %step, %err, "step failed");
-                self.memory.of(lane).failed(step, hash, err.to_string(), now);
+                self.failed(lane, step, hash, &err, now);
             }
         }
     }
@@ -408,6 +422,7 @@ impl<H: Host> AppTask<H> {
             Step::Remove { .. }
             | Step::RemovePod { .. }
             | Step::Pull { .. }
+            | Step::Examine { .. }
             | Step::Stop { .. }
             | Step::Expire { .. }
             | Step::Start { .. }

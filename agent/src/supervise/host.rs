@@ -19,6 +19,8 @@ pub enum HostEvent {
     App(AppKey),
     /// To anything; events may have been missed.
     Everything,
+    /// To nothing: this is what the device itself has to say to people, instead of what it said before.
+    Notices(Vec<String>),
 }
 
 /// A device could not be looked at, or a stream could not be opened.

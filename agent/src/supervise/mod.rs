@@ -3,6 +3,7 @@
 //! Until the first desired document is set nothing is touched. Dropping the supervisor leaves every app running.
 
 mod app;
+mod healing;
 mod host;
 mod lanes;
 mod ledger;
@@ -81,6 +82,7 @@ impl Supervisor {
             tasks: JoinSet::new(),
             ledger: Ledger::unread(),
             alarms: BTreeMap::new(),
+            notices: Vec::new(),
             wanted: BTreeMap::new(),
             neighbours: watch::Sender::default(),
             reports_out,
@@ -169,6 +171,8 @@ struct Gatherer<H: Host> {
     tasks: JoinSet<()>,
     ledger: Ledger,
     alarms: BTreeMap<AppKey, Vec<String>>,
+    /// What the device itself says.
+    notices: Vec<String>,
     wanted: BTreeMap<AppKey, Arc<App>>,
     neighbours: watch::Sender<Arc<Neighbours>>,
     reports_out: watch::Sender<Arc<Vec<AppReport>>>,
@@ -195,7 +199,7 @@ impl<H: Host> Gatherer<H> {
                 tokio::select! {
                     () = pause(again) => break Turn::ReadAgain,
                     changed = desired.changed() => break if changed.is_ok() { Turn::Spread } else { Turn::End },
-                    Some(event) = events.recv() => self.poke(&event),
+                    Some(event) = events.recv() => self.poke(event),
                     Some(one) = news.recv() => self.hear(one),
                     Some(ask) = asks.recv() => self.answer(ask),
                     Some(ended) = self.tasks.join_next() => if let Err(err) = ended && err.is_panic() {
@@ -278,14 +282,18 @@ impl<H: Host> Gatherer<H> {
             .insert(key, Slot { want, poke, report: None, neighbour: Neighbour::default(), containers: Vec::new() });
     }
 
-    fn poke(&self, event: &HostEvent) {
+    fn poke(&mut self, event: HostEvent) {
         match event {
             HostEvent::App(key) => {
-                if let Some(slot) = self.slots.get(key) {
+                if let Some(slot) = self.slots.get(&key) {
                     slot.poke.notify_one();
                 }
             }
             HostEvent::Everything => self.slots.values().for_each(|slot| slot.poke.notify_one()),
+            HostEvent::Notices(notices) => {
+                self.notices = notices;
+                self.send_alarms();
+            }
         }
     }
 
@@ -331,7 +339,8 @@ impl<H: Host> Gatherer<H> {
     }
 
     fn send_alarms(&self) {
-        let all: Vec<String> = self.ledger.alarms().chain(self.alarms.values().flatten().cloned()).collect();
+        let apps = self.ledger.alarms().chain(self.alarms.values().flatten().cloned());
+        let all: Vec<String> = apps.chain(self.notices.iter().cloned()).collect();
         self.alarms_out.send_if_modified(|sent| {
             let changed = **sent != all;
             if changed {

@@ -1,15 +1,18 @@
 //! A device for tests: real Podman with its own store, a supervisor that can be restarted, tiny images.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod registry;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bramble_agent::core::app::{App, AppKey};
+use bramble_agent::core::disk::DiskRules;
 use bramble_agent::host::device::{Places, PodmanHost};
 use bramble_agent::host::logs::{self, Budget, Logs};
-use bramble_agent::host::podman::service::{Service, ServiceConfig, ServiceState};
+use bramble_agent::host::podman::service::{Registries, Service, ServiceConfig, ServiceState};
 use bramble_agent::host::podman::{ContainerSpec, Podman};
 use bramble_agent::host::ports::Ports;
 use bramble_agent::supervise::{Chunk, ExecWish, OutputStream, Supervisor, SupervisorHandle};
@@ -84,6 +87,11 @@ impl Part {
         self
     }
 
+    pub(crate) fn image(mut self, image: &str) -> Self {
+        self.0["image"] = image.into();
+        self
+    }
+
     pub(crate) fn volume(mut self, name: &str, path: &str) -> Self {
         self.0["volumes"] = json!([{ "name": name, "path": path }]);
         self
@@ -152,8 +160,26 @@ fn desired((revision, deployment): &(u64, Value)) -> DesiredApp {
     DesiredApp { uid: Uid::from_entropy([7; 13]), revision: Revision(*revision), deployment, pins: vec![] }
 }
 
+/// What is special about a device.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    /// Its apps lie on a disk of this size, in MiB.
+    pub(crate) disk_mib: Option<u32>,
+    /// What stays free; nothing unless it is said.
+    pub(crate) rules: DiskRules,
+    pub(crate) registries: Registries,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let rules = DiskRules { low_percent: 0, low_bytes: 0, reserve_bytes: 0 };
+        Self { disk_mib: None, rules, registries: Registries::default() }
+    }
+}
+
 pub(crate) struct Device {
     dir: tempfile::TempDir,
+    setup: Setup,
     pub(crate) podman: Podman,
     service: Option<Service>,
     agent: Option<SupervisorHandle>,
@@ -165,6 +191,10 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Setup::default()).await
+    }
+
+    pub(crate) async fn start_with(setup: Setup) -> Self {
         // `RUST_LOG=bramble_agent=debug` shows what a failing test did.
         tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -179,6 +209,7 @@ impl Device {
         let mut device = Self {
             podman: Podman::new(dir.path().join("run/podman.sock")),
             dir,
+            setup,
             service: None,
             agent: None,
             logs: None,
@@ -186,23 +217,31 @@ impl Device {
             generation: AtomicU64::new(0),
             boot: 1,
         };
+        if let Some(mib) = device.setup.disk_mib {
+            let apps = device.path("apps");
+            std::fs::create_dir(&apps).unwrap();
+            let size = format!("size={mib}M");
+            let tmpfs = Some("tmpfs");
+            nix::mount::mount(tmpfs, &apps, tmpfs, nix::mount::MsFlags::empty(), Some(size.as_str())).unwrap();
+        }
         device.start_agent().await;
         device.podman.import(IMAGE, tiny_image().into(), &[]).await.unwrap();
         device
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }
 
     async fn start_agent(&mut self) {
-        let mut config = ServiceConfig::below(&self.path("state"), &self.path("run"));
+        let mut config = ServiceConfig::below(&self.path("apps"), &self.path("run"));
         config.containers_conf = Some(self.path("containers.conf"));
+        config.registries = self.setup.registries.clone();
         let service = Service::start(config);
         service.ready(PATIENCE).await.unwrap();
         self.service = Some(service);
         let apps = self.path("apps");
-        let places = Places { log_bytes: self.budget.segment(), ..Places::below(&apps) };
+        let places = Places { log_bytes: self.budget.segment(), rules: self.setup.rules, ..Places::below(&apps) };
         self.logs = Some(Logs::start(logs::Places::below(&apps), self.budget));
         let host = PodmanHost::in_boot(Podman::new(self.podman.socket()), places, format!("boot-{}", self.boot));
         self.agent = Some(Supervisor::start(Arc::new(host)));
@@ -233,17 +272,15 @@ impl Device {
         self.restart_agent().await;
     }
 
+    /// SIGKILL to Podman's service, as from the kernel when memory is short.
+    pub(crate) fn shoot_podman_service(&self) {
+        end_service(self.podman.socket());
+    }
+
     pub(crate) async fn kill_podman_service(&self) {
         let mut state = self.service.as_ref().unwrap().state();
         state.mark_unchanged();
-        let socket = format!("unix://{}", self.podman.socket().display());
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-            if line.contains("system\0service") && line.contains(&socket) {
-                let pid = entry.file_name().to_str().unwrap().parse().unwrap();
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-            }
-        }
+        self.shoot_podman_service();
         let down = state.wait_for(|s| matches!(s, ServiceState::Down(_)));
         tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap();
     }
@@ -252,7 +289,7 @@ impl Device {
     #[allow(clippy::disallowed_methods, reason = "people use it, the agent does not")]
     pub(crate) fn podman_command(&self) -> std::process::Command {
         let mut podman = std::process::Command::new("podman");
-        for (option, below) in [("--root", "state/store"), ("--runroot", "run/store"), ("--tmpdir", "run/tmp")] {
+        for (option, below) in [("--root", "apps/store"), ("--runroot", "run/store"), ("--tmpdir", "run/tmp")] {
             podman.arg(option).arg(self.path(below));
         }
         podman.env("CONTAINERS_CONF", self.path("containers.conf"));
@@ -273,6 +310,33 @@ impl Device {
         let all = nft(&["list", "tables", "inet"]);
         let ours = all.lines().filter_map(|line| line.strip_prefix("table inet "));
         ours.filter(|table| table.starts_with(ports.mark())).map(str::to_owned).collect()
+    }
+
+    /// Ends supervisor and service and these containers, does something to the store, and starts both again.
+    pub(crate) async fn while_down(&mut self, containers: &[&str], deed: impl FnOnce(&Path)) {
+        if let Some(agent) = self.agent.take() {
+            agent.shutdown().await;
+        }
+        for id in containers {
+            self.podman.kill(id, "SIGKILL").await.unwrap();
+            self.podman.wait_stopped(id, PATIENCE).await.unwrap();
+        }
+        if let Some(service) = self.service.take() {
+            service.stop().await;
+        }
+        deed(&self.path("apps/store"));
+        self.start_agent().await;
+    }
+
+    pub(crate) fn mended(&self) -> Option<String> {
+        self.service.as_ref().unwrap().mended().borrow().clone()
+    }
+
+    /// Podman's command line on this device's store, which must succeed.
+    pub(crate) fn podman_cli(&self, args: &[&str]) -> String {
+        let done = self.podman_command().args(args).output().unwrap();
+        assert!(done.status.success(), "podman {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -309,6 +373,16 @@ impl Device {
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(found) => found.unwrap().iter().find(|r| r.deployment.as_str() == name).cloned().unwrap(),
             Err(_) => panic!("no such report of {name}; the last was {:#?}", self.report(name)),
+        }
+    }
+
+    /// Waits for an alarm with these words.
+    pub(crate) async fn until_alarm(&self, words: &str) -> String {
+        let mut alarms = self.agent().alarms();
+        let found = alarms.wait_for(|all| all.iter().any(|alarm| alarm.contains(words)));
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(found) => found.unwrap().iter().find(|alarm| alarm.contains(words)).cloned().unwrap(),
+            Err(_) => panic!("no alarm says {words:?}: {:?}", self.agent().alarms().borrow()),
         }
     }
 
@@ -414,11 +488,14 @@ impl Drop for Device {
             }
         }
         #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
-        let unmounted = std::process::Command::new("umount").arg(self.path("state/store/overlay")).output();
+        let unmounted = std::process::Command::new("umount").arg(self.path("apps/store/overlay")).output();
         drop(unmounted);
         end_service(self.podman.socket());
         for table in self.tables() {
             nft(&["delete", "table", "inet", &table]);
+        }
+        if self.setup.disk_mib.is_some() {
+            nix::mount::umount2(&self.path("apps"), nix::mount::MntFlags::MNT_DETACH).ok();
         }
     }
 }
@@ -452,8 +529,52 @@ fn end_service(socket: &Path) {
     }
 }
 
+/// Waits for something that nobody tells.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+}
+
+/// Something that speaks HTTP and is no registry. Gives its port.
+pub(crate) async fn serve_rubbish() -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut asked = [0u8; 4096];
+            if client.read(&mut asked).await.is_ok() {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>";
+                client.write_all(answer).await.ok();
+            }
+        }
+    });
+    port
+}
+
+/// `--full` runs more of everything.
+pub(crate) fn full() -> bool {
+    std::env::var_os("BRAMBLE_FULL").is_some()
+}
+
+/// For random moments: another one in every run, unless one is given.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let now = || std::time::UNIX_EPOCH.elapsed().map_or(1, |time| u64::from(time.subsec_nanos()));
+    given.unwrap_or_else(now)
+}
+
 /// Busybox and its usual names.
 fn tiny_image() -> Vec<u8> {
+    image_with(&[])
+}
+
+/// The same, with a file of its own: another image to every store.
+pub(crate) fn image_with(data: &[u8]) -> Vec<u8> {
     let mut tar = Vec::new();
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
     for dir in ["bin", "tmp", "etc", "proc", "sys", "dev", "data"] {
@@ -463,8 +584,23 @@ fn tiny_image() -> Vec<u8> {
     for name in ["sh", "sleep", "echo", "cat", "httpd", "mkdir", "true", "false", "ls", "touch", "nc"] {
         entry(&mut tar, &format!("bin/{name}"), b'2', "busybox", &[]);
     }
+    if !data.is_empty() {
+        entry(&mut tar, "data/own", b'0', "", data);
+    }
     tar.extend_from_slice(&[0; 1024]);
     tar
+}
+
+/// Bytes that no compression makes smaller, the same for the same seed.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
 }
 
 /// One ustar entry.

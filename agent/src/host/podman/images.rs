@@ -7,8 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use super::http::{CHANGE, Call, LOOK, Limit, Podman, PodmanError, escape, one_line, parse};
-use super::types::{ImageDetail, Info, InfoVersion, Made, NetworkLine, PullLine};
+use super::http::{CHANGE, Call, LOOK, Limit, Podman, PodmanError, escape, one_line, parse, refusal};
+use super::manifests::{self, Said};
+use super::types::{ImageDetail, ImageLine, Info, InfoVersion, Made, NetworkLine, PullLine};
+use crate::core::app::without_tag;
+use crate::core::disk::Layer;
 
 /// Bounds of one pull. A slow link may take long; a link that says nothing is given up.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,17 @@ pub struct Pulled {
     pub id: String,
 }
 
+/// What happens to containers made of an image that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// They are removed too.
+    Removed,
+    /// The image stays while there are any.
+    Kept,
+}
+
+/// A registry may be slow to answer, and a manifest can be long.
+const MANIFEST: Limit = Limit { time: Duration::from_secs(60), bytes: 4 << 20 };
 /// A line of progress longer than this is not progress.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -113,6 +127,40 @@ impl Podman {
             Ok(pulled) => pulled,
             Err(_) => Err(PodmanError::TimedOut { what: what.clone(), after: limits.whole }),
         }
+    }
+
+    /// Every image in the store. Podman 4.3 answers with an error when one of them is damaged.
+    pub async fn images(&self) -> Result<Vec<ImageLine>, PodmanError> {
+        self.ask_json(Call::get("list images", "/images/json"), LOOK).await
+    }
+
+    /// Removes an image; one that is gone already is fine.
+    pub async fn image_remove(&self, reference: &str, users: Users) -> Result<(), PodmanError> {
+        let force = users == Users::Removed;
+        let path = format!("/images/{}?force={force}", escape(reference));
+        match self.ask(Call::delete(format!("remove image {reference}"), path), CHANGE).await {
+            Ok(_) => Ok(()),
+            Err(err) if err.is_not_found() || err.is_image_unknown() => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Layers of an image in its registry, without fetching them; `None` when the registry's answer does not say.
+    pub async fn remote_layers(&self, reference: &str) -> Result<Option<Vec<Layer>>, PodmanError> {
+        let mut name = reference.to_owned();
+        // An index names the manifest for this machine, and that one the layers.
+        for _ in 0..2 {
+            let what = format!("ask the registry about {name}");
+            let path = format!("/manifests/{}/json", escape(&name));
+            let (status, body) = self.ask_any(Call::get(what.clone(), path), MANIFEST).await?;
+            match manifests::read(status.is_success(), &body) {
+                Said::Layers(layers) => return Ok(Some(layers)),
+                Said::Index(digest) => name = format!("{}@{digest}", without_tag(reference)),
+                Said::Nothing if status.is_success() => return Ok(None),
+                Said::Nothing => return Err(refusal(what, status, &body)),
+            }
+        }
+        Ok(None)
     }
 
     /// Makes an image of one layer from a tar file. For images that are built on this machine, and for tests.

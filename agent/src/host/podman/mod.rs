@@ -3,13 +3,16 @@
 //! Decides how each question is put and its answer read. Does not decide what should run: `core` does.
 
 mod containers;
+mod damage;
 mod events;
 mod exec;
 mod frames;
 mod http;
 mod images;
+mod manifests;
 mod pods;
 pub mod service;
+mod store;
 mod types;
 
 pub use containers::{
@@ -19,6 +22,10 @@ pub use events::Events;
 pub use exec::{Attach, ExecEnd, ExecInput, ExecOutput, ExecSpec};
 pub use frames::{BadFrame, Demux, Stream};
 pub use http::{CHANGE, LOOK, Limit, Podman, PodmanError};
-pub use images::{PullLimits, Pulled};
+pub use images::{PullLimits, Pulled, Users};
 pub use pods::PodSpec;
-pub use types::{ContainerDetail, ContainerLine, EventLine, ExecDetail, ImageDetail, Info, PodDetail, PodLine, State};
+pub use store::moved_aside;
+pub use types::{
+    ContainerDetail, ContainerLine, EventLine, ExecDetail, ImageDetail, ImageLine, Info, PodDetail, PodLine, PortLine,
+    State,
+};

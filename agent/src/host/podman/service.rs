@@ -1,7 +1,8 @@
 //! `podman system service`, as a child that is started again when it ends.
 //!
 //! Containers do not hang on it: each has its own conmon, which survives this service and the agent. A service that an
-//! earlier, killed agent left behind is found in /proc by our socket path and ended before a new one starts.
+//! earlier, killed agent left behind is found in /proc by our socket path and ended before a new one starts. A store with
+//! which it cannot work is mended (`store`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,12 @@ use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::damage::{StoreDamage, store_damage};
 use super::http::Podman;
+use super::store::Mender;
 use crate::core::backoff::Backoff;
+use crate::host::cmd::FirstWords;
+use crate::host::state::make_dir;
 use crate::host::{clock, cmd};
 
 /// Where Podman keeps things and how it is started.
@@ -30,8 +35,29 @@ pub struct ServiceConfig {
     pub tmp_dir: PathBuf,
     /// The socket that we make it listen on.
     pub socket: PathBuf,
+    /// Half-pulled images; emptied before every start.
+    pub pull_dir: PathBuf,
     /// Its `containers.conf`, when not the system's.
     pub containers_conf: Option<PathBuf>,
+    /// How it reaches registries.
+    pub registries: Registries,
+}
+
+/// How Podman reaches registries; every part is Podman's own, handed on as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// Its `registries.conf`: mirrors, registries without TLS, short names.
+    pub conf: Option<PathBuf>,
+    /// Its `auth.json`: credentials.
+    pub auth_file: Option<PathBuf>,
+    /// A directory of CA certificates in PEM, besides the system's.
+    pub ca_dir: Option<PathBuf>,
+    /// Proxy for `http://`.
+    pub http_proxy: Option<String>,
+    /// Proxy for `https://`.
+    pub https_proxy: Option<String>,
+    /// Hosts that are reached without a proxy.
+    pub no_proxy: Option<String>,
 }
 
 impl ServiceConfig {
@@ -43,7 +69,9 @@ impl ServiceConfig {
             run_root: run.join("store"),
             tmp_dir: run.join("tmp"),
             socket: run.join("podman.sock"),
+            pull_dir: state.join("pulls"),
             containers_conf: None,
+            registries: Registries::default(),
         }
     }
 
@@ -63,8 +91,54 @@ impl ServiceConfig {
     }
 
     fn env(&self) -> Vec<(String, String)> {
-        let conf = self.containers_conf.iter().map(|p| ("CONTAINERS_CONF".to_owned(), p.display().to_string()));
-        conf.collect()
+        let path = |name: &str, path: &Option<PathBuf>| Some((name.to_owned(), path.as_ref()?.display().to_string()));
+        let text = |name: &str, text: &Option<String>| Some((name.to_owned(), text.clone()?));
+        let registries = &self.registries;
+        let all = [
+            path("CONTAINERS_CONF", &self.containers_conf),
+            path("TMPDIR", &Some(self.pull_dir.clone())),
+            path("CONTAINERS_REGISTRIES_CONF", &registries.conf),
+            path("XDG_CONFIG_HOME", &registries.auth_file.as_ref().map(|_| self.config_home())),
+            path("SSL_CERT_DIR", &registries.ca_dir),
+            text("HTTP_PROXY", &registries.http_proxy),
+            text("HTTPS_PROXY", &registries.https_proxy),
+            text("NO_PROXY", &registries.no_proxy),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    /// The service takes no path of credentials; it looks for `containers/auth.json` here.
+    fn config_home(&self) -> PathBuf {
+        self.tmp_dir.with_file_name("podman-config")
+    }
+
+    /// Makes what it needs, and removes what an earlier one was cut off at.
+    fn prepare(&self) -> Result<(), String> {
+        if let Err(err) = fs::remove_dir_all(&self.pull_dir)
+            && err.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(dir = %self.pull_dir.display(), %err, "half-pulled images cannot be removed");
+        }
+        let credentials = self.config_home().join("containers");
+        let dirs = [self.socket.parent(), Some(&self.tmp_dir), Some(&self.pull_dir), Some(&credentials)];
+        for dir in dirs.into_iter().flatten() {
+            make_dir(dir).map_err(|err| err.to_string())?;
+        }
+        let link = credentials.join("auth.json");
+        remove_if_there(&link)?;
+        if let Some(auth) = &self.registries.auth_file {
+            std::os::unix::fs::symlink(auth, &link).map_err(|err| format!("cannot make {}: {err}", link.display()))?;
+        }
+        remove_if_there(&self.socket)
+    }
+}
+
+fn remove_if_there(file: &Path) -> Result<(), String> {
+    match fs::remove_file(file) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {err}", file.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -85,6 +159,7 @@ pub enum ServiceState {
 #[derive(Debug)]
 pub struct Service {
     state: watch::Receiver<ServiceState>,
+    mended: watch::Receiver<Option<String>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -93,6 +168,9 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// So often in a row a damaged store has to be found before it is mended.
+const DAMAGED_MAX: u32 = 2;
+const LOOK_PERIOD: Duration = Duration::from_secs(30);
 /// A service that ran this long did not fail to start.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -101,8 +179,14 @@ impl Service {
     pub fn start(config: ServiceConfig) -> Self {
         let (state_out, state) = watch::channel(ServiceState::Starting);
         let (stop, stop_in) = watch::channel(false);
-        let task = tokio::spawn(supervise(config, state_out, stop_in));
-        Self { state, stop, task }
+        let (mended_out, mended) = watch::channel(None);
+        let task = tokio::spawn(supervise(config, state_out, mended_out, stop_in));
+        Self { state, mended, stop, task }
+    }
+
+    /// What was done to a damaged store in this run, in words.
+    pub fn mended(&self) -> watch::Receiver<Option<String>> {
+        self.mended.clone()
     }
 
     /// What it is doing, as it changes.
@@ -134,11 +218,17 @@ impl Service {
     }
 }
 
-async fn supervise(config: ServiceConfig, state: watch::Sender<ServiceState>, mut stop: watch::Receiver<bool>) {
-    let mut failures = 0;
+async fn supervise(
+    config: ServiceConfig,
+    state: watch::Sender<ServiceState>,
+    mended: watch::Sender<Option<String>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mender = Mender::new(&config.store);
+    let (mut failures, mut damaged) = (0, 0);
     while !*stop.borrow() && stop.has_changed().is_ok() {
         let began = clock::uptime();
-        let why = run_once(&config, &state, &mut stop).await;
+        let mut end = run_once(&config, &mender, &state, &mut stop).await;
         if *stop.borrow() {
             break;
         }
@@ -146,9 +236,22 @@ async fn supervise(config: ServiceConfig, state: watch::Sender<ServiceState>, mu
             failures = 0;
         }
         failures += 1;
+        damaged = if end.damage.is_some() { damaged + 1 } else { 0 };
+        if let Some(damage) = end.damage
+            && damaged >= DAMAGED_MAX
+        {
+            damaged = 0;
+            match mender.mend(damage, &end.why).await {
+                Ok(done) => {
+                    tracing::error!("{done}");
+                    mended.send_replace(Some(done));
+                }
+                Err(why) => end.why = why,
+            }
+        }
         let pause = PAUSES.delay(failures);
-        tracing::warn!(why, pause_ms = pause.as_millis(), "podman's service is down, starting it again");
-        state.send_replace(ServiceState::Down(why));
+        tracing::warn!(why = end.why, pause_ms = pause.as_millis(), "podman's service is down, starting it again");
+        state.send_replace(ServiceState::Down(end.why));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = told(&mut stop) => {}
@@ -157,46 +260,82 @@ async fn supervise(config: ServiceConfig, state: watch::Sender<ServiceState>, mu
     state.send_replace(ServiceState::Stopped);
 }
 
-/// One life of the service; says how it ended.
+/// How one life of the service ended.
+struct End {
+    why: String,
+    /// What of the store kept it from working.
+    damage: Option<StoreDamage>,
+}
+
+impl End {
+    fn of(why: String) -> Self {
+        Self { why, damage: None }
+    }
+}
+
+/// One life of the service.
 async fn run_once(
     config: &ServiceConfig,
+    mender: &Mender,
     state: &watch::Sender<ServiceState>,
     stop: &mut watch::Receiver<bool>,
-) -> String {
+) -> End {
     end_leftovers(config).await;
-    for dir in [config.socket.parent(), Some(config.tmp_dir.as_path())].into_iter().flatten() {
-        if let Err(err) = crate::host::state::make_dir(dir) {
-            return err.to_string();
-        }
+    if let Err(why) = config.prepare() {
+        return End { damage: store_damage(&why), why };
     }
-    if let Err(err) = fs::remove_file(&config.socket)
-        && err.kind() != std::io::ErrorKind::NotFound
-    {
-        return format!("cannot remove the old socket {}: {err}", config.socket.display());
-    }
-    let mut child = match cmd::start_service(&config.program, &config.args(), &config.env()) {
+    let words = FirstWords::default();
+    let mut child = match cmd::start_heard(&config.program, &config.args(), &config.env(), &words) {
         Ok(child) => child,
-        Err(err) => return format!("{err}"),
+        Err(err) => return End::of(format!("{err}")),
     };
     let up = tokio::select! {
         answered = answers(&config.socket) => answered,
-        status = child.wait() => return ended(status),
+        status = child.wait() => Err(ended(status, &words.text())),
         () = told(stop) => Err("stopped".to_owned()),
     };
     match up {
         Ok(version) => tracing::info!(version, socket = %config.socket.display(), "podman's service answers"),
         Err(why) => {
             end(&mut child).await;
-            return why;
+            return End { damage: store_damage(&format!("{why}\n{}", words.text())), why };
         }
     }
     state.send_replace(ServiceState::Ready);
-    tokio::select! {
-        status = child.wait() => return ended(status),
-        () = told(stop) => {}
-    }
+    let steady = async {
+        tokio::time::sleep(STEADY).await;
+        mender.worked();
+        std::future::pending().await
+    };
+    let end_of_life = tokio::select! {
+        status = child.wait() => return End::of(ended(status, "")),
+        why = breaks(&config.socket) => End { damage: store_damage(&why), why },
+        () = told(stop) => End::of("stopped".into()),
+        () = steady => End::of(String::new()),
+    };
     end(&mut child).await;
-    "stopped".into()
+    end_of_life
+}
+
+/// Ends with what Podman says when it cannot even list what there is any more. Nobody tells that a store has broken under a
+/// running service, so this looks.
+async fn breaks(socket: &Path) -> String {
+    let podman = Podman::new(socket);
+    let mut last = None;
+    loop {
+        tokio::time::sleep(LOOK_PERIOD).await;
+        match refuses(&podman).await {
+            Some(why) if last.as_ref() == Some(&why) => return why,
+            refused => last = refused,
+        }
+    }
+}
+
+/// Why Podman cannot list what there is, when that is because of its store.
+async fn refuses(podman: &Podman) -> Option<String> {
+    let listed = tokio::try_join!(podman.list(&[]), podman.pod_list(&[]));
+    let why = listed.err().filter(|err| !err.is_outage())?.to_string();
+    store_damage(&why).map(|_| why)
 }
 
 /// Ends when we are told to stop, or nobody can tell us any more.
@@ -206,25 +345,37 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-fn ended(status: std::io::Result<std::process::ExitStatus>) -> String {
+fn ended(status: std::io::Result<std::process::ExitStatus>, words: &str) -> String {
     match status {
-        Ok(status) => format!("podman's service ended ({status}); its own words are in the log at debug level"),
+        Ok(status) if words.trim().is_empty() => {
+            format!("podman's service ended ({status}); its own words are in the log at debug level")
+        }
+        Ok(status) => format!("podman's service ended ({status}): {}", cut(words)),
         Err(err) => format!("lost track of podman's service: {err}"),
     }
 }
 
+/// The telling line of what a program says before it ends: its last one may be deep in a trace.
+fn cut(words: &str) -> String {
+    let telling = words.lines().find(|line| line.starts_with("Error") || line.starts_with("fatal error"));
+    let line = telling.or_else(|| words.lines().find(|line| !line.trim().is_empty())).unwrap_or_default();
+    line.chars().take(300).collect()
+}
+
+/// Waits until it answers, and can list what there is.
 async fn answers(socket: &Path) -> Result<String, String> {
     let podman = Podman::new(socket);
     let asking = async {
         loop {
-            if let Ok(version) = podman.version().await {
-                return version;
+            match podman.version().await {
+                Ok(version) => return refuses(&podman).await.map_or(Ok(version), Err),
+                Err(err) if !err.is_outage() && store_damage(&err.to_string()).is_some() => return Err(err.to_string()),
+                Err(_) => tokio::time::sleep(PROBE_PAUSE).await,
             }
-            tokio::time::sleep(PROBE_PAUSE).await;
         }
     };
     let late = |_| format!("podman's service did not answer within {} s", START_TIME_MAX.as_secs());
-    tokio::time::timeout(START_TIME_MAX, asking).await.map_err(late)
+    tokio::time::timeout(START_TIME_MAX, asking).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 async fn end(child: &mut Child) {

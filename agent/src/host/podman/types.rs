@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::core::disk::StoredImage;
+
 /// `null`, absent and present are one thing for lists and maps.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
@@ -80,6 +82,25 @@ pub struct ContainerLine {
     /// Seconds since 1970 by the device's clock, for people only.
     #[serde(default)]
     pub started_at: i64,
+    /// Ports of the host that lead into it.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ports: Vec<PortLine>,
+}
+
+/// A port of the host in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct PortLine {
+    /// Address of the host, empty for all of them.
+    #[serde(default)]
+    pub host_ip: String,
+    /// The first port.
+    pub host_port: u16,
+    /// How many.
+    #[serde(default)]
+    pub range: u16,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: String,
 }
 
 /// One container, in detail.
@@ -264,6 +285,42 @@ pub struct ImageDetail {
     /// `name@sha256:…`, as pulled.
     #[serde(default, deserialize_with = "or_default")]
     pub repo_digests: Vec<String>,
+}
+
+/// One line of the list of images.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageLine {
+    /// Id without `sha256:`.
+    pub id: String,
+    /// `name:tag`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_tags: Vec<String>,
+    /// `name@sha256:…`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub repo_digests: Vec<String>,
+    /// When it was built, in seconds since 1970.
+    #[serde(default)]
+    pub created: i64,
+    /// Bytes on disk, with layers that others use too.
+    #[serde(default)]
+    pub size: u64,
+    /// Containers made of it.
+    #[serde(default)]
+    pub containers: i64,
+}
+
+impl ImageLine {
+    /// As the judgement over room sees it.
+    pub fn stored(self) -> StoredImage {
+        StoredImage {
+            id: self.id,
+            names: self.repo_tags.into_iter().chain(self.repo_digests).collect(),
+            bytes: self.size,
+            created_s: self.created,
+            containers: u64::try_from(self.containers).unwrap_or_default(),
+        }
+    }
 }
 
 /// One line of Podman's event stream.

@@ -1,0 +1,137 @@
+//! Starting containers after an earlier start was cut off, by a kill of Podman's service or of the agent.
+//!
+//! Decides that whatever a cut start left behind goes before the next one: processes that hold the ports, forwardings that
+//! lead nowhere. Costs nothing for a container that nobody tried to start before.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::device::{damaged, refused, text};
+use super::podman::{ContainerDetail, ContainerLine, Podman, PodmanError, State};
+use super::{dnat, orphans};
+use crate::core::heal::Damage;
+use crate::core::step::StepError;
+
+/// The starts of one device.
+#[derive(Debug)]
+pub(super) struct Starts {
+    podman: Podman,
+    store: PathBuf,
+    /// Made by this agent, and never started.
+    fresh: Mutex<BTreeSet<String>>,
+    /// A start of it was cut off.
+    cut: Mutex<BTreeSet<String>>,
+}
+
+impl Starts {
+    pub(super) fn new(podman: Podman, store: &Path) -> Self {
+        Self { podman, store: store.to_owned(), fresh: Mutex::default(), cut: Mutex::default() }
+    }
+
+    /// It was made just now.
+    pub(super) fn made(&self, id: &str) {
+        lock(&self.fresh).insert(id.to_owned());
+    }
+
+    /// Removes a container. What a cut start of it has left behind would be nobody's then.
+    pub(super) async fn remove(&self, id: &str) -> Result<(), PodmanError> {
+        let fresh = take(&self.fresh, id);
+        let cut = take(&self.cut, id);
+        let before = if fresh { None } else { self.podman.line(id).await.ok().flatten() };
+        self.podman.remove(id).await?;
+        if let Some(line) = before.filter(|line| cut || line.state == State::Created) {
+            clear(&line, None).await;
+        }
+        Ok(())
+    }
+
+    /// Removes a pod, likewise.
+    pub(super) async fn remove_pod(&self, id: &str) -> Result<(), PodmanError> {
+        let before = self.podman.list(&[]).await.unwrap_or_default();
+        self.podman.pod_remove(id).await?;
+        for line in before.iter().filter(|line| line.is_infra && line.pod == id) {
+            clear(line, None).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a container.
+    pub(super) async fn start(&self, id: &str) -> Result<(), StepError> {
+        let mut down = Vec::new();
+        if !take(&self.fresh, id) {
+            down = self.down(id).await;
+        }
+        for line in &down {
+            // Podman may have learnt of the network that the cut start made, and use it.
+            let known = self.podman.inspect(&line.id).await.ok().flatten();
+            clear(line, known.as_ref().and_then(ContainerDetail::address)).await;
+        }
+        let err = match self.podman.start(id).await {
+            Ok(_) => return Ok(()),
+            Err(err) if err.is_outage() => {
+                lock(&self.cut).insert(id.to_owned());
+                return Err(refused(&err));
+            }
+            Err(err) => err,
+        };
+        if self.end_leftovers(id).await {
+            lock(&self.cut).insert(id.to_owned());
+            return Err(StepError::Damaged {
+                damage: Damage::Container,
+                why: format!(
+                    "an earlier start was cut off and left processes behind, which were ended; {}",
+                    text(&err)
+                ),
+            });
+        }
+        Err(if err.is_container_damage() {
+            damaged(Damage::Container, &err)
+        } else if err.is_program_missing() {
+            damaged(Damage::Program, &err)
+        } else {
+            refused(&err)
+        })
+    }
+
+    /// The container itself and its pod's pause container, which has the network; those that do not run.
+    async fn down(&self, id: &str) -> Vec<ContainerLine> {
+        let Ok(Some(line)) = self.podman.line(id).await else { return Vec::new() };
+        let mut all = Vec::new();
+        if !line.pod.is_empty()
+            && let Ok(others) = self.podman.list(&[]).await
+        {
+            all.extend(others.into_iter().filter(|other| other.is_infra && other.pod == line.pod));
+        }
+        all.push(line);
+        all.retain(|line| line.state != State::Running);
+        all
+    }
+
+    /// Ends processes of containers that do not run, and of containers that Podman does not know. True when there were any.
+    async fn end_leftovers(&self, id: &str) -> bool {
+        let down = self.down(id).await;
+        let mut any = false;
+        for served in orphans::served(&self.store) {
+            let own = down.iter().any(|line| line.id == served);
+            if own || self.podman.exists(&served).await.is_ok_and(|exists| !exists) {
+                any |= orphans::end(&self.store, &served).await;
+            }
+        }
+        any
+    }
+}
+
+fn lock(ids: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
+    ids.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take(ids: &Mutex<BTreeSet<String>>, id: &str) -> bool {
+    lock(ids).remove(id)
+}
+
+async fn clear(line: &ContainerLine, known: Option<&str>) {
+    if !line.ports.is_empty() {
+        dnat::clear(&line.id, &line.ports, known).await;
+    }
+}
