@@ -97,7 +97,7 @@ fn is_well(agent: &Agent, running: usize) -> bool {
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_damage_is_mended() {
     let mut cases = 0;
-    for text in ["web 1 main:x=x:1", "web 1 init:a=a:1 main:x=x:1 main:y=y:1"] {
+    for text in ["web 1 main:x=x:1", "web 1 init:a=a:1 main:x=x:1 main:y=y:1", "web 1 main:x=x:1 startFirst"] {
         for damage in [Damage::Container, Damage::Image, Damage::Files] {
             for mishap in MISHAPS {
                 for reboot in [false, true] {

@@ -285,7 +285,7 @@ impl Healing {
     }
 
     /// This spec takes charge: what was told of the one before stays told.
-    pub fn inherit(&mut self, past: Self) {
+    pub fn inherit(&mut self, past: &Self) {
         let known = std::mem::take(&mut self.notes);
         let new = known.into_iter().filter(|(_, text)| past.notes.iter().all(|(_, told)| told != text));
         self.notes = past.notes.iter().cloned().chain(new).collect();

@@ -380,7 +380,7 @@ impl Memory {
         let past = std::mem::replace(self, trial);
         self.retiring = past.retiring;
         self.busy.extend(past.busy);
-        self.healing.inherit(past.healing);
+        self.healing.inherit(&past.healing);
         self.last_downtime_ms = Some(0);
     }
 

@@ -166,14 +166,10 @@ impl<H: Host> AppTask<H> {
         self.blind = 0;
         let mut have = Have::sort(observed, &self.record);
         let now = self.host.now();
-        if let Some(app) = in_charge(want, current.as_deref()) {
-            self.memory.in_charge.saw(&have, app, now);
-        }
         let hash = current.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
         let trial_hash = want.app.as_deref().map(|app| app.hash().to_string()).unwrap_or_default();
-        if let Some(app) = want.app.as_deref().filter(|_| trial_hash != hash) {
-            self.memory.beside.saw(&have, app, now);
-        }
+        let trial = want.app.as_deref().filter(|_| trial_hash != hash);
+        self.memory.saw(&have, in_charge(want, current.as_deref()), trial, now);
         healing::saw(&mut self.memory, &mut have, current.as_deref(), want.app.as_deref(), now);
         let facts = Facts {
             key: self.key.clone(),

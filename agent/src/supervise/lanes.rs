@@ -1,5 +1,9 @@
 //! What one run remembers of an app: of the spec in charge, and of a wanted one that is brought up beside it.
 
+use std::time::Duration;
+
+use crate::core::app::App;
+use crate::core::have::Have;
 use crate::core::memory::Memory;
 
 /// Whose step it is.
@@ -19,6 +23,16 @@ pub(super) struct Memories {
 }
 
 impl Memories {
+    /// Takes in one look, at the spec in charge and at one that is not in charge yet.
+    pub(super) fn saw(&mut self, have: &Have, in_charge: Option<&App>, trial: Option<&App>, now: Duration) {
+        if let Some(app) = in_charge {
+            self.in_charge.saw(have, app, now);
+        }
+        if let Some(app) = trial {
+            self.beside.saw(have, app, now);
+        }
+    }
+
     /// The one that a step of this lane is told to.
     pub(super) fn of(&mut self, lane: Lane) -> &mut Memory {
         match lane {

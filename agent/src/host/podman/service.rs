@@ -305,7 +305,7 @@ async fn run_once(
     let steady = async {
         tokio::time::sleep(STEADY).await;
         mender.worked();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let end_of_life = tokio::select! {
         status = child.wait() => return End::of(ended(status, "")),
