@@ -1,7 +1,10 @@
 //! A device for tests: real Podman with its own store, a supervisor that can be restarted, tiny images.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod image;
+mod net;
 pub(crate) mod registry;
+mod store;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +25,12 @@ use bramble_contracts::v1::{
 use bramble_contracts::v2::AppReport;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
+
+use image::tiny_image;
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use image::{image_with, noise};
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub(crate) use net::{free_port, http_get, http_until, serve_rubbish, until};
 
 /// Everything here is done within this, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -117,38 +126,6 @@ pub(crate) fn deployment(name: &str, inits: &[Part], mains: &[Part]) -> Value {
 
 pub(crate) fn running(report: &AppReport) -> bool {
     report.status == Status::Confirmed && report.phase == Phase::Running
-}
-
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-pub(crate) async fn http_get(port: u16) -> String {
-    try_get(port).await.unwrap()
-}
-
-async fn try_get(port: u16) -> std::io::Result<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    Ok(text)
-}
-
-/// Asks until the answer ends like this.
-pub(crate) async fn http_until(port: u16, end: &str) {
-    let asking = async {
-        loop {
-            // A connection that began while nobody was there may hang for seconds; a new one is asked instead.
-            let answer = tokio::time::timeout(Duration::from_millis(250), try_get(port)).await;
-            if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.ends_with(end))) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, asking).await.is_ok(), "port {port} never answered {end:?}");
 }
 
 fn app(name: &str) -> AppKey {
@@ -312,33 +289,6 @@ impl Device {
         ours.filter(|table| table.starts_with(ports.mark())).map(str::to_owned).collect()
     }
 
-    /// Ends supervisor and service and these containers, does something to the store, and starts both again.
-    pub(crate) async fn while_down(&mut self, containers: &[&str], deed: impl FnOnce(&Path)) {
-        if let Some(agent) = self.agent.take() {
-            agent.shutdown().await;
-        }
-        for id in containers {
-            self.podman.kill(id, "SIGKILL").await.unwrap();
-            self.podman.wait_stopped(id, PATIENCE).await.unwrap();
-        }
-        if let Some(service) = self.service.take() {
-            service.stop().await;
-        }
-        deed(&self.path("apps/store"));
-        self.start_agent().await;
-    }
-
-    pub(crate) fn mended(&self) -> Option<String> {
-        self.service.as_ref().unwrap().mended().borrow().clone()
-    }
-
-    /// Podman's command line on this device's store, which must succeed.
-    pub(crate) fn podman_cli(&self, args: &[&str]) -> String {
-        let done = self.podman_command().args(args).output().unwrap();
-        assert!(done.status.success(), "podman {args:?}: {}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8_lossy(&done.stdout).into_owned()
-    }
-
     pub(crate) fn uptime(&self) -> Duration {
         bramble_agent::host::clock::uptime()
     }
@@ -373,16 +323,6 @@ impl Device {
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(found) => found.unwrap().iter().find(|r| r.deployment.as_str() == name).cloned().unwrap(),
             Err(_) => panic!("no such report of {name}; the last was {:#?}", self.report(name)),
-        }
-    }
-
-    /// Waits for an alarm with these words.
-    pub(crate) async fn until_alarm(&self, words: &str) -> String {
-        let mut alarms = self.agent().alarms();
-        let found = alarms.wait_for(|all| all.iter().any(|alarm| alarm.contains(words)));
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(found) => found.unwrap().iter().find(|alarm| alarm.contains(words)).cloned().unwrap(),
-            Err(_) => panic!("no alarm says {words:?}: {:?}", self.agent().alarms().borrow()),
         }
     }
 
@@ -529,33 +469,6 @@ fn end_service(socket: &Path) {
     }
 }
 
-/// Waits for something that nobody tells.
-pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
-}
-
-/// Something that speaks HTTP and is no registry. Gives its port.
-pub(crate) async fn serve_rubbish() -> u16 {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut asked = [0u8; 4096];
-            if client.read(&mut asked).await.is_ok() {
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>";
-                client.write_all(answer).await.ok();
-            }
-        }
-    });
-    port
-}
-
 /// `--full` runs more of everything.
 pub(crate) fn full() -> bool {
     std::env::var_os("BRAMBLE_FULL").is_some()
@@ -566,60 +479,4 @@ pub(crate) fn seed() -> u64 {
     let given = std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = || std::time::UNIX_EPOCH.elapsed().map_or(1, |time| u64::from(time.subsec_nanos()));
     given.unwrap_or_else(now)
-}
-
-/// Busybox and its usual names.
-fn tiny_image() -> Vec<u8> {
-    image_with(&[])
-}
-
-/// The same, with a file of its own: another image to every store.
-pub(crate) fn image_with(data: &[u8]) -> Vec<u8> {
-    let mut tar = Vec::new();
-    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
-    for dir in ["bin", "tmp", "etc", "proc", "sys", "dev", "data"] {
-        entry(&mut tar, &format!("{dir}/"), b'5', "", &[]);
-    }
-    entry(&mut tar, "bin/busybox", b'0', "", &busybox);
-    for name in ["sh", "sleep", "echo", "cat", "httpd", "mkdir", "true", "false", "ls", "touch", "nc"] {
-        entry(&mut tar, &format!("bin/{name}"), b'2', "busybox", &[]);
-    }
-    if !data.is_empty() {
-        entry(&mut tar, "data/own", b'0', "", data);
-    }
-    tar.extend_from_slice(&[0; 1024]);
-    tar
-}
-
-/// Bytes that no compression makes smaller, the same for the same seed.
-pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
-}
-
-/// One ustar entry.
-fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, link: &str, data: &[u8]) {
-    let mut head = [0u8; 512];
-    let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, name);
-    put(100, "0000755\0");
-    put(108, "0000000\0");
-    put(116, "0000000\0");
-    put(124, &format!("{:011o}\0", data.len()));
-    put(136, "00000000000\0");
-    put(148, "        ");
-    put(157, link);
-    put(257, "ustar\x0000");
-    head[156] = kind;
-    let sum: u32 = head.iter().map(|b| u32::from(*b)).sum();
-    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    tar.extend_from_slice(&head);
-    tar.extend_from_slice(data);
-    tar.resize(tar.len().next_multiple_of(512), 0);
 }
