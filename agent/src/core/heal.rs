@@ -21,6 +21,8 @@ pub enum Damage {
     Container,
     /// The image.
     Image,
+    /// A start that was cut off: the container is of no use, and its image has nothing to do with it.
+    Start,
     /// The program is missing, or is no program: a mistake in the deployment, unless the image's files are examined and
     /// found damaged.
     Program,
@@ -130,6 +132,9 @@ impl Healing {
         let image = app.container(name).map(|view| app.reference(view.image));
         match (damage, image) {
             (Damage::Container, _) => self.container(app, name, id, why, now),
+            (Damage::Start, _) => {
+                self.remake(name, id, why, now);
+            }
             (Damage::Image, Some(image)) => self.image(&image, why, now),
             (Damage::Program, Some(image)) => self.suspect(&image),
             (Damage::Image | Damage::Program, None) => {}
@@ -169,9 +174,18 @@ impl Healing {
     /// A container is broken. The same one again and again is one finding; a new one that is broken too points at the
     /// image.
     fn container(&mut self, app: &App, name: &Name, id: &str, why: &str, now: Duration) {
+        let again = self.remake(name, id, why, now);
+        let image = app.container(name).map(|view| app.reference(view.image));
+        if let Some(image) = image.filter(|image| again && !self.condemned.contains(image)) {
+            self.image(&image, why, now);
+        }
+    }
+
+    /// A container is to be made anew. True when that was tried before.
+    fn remake(&mut self, name: &Name, id: &str, why: &str, now: Duration) -> bool {
         let (known, case) = self.containers.entry(name.clone()).or_insert_with(|| (String::new(), Case::new()));
         if known == id {
-            return;
+            return false;
         }
         id.clone_into(known);
         case.open = false;
@@ -182,11 +196,8 @@ impl Healing {
         } else {
             "is made anew, its volumes stay".to_owned()
         };
-        self.note(now, format!("container {name} {what}; its storage was found damaged: {}", cut(why, WHY_BYTES)));
-        let image = app.container(name).map(|view| app.reference(view.image));
-        if let Some(image) = image.filter(|image| tries > 1 && !self.condemned.contains(image)) {
-            self.image(&image, why, now);
-        }
+        self.note(now, format!("container {name} {what}; it was found damaged: {}", cut(why, WHY_BYTES)));
+        tries > 1
     }
 
     fn image(&mut self, reference: &str, why: &str, now: Duration) {
@@ -350,6 +361,16 @@ mod tests {
         assert!(healing.notes().any(|note| note.contains("without success")));
         healing.proven(&app, &name);
         assert_eq!(healing.mending(&app.images()[0], secs(1_000_001)), None, "what works is whole");
+    }
+
+    #[test]
+    fn starts_that_are_cut_off_say_nothing_of_the_image() {
+        let (app, name, mut healing) = (app(), "web".parse().unwrap(), Healing::default());
+        for id in ["c1", "c2", "c3"] {
+            healing.met(Damage::Start, &app, &name, id, "killed", secs(0));
+        }
+        assert_eq!(healing.mending(&app.images()[0], secs(0)), None);
+        assert_eq!((healing.due(secs(0)).len(), healing.due(secs(120)).len()), (0, 1), "and they get rarer");
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub(super) fn id_of(store: &Path, name: &str) -> Option<String> {
     images(store).ok()?.into_iter().find(|one| one.names.iter().any(|one| one == name)).map(|one| one.id)
 }
 
-fn images(store: &Path) -> std::io::Result<Vec<Image>> {
+/// Every image in the store, as they came in.
+pub(super) fn images(store: &Path) -> std::io::Result<Vec<Image>> {
     read(&store.join("overlay-images/images.json"))
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::device::text;
-use super::podman::{Podman, PodmanError, PullLimits, Users, moved_aside};
+use super::layers::Image;
+use super::podman::{Podman, PullLimits, Users, moved_aside};
 use super::{clock, facts, layers, records, repair};
 use crate::core::app::AppKey;
 use crate::core::disk::{self, Admit, Bytes, Disk, DiskRules, NoRoom, StoredImage};
@@ -26,8 +27,6 @@ const IDLE_PERIOD: Duration = Duration::from_secs(300);
 const PULL_PERIOD: Duration = Duration::from_millis(250);
 /// How long it is told that room was made.
 const TOLD: Duration = Duration::from_secs(3600);
-/// Damaged images that keep Podman from listing any are removed one after the other, so many at most.
-const DAMAGED_MAX: u32 = 20;
 /// A refresh of an image that is there already is given up sooner than a pull that is needed.
 const REFRESH_LIMITS: PullLimits = PullLimits { silence: Duration::from_secs(30), whole: Duration::from_secs(15 * 60) };
 
@@ -199,22 +198,31 @@ impl Room {
     /// What may go, the oldest first.
     pub(super) async fn collectable(&self) -> Result<Vec<StoredImage>, String> {
         let needed = self.needed().await?;
-        let images = self.stored(&needed).await.map_err(|err| text(&err))?;
+        let images = self.stored().await?;
         Ok(disk::collectable(&images, &needed).into_iter().cloned().collect())
     }
 
-    /// Everything in the store. A damaged image that nobody needs must not keep the others from being listed.
-    async fn stored(&self, needed: &BTreeSet<String>) -> Result<Vec<StoredImage>, PodmanError> {
-        for _ in 0..DAMAGED_MAX {
-            let err = match self.podman.images().await {
-                Ok(lines) => return Ok(lines.into_iter().map(|line| line.stored()).collect()),
-                Err(err) => err,
-            };
-            let Some(id) = err.names_image().filter(|id| !needed.contains(id)) else { return Err(err) };
-            tracing::warn!(%err, id, "removing a damaged image that nobody needs");
-            self.podman.image_remove(&id, Users::Kept).await?;
+    /// Everything in the store. Podman 4.3 lists nothing when one image is damaged; then its own lists are read.
+    async fn stored(&self) -> Result<Vec<StoredImage>, String> {
+        match self.podman.images().await {
+            Ok(lines) => return Ok(lines.into_iter().map(|line| line.stored()).collect()),
+            Err(err) if err.is_outage() => return Err(text(&err)),
+            Err(err) => tracing::debug!(%err, "reading Podman's own list of images"),
         }
-        self.podman.images().await.map(|lines| lines.into_iter().map(|line| line.stored()).collect())
+        let store = self.store.clone();
+        let images = tokio::task::spawn_blocking(move || layers::images(&store)).await;
+        let images = images.map_err(|err| err.to_string())?.map_err(|err| format!("cannot list images: {err}"))?;
+        let containers = self.podman.list(&[]).await.map_err(|err| text(&err))?;
+        let users = |id: &str| containers.iter().filter(|line| line.image_id == id).count() as u64;
+        // They stand in the order they came in; how much each of them would free is not known.
+        let one = |(n, image): (usize, Image)| StoredImage {
+            containers: users(&image.id),
+            id: image.id,
+            names: image.names,
+            bytes: 0,
+            created_s: i64::try_from(n).unwrap_or(i64::MAX),
+        };
+        Ok(images.into_iter().enumerate().map(one).collect())
     }
 
     /// Names and ids of images that some app needs.

@@ -58,11 +58,10 @@ impl Starts {
 
     /// Starts a container.
     pub(super) async fn start(&self, id: &str) -> Result<(), StepError> {
-        let mut down = Vec::new();
-        if !take(&self.fresh, id) {
-            down = self.down(id).await;
-        }
-        for line in &down {
+        let (fresh, cut) = (take(&self.fresh, id), take(&self.cut, id));
+        let down = if fresh { Vec::new() } else { self.down(id).await };
+        // What ended by itself was taken down in good order.
+        for line in down.iter().filter(|line| cut || line.state == State::Created) {
             // Podman may have learnt of the network that the cut start made, and use it.
             let known = self.podman.inspect(&line.id).await.ok().flatten();
             clear(line, known.as_ref().and_then(ContainerDetail::address)).await;
@@ -78,7 +77,7 @@ impl Starts {
         if self.end_leftovers(id).await {
             lock(&self.cut).insert(id.to_owned());
             return Err(StepError::Damaged {
-                damage: Damage::Container,
+                damage: Damage::Start,
                 why: format!(
                     "an earlier start was cut off and left processes behind, which were ended; {}",
                     text(&err)

@@ -281,7 +281,9 @@ async fn run_once(
     stop: &mut watch::Receiver<bool>,
 ) -> End {
     end_leftovers(config).await;
-    if let Err(why) = config.prepare() {
+    let places = config.clone();
+    let prepared = tokio::task::spawn_blocking(move || places.prepare()).await;
+    if let Err(why) = prepared.unwrap_or_else(|err| Err(format!("preparing Podman's places broke off: {err}"))) {
         return End { damage: store_damage(&why), why };
     }
     let words = FirstWords::default();

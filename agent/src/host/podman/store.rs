@@ -44,7 +44,10 @@ impl Mender {
         self.end_containers().await;
         // The database alone first; when that has not helped, everything.
         let damage = if done == 0 { damage } else { StoreDamage::Store };
-        let aside = self.move_aside(damage).map_err(|err| format!("cannot move the damaged store aside: {err}"))?;
+        let store = self.store.clone();
+        let aside = tokio::task::spawn_blocking(move || move_aside(&store, damage)).await;
+        let aside = aside.map_err(|err| err.to_string())?;
+        let aside = aside.map_err(|err| format!("cannot move the damaged store aside: {err}"))?;
         let lost = match damage {
             StoreDamage::Database => "containers are made anew, images and volumes are kept".to_owned(),
             StoreDamage::Store => format!(
@@ -86,31 +89,31 @@ impl Mender {
         }
         orphans::unmount_below(&self.store);
     }
-
-    fn move_aside(&self, damage: StoreDamage) -> std::io::Result<PathBuf> {
-        let aside = with_suffix(&self.store, ASIDE);
-        if aside.exists() {
-            fs::remove_dir_all(&aside)?;
-        }
-        match damage {
-            StoreDamage::Store => fs::rename(&self.store, &aside)?,
-            StoreDamage::Database => {
-                fs::create_dir_all(&aside)?;
-                for name in DATABASES {
-                    match fs::rename(self.store.join(name), aside.join(name)) {
-                        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err),
-                        Ok(()) | Err(_) => {}
-                    }
-                }
-            }
-        }
-        Ok(aside)
-    }
 }
 
 /// What lies beside a store because it was damaged; nobody needs it but whoever wants to know why.
 pub fn moved_aside(store: &Path) -> Option<PathBuf> {
     Some(with_suffix(store, ASIDE)).filter(|aside| aside.exists())
+}
+
+fn move_aside(store: &Path, damage: StoreDamage) -> std::io::Result<PathBuf> {
+    let aside = with_suffix(store, ASIDE);
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    match damage {
+        StoreDamage::Store => fs::rename(store, &aside)?,
+        StoreDamage::Database => {
+            fs::create_dir_all(&aside)?;
+            for name in DATABASES {
+                match fs::rename(store.join(name), aside.join(name)) {
+                    Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+    }
+    Ok(aside)
 }
 
 /// Names of images that no registry gives back, as far as the damaged store still tells.
