@@ -115,7 +115,7 @@ impl Slow {
     async fn read_on(&mut self, device: &Device) {
         let cursor = self.place.map(|place| LogCursor { container: "flood".parse().unwrap(), place });
         let ask = device.window("flood", on(cursor.into_iter().collect()));
-        let ask = LogWindow { bytes: 20_000, wait: Some("1s".parse().unwrap()), ..ask };
+        let ask = LogWindow { bytes: 4_000, wait: Some("1s".parse().unwrap()), ..ask };
         let (window, _) = device.log_files().open(ask).await.unwrap();
         let (_, parts) = device.log_files().batch(window).await.unwrap();
         for part in parts {

@@ -406,8 +406,8 @@ impl Keeper {
     fn try_drop_oldest(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
         let mut all = sized(segments(dir)?);
         let mut bytes: u64 = all.iter().map(|(_, bytes)| bytes).sum();
-        // Beside the file that is written there is, for a moment, the next one.
-        let room = self.budget.container.saturating_sub(2 * self.budget.segment());
+        // Until the next look the file that is written gets full, and so do the next one, which is kept, and the one after.
+        let room = self.budget.container.saturating_sub(3 * self.budget.segment());
         while (bytes > room || all.len() > FILES_MAX)
             && let Some(n) = droppable(&all)
         {
@@ -521,6 +521,7 @@ mod tests {
     use crate::host::logs::files::reserve;
 
     const SEGMENT: u64 = 64 * 1024;
+    const CONTAINER: u64 = 6 * SEGMENT;
 
     struct Here {
         dir: tempfile::TempDir,
@@ -542,7 +543,7 @@ mod tests {
 
         fn keeper(&self, total: u64) -> Keeper {
             let places = Places::below(self.dir.path());
-            let budget = Budget { container: 4 * SEGMENT, total, deleted_hours: 2 };
+            let budget = Budget { container: CONTAINER, total, deleted_hours: 2 };
             Keeper::new(places, budget, self.ledger.clone()).unwrap()
         }
 
@@ -624,13 +625,13 @@ mod tests {
             keeper.heard();
         }
         let left = segments(path.parent().unwrap()).unwrap();
-        assert_eq!(left.iter().map(|s| s.number).collect::<Vec<_>>(), [9, 10]);
+        assert_eq!(left.iter().map(|s| s.number).collect::<Vec<_>>(), [8, 9, 10]);
         let bytes: u64 = left.iter().map(|s| fs::metadata(&s.path).unwrap().len()).sum();
-        assert!(bytes <= 4 * SEGMENT, "{bytes}");
+        assert!(bytes <= CONTAINER, "{bytes}");
         let per_file = full(0).lines().count() as u64;
         let reader = bramble_contracts::v1::LogPlace { life: 1, segment: 3, lines: 5, ..Default::default() };
         let ledger = here.ledger.lock().unwrap();
-        assert_eq!(ledger[path.parent().unwrap()].between(reader, (1, 9)), Some(per_file - 5 + 5 * per_file));
+        assert_eq!(ledger[path.parent().unwrap()].between(reader, (1, 8)), Some(per_file - 5 + 4 * per_file));
     }
 
     #[test]

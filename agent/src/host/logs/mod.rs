@@ -78,7 +78,7 @@ impl Default for Budget {
 impl Budget {
     /// Bytes after which conmon begins a new file.
     pub fn segment(&self) -> u64 {
-        (self.container / 5).clamp(SEGMENT_MIN, SEGMENT_MAX)
+        (self.container / 6).clamp(SEGMENT_MIN, SEGMENT_MAX)
     }
 }
 
