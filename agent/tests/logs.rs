@@ -115,7 +115,7 @@ impl Slow {
     async fn read_on(&mut self, device: &Device) {
         let cursor = self.place.map(|place| LogCursor { container: "flood".parse().unwrap(), place });
         let ask = device.window("flood", on(cursor.into_iter().collect()));
-        let ask = LogWindow { bytes: 20_000, wait: Some("1s".parse().unwrap()), ..ask };
+        let ask = LogWindow { bytes: 4_000, wait: Some("1s".parse().unwrap()), ..ask };
         let (window, _) = device.log_files().open(ask).await.unwrap();
         let (_, parts) = device.log_files().batch(window).await.unwrap();
         for part in parts {
@@ -144,7 +144,7 @@ impl Slow {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_stays_within_its_bound_and_a_slow_reader_is_told_exactly_what_it_missed() {
     let mut device = Device::start().await;
-    device.budget = Budget { container: 256 << 10, ..Budget::default() };
+    device.budget = Budget { container: 1 << 20, ..Budget::default() };
     device.restart_agent().await;
     device.want(&[(1, deployment("flood", &[], &[container("flood", FLOOD)]))]);
     device.until("flood", running).await;
@@ -154,7 +154,7 @@ async fn a_flood_stays_within_its_bound_and_a_slow_reader_is_told_exactly_what_i
         // A machine that is too busy to keep a file says so, and goes on.
         while slow.missed == 0 || slow.read < 5_000 {
             slow.read_on(&device).await;
-            assert!(bytes_below(&dir) <= 256 << 10, "{}", bytes_below(&dir));
+            assert!(bytes_below(&dir) <= 1 << 20, "{}", bytes_below(&dir));
         }
     };
     assert!(tokio::time::timeout(PATIENCE, reading).await.is_ok(), "{slow:?}");

@@ -3,11 +3,14 @@
 //! Decides what is known. It is kept in memory only: after a restart of the agent, what went before is "some lines".
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bramble_contracts::v1::LogPlace;
 
 type Key = (u32, u32);
 
+/// Dropped files are counted for readers that were here within this.
+const READER_MEMORY: Duration = Duration::from_secs(600);
 /// Files remembered of one log.
 const FILES_MAX: usize = 1024;
 
@@ -25,13 +28,25 @@ pub(super) struct Dropped {
     files: BTreeMap<Key, File>,
     /// Of files up to this one nothing is known.
     floor: Key,
+    /// Uptime when somebody read the log last.
+    read_at: Option<Duration>,
 }
 
 impl Dropped {
     /// Files before `oldest` may have been there.
     pub(super) fn before(oldest: Option<Key>) -> Self {
         let floor = oldest.map_or((0, 0), |(life, number)| (life, number.saturating_sub(1)));
-        Self { files: BTreeMap::new(), floor }
+        Self { files: BTreeMap::new(), floor, read_at: None }
+    }
+
+    /// Somebody reads the log now.
+    pub(super) fn read(&mut self, now: Duration) {
+        self.read_at = Some(now);
+    }
+
+    /// Has nobody read it for long? Then nobody needs to be told how many lines went.
+    pub(super) fn is_forgotten(&self, now: Duration) -> bool {
+        self.read_at.is_none_or(|at| now.saturating_sub(at) >= READER_MEMORY)
     }
 
     /// This file goes, with so many lines; unknown when nobody counted. `gap`: others may have been lost before it.
@@ -92,6 +107,14 @@ mod tests {
         dropped.note((1, 3), Some(30), false);
         assert_eq!(dropped.between(at(1, 1, 0), (1, 4)), None);
         assert_eq!(dropped.between(at(1, 2, 5), (1, 4)), Some(15 + 30), "it was lost before what this one has read");
+    }
+
+    #[test]
+    fn readers_are_remembered_for_a_while() {
+        let mut dropped = Dropped::default();
+        assert!(dropped.is_forgotten(Duration::ZERO));
+        dropped.read(Duration::from_secs(5));
+        assert!(!dropped.is_forgotten(Duration::from_secs(600)) && dropped.is_forgotten(Duration::from_secs(605)));
     }
 
     #[test]

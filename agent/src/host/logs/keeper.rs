@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -27,10 +27,11 @@ use crate::host::clock;
 const FILES_MAX: usize = 64;
 /// The newest lives, whose last file may still be written.
 const LIVE: usize = 2;
-/// Dropped files are counted for readers that were here within this.
-const READER_MEMORY: Duration = Duration::from_secs(600);
 /// What conmon calls a file that is to replace another, behind that one's name.
 const NEW: &str = ".tmp";
+/// Behind the name of a file that is being given it.
+const UNSURE: &str = ".new";
+const READS_MAX: u32 = 256;
 const SETTLE_TRIES: u32 = 50;
 const SETTLE_PAUSE: Duration = Duration::from_micros(200);
 /// Hours of running since the app was deleted, in its folder: no wall clock is needed to count them.
@@ -57,8 +58,6 @@ struct Shelf {
 struct App {
     ticks: watch::Sender<u64>,
     shelves: BTreeMap<Name, Shelf>,
-    /// Uptime of the last reader.
-    read_at: Option<Duration>,
     hearing: Hearing,
 }
 
@@ -160,7 +159,6 @@ impl Keeper {
 
     /// Brings one app up to date, for somebody who reads it now.
     pub(super) fn look(&mut self, key: &AppKey) {
-        self.app(key).read_at = Some(clock::uptime());
         self.look_at_app(key);
     }
 
@@ -168,7 +166,6 @@ impl Keeper {
     pub(super) fn follow(&mut self, key: &AppKey) -> watch::Receiver<u64> {
         let receiver = self.app(key).ticks.subscribe();
         self.hear(key, Hearing::Lines);
-        self.look(key);
         receiver
     }
 
@@ -194,16 +191,18 @@ impl Keeper {
 
     fn events(&self) -> Vec<InotifyEvent> {
         let mut all = Vec::new();
-        loop {
+        // More than this comes while it is read; it is read the next time.
+        for _ in 0..READS_MAX {
             match self.inotify.read_events() {
                 Ok(events) => all.extend(events),
-                Err(nix::errno::Errno::EAGAIN) => return all,
+                Err(nix::errno::Errno::EAGAIN) => break,
                 Err(err) => {
                     tracing::warn!(%err, "inotify fails");
-                    return all;
+                    break;
                 }
             }
         }
+        all
     }
 
     /// Notes what has happened: which places to look at, and how often files were replaced.
@@ -217,7 +216,9 @@ impl Keeper {
             }
             let wd = number(event.wd);
             if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                self.watched.remove(&wd);
+                if let Some(place) = self.watched.remove(&wd) {
+                    self.make_again(&place);
+                }
                 continue;
             }
             let Some(place) = self.watched.get(&wd).cloned() else { continue };
@@ -231,6 +232,10 @@ impl Keeper {
                     shelf.replaced.entry(life).or_default().begun += 1;
                     continue;
                 }
+                if name.ends_with(UNSURE) || matches!(Named::parse(name), Some(Named::Kept { .. })) {
+                    // Our own doing.
+                    continue;
+                }
                 let moved = event.mask.contains(AddWatchFlags::IN_MOVED_TO);
                 if let (Some(Named::Active { life }), true) = (Named::parse(name), moved) {
                     shelf.replaced.entry(life).or_default().done += 1;
@@ -240,9 +245,30 @@ impl Keeper {
         }
     }
 
+    /// Somebody has removed a folder of logs. Without it conmon ends when its file is full, and no container starts.
+    fn make_again(&mut self, place: &Watched) {
+        let root = &self.places.root;
+        let dir = match place {
+            Watched::Root => root.clone(),
+            Watched::App(key) | Watched::Container(key, _) if !self.places.is_known(key) => return,
+            Watched::App(key) => app_dir(root, key),
+            Watched::Container(key, container) => app_dir(root, key).join(container.as_str()),
+        };
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        let made = made.and_then(|()| self.watch(&self.places.root.clone(), Watched::Root, Hearing::Files.flags()));
+        match made {
+            Ok(()) => {
+                tracing::warn!(dir = %dir.display(), "somebody has removed this folder of logs; it is made again")
+            }
+            Err(err) => {
+                tracing::error!(dir = %dir.display(), %err, "a folder of logs is gone and cannot be made again")
+            }
+        }
+        self.todo.insert(Watched::Root, Change::Files);
+    }
+
     fn app(&mut self, key: &AppKey) -> &mut App {
-        let new =
-            || App { ticks: watch::Sender::new(0), shelves: BTreeMap::new(), read_at: None, hearing: Hearing::Files };
+        let new = || App { ticks: watch::Sender::new(0), shelves: BTreeMap::new(), hearing: Hearing::Files };
         self.apps.entry(key.clone()).or_insert_with(new)
     }
 
@@ -302,7 +328,6 @@ impl Keeper {
     fn tell(&mut self, key: &AppKey) {
         let app = self.app(key);
         if app.ticks.receiver_count() > 0 {
-            app.read_at = Some(clock::uptime());
             app.ticks.send_modify(|tick| *tick = tick.wrapping_add(1));
         } else {
             self.hear(key, Hearing::Files);
@@ -333,15 +358,20 @@ impl Keeper {
                 continue;
             }
             let number = last.map_or(1, |last| last.number.saturating_add(1));
-            let made = dir.join(Named::Kept { life, number, gap: false }.name());
+            // Readers must not see it before it is known whether something is missing before it.
+            let made = dir.join(format!("{}{UNSURE}", Named::Kept { life, number, gap: false }.name()));
+            match fs::remove_file(&made) {
+                Ok(()) => {}
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(err),
+            }
             fs::hard_link(&path, &made)?;
             let (replaced, newest) = self.settle(key, container, life, || self::inode(&made) == self::inode(&path));
             let left = if newest { 0 } else { replaced.saturating_sub(1) };
             let shelf = self.app(key).shelves.entry(container.clone()).or_default();
             shelf.replaced.insert(life, Replaced { begun: left, done: left });
-            if last.is_some() && missed(replaced, newest) {
-                fs::rename(&made, dir.join(Named::Kept { life, number, gap: true }.name()))?;
-            }
+            let gap = last.is_some() && missed(replaced, newest);
+            fs::rename(&made, dir.join(Named::Kept { life, number, gap }.name()))?;
         }
         Ok(())
     }
@@ -376,22 +406,22 @@ impl Keeper {
     fn try_drop_oldest(&mut self, key: &AppKey, container: &Name, dir: &Path) -> io::Result<()> {
         let mut all = sized(segments(dir)?);
         let mut bytes: u64 = all.iter().map(|(_, bytes)| bytes).sum();
-        // Beside the file that is written there is, for a moment, the next one.
-        let room = self.budget.container.saturating_sub(2 * self.budget.segment());
+        // Until the next look the file that is written gets full, and so do the next one, which is kept, and the one after.
+        let room = self.budget.container.saturating_sub(3 * self.budget.segment());
         while (bytes > room || all.len() > FILES_MAX)
             && let Some(n) = droppable(&all)
         {
             let (segment, its) = all.remove(n);
             bytes = bytes.saturating_sub(its);
-            self.drop_file(key, dir, &segment)?;
+            self.drop_file(dir, &segment)?;
         }
         self.app(key).shelves.entry(container.clone()).or_default().bytes = bytes;
         Ok(())
     }
 
     /// Counted first, so that a reader who finds it gone can be told.
-    fn drop_file(&mut self, key: &AppKey, dir: &Path, segment: &Segment) -> io::Result<()> {
-        let is_read = self.app(key).read_at.is_some_and(|at| clock::uptime().saturating_sub(at) < READER_MEMORY);
+    fn drop_file(&self, dir: &Path, segment: &Segment) -> io::Result<()> {
+        let is_read = self.ledger().get(dir).is_some_and(|dropped| !dropped.is_forgotten(clock::uptime()));
         let lines = is_read.then(|| count_lines(segment)).transpose()?.map(u64::from);
         if let Some(dropped) = self.ledger().get_mut(dir) {
             dropped.note(segment.key(), lines, segment.gap);
@@ -429,7 +459,7 @@ impl Keeper {
             if total <= self.budget.total {
                 break;
             }
-            self.drop_file(&key, &dir, &segment)?;
+            self.drop_file(&dir, &segment)?;
             total = total.saturating_sub(bytes);
             let shelf = self.app(&key).shelves.entry(container).or_default();
             shelf.bytes = shelf.bytes.saturating_sub(bytes);
@@ -491,6 +521,7 @@ mod tests {
     use crate::host::logs::files::reserve;
 
     const SEGMENT: u64 = 64 * 1024;
+    const CONTAINER: u64 = 6 * SEGMENT;
 
     struct Here {
         dir: tempfile::TempDir,
@@ -512,7 +543,7 @@ mod tests {
 
         fn keeper(&self, total: u64) -> Keeper {
             let places = Places::below(self.dir.path());
-            let budget = Budget { container: 4 * SEGMENT, total, deleted_hours: 2 };
+            let budget = Budget { container: CONTAINER, total, deleted_hours: 2 };
             Keeper::new(places, budget, self.ledger.clone()).unwrap()
         }
 
@@ -587,20 +618,20 @@ mod tests {
         let here = Here::new();
         let path = here.reserve("default.web");
         let mut keeper = here.keeper(u64::MAX);
-        keeper.look(&here.key);
+        here.ledger.lock().unwrap().get_mut(path.parent().unwrap()).unwrap().read(clock::uptime());
         fs::write(&path, full(0)).unwrap();
         for n in 1..10 {
             Here::replace(&path, &full(n));
             keeper.heard();
         }
         let left = segments(path.parent().unwrap()).unwrap();
-        assert_eq!(left.iter().map(|s| s.number).collect::<Vec<_>>(), [9, 10]);
+        assert_eq!(left.iter().map(|s| s.number).collect::<Vec<_>>(), [8, 9, 10]);
         let bytes: u64 = left.iter().map(|s| fs::metadata(&s.path).unwrap().len()).sum();
-        assert!(bytes <= 4 * SEGMENT, "{bytes}");
+        assert!(bytes <= CONTAINER, "{bytes}");
         let per_file = full(0).lines().count() as u64;
         let reader = bramble_contracts::v1::LogPlace { life: 1, segment: 3, lines: 5, ..Default::default() };
         let ledger = here.ledger.lock().unwrap();
-        assert_eq!(ledger[path.parent().unwrap()].between(reader, (1, 9)), Some(per_file - 5 + 5 * per_file));
+        assert_eq!(ledger[path.parent().unwrap()].between(reader, (1, 8)), Some(per_file - 5 + 4 * per_file));
     }
 
     #[test]
@@ -649,6 +680,31 @@ mod tests {
         assert!(dir.exists());
         keeper.hour();
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn folders_that_somebody_removes_are_made_again_for_apps_that_are_there() {
+        let here = Here::new();
+        let path = here.reserve("default.web");
+        let record = here.dir.path().join("records/default.web.record");
+        fs::create_dir_all(record.parent().unwrap()).unwrap();
+        fs::write(&record, "x").unwrap();
+        let mut keeper = here.keeper(u64::MAX);
+        let root = Places::below(here.dir.path()).root;
+        for gone in [path.parent().unwrap(), &root] {
+            fs::remove_dir_all(gone).unwrap();
+            keeper.heard();
+            while keeper.is_due() {
+                keeper.heard();
+            }
+            Here::replace(&path, "again\n");
+            keeper.heard();
+            assert!(!Here::names(&path).is_empty(), "{}", gone.display());
+        }
+        fs::remove_file(&record).unwrap();
+        fs::remove_dir_all(path.parent().unwrap().parent().unwrap()).unwrap();
+        keeper.heard();
+        assert!(!path.parent().unwrap().exists(), "nobody needs it any more");
     }
 
     #[test]

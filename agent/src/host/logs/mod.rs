@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bramble_contracts::Name;
 use bramble_contracts::stamp::Stamp;
-use bramble_contracts::v1::{LogPart, LogWindow};
+use bramble_contracts::v1::{LogPart, LogSpan, LogWindow};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -78,7 +78,7 @@ impl Default for Budget {
 impl Budget {
     /// Bytes after which conmon begins a new file.
     pub fn segment(&self) -> u64 {
-        (self.container / 5).clamp(SEGMENT_MIN, SEGMENT_MAX)
+        (self.container / 6).clamp(SEGMENT_MIN, SEGMENT_MAX)
     }
 }
 
@@ -170,7 +170,8 @@ impl Logs {
     /// Opens a window; the first part says where it begins and ends. Reading waits for the disk.
     pub async fn open(&self, ask: LogWindow) -> Result<(Window, LogPart), LogError> {
         let key = AppKey { tenant: ask.tenant.clone(), name: ask.deployment.clone() };
-        if let Ok(asks) = &self.asks {
+        // Whoever goes on at a place has begun at one.
+        if let (Ok(asks), LogSpan::Wish(_)) = (&self.asks, &ask.span) {
             let (reply, looked) = oneshot::channel();
             asks.send(Ask::Look(key.clone(), reply)).await.map_err(|_| LogError::Stopped)?;
             looked.await.map_err(|_| LogError::Stopped)?;
@@ -243,8 +244,7 @@ async fn keep(mut kept: Kept, mut asks: mpsc::Receiver<Ask>) {
     loop {
         let is_due = kept.keeper.as_ref().is_some_and(Keeper::is_due);
         let alive = tokio::select! {
-            // Readers come first: one container that floods must not keep them waiting.
-            biased;
+            // Any that is ready, in turn: neither readers nor a container that floods keep the other waiting.
             ask = asks.recv() => match ask {
                 None => return,
                 Some(Ask::Look(key, reply)) => {

@@ -14,6 +14,7 @@ use bramble_contracts::v1::{LogLine, LogPlace};
 use super::dropped::Dropped;
 use super::entry::Joiner;
 use super::files::{Scan, Segment, segments};
+use crate::host::clock;
 
 /// What was dropped, by the folder of the container.
 pub(super) type Ledger = Arc<Mutex<BTreeMap<PathBuf, Dropped>>>;
@@ -47,7 +48,11 @@ pub(super) fn rank(place: LogPlace) -> (u32, u32, u32) {
 }
 
 impl Track {
+    /// From now on for a while, what is dropped of this log is counted.
     pub(super) fn new(container: Name, dir: PathBuf, ledger: Ledger, place: LogPlace, end: Option<LogPlace>) -> Self {
+        if let Some(dropped) = ledger.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&dir) {
+            dropped.read(clock::uptime());
+        }
         Self { container, dir, ledger, place, end, open: None, ready: VecDeque::new(), clock: Stamp(0) }
     }
 

@@ -41,6 +41,8 @@ const TAIL_MAX: u32 = 10_000;
 const DEVICES_MAX: usize = 16;
 /// Logs that are read through this coordinator at once.
 pub(super) const READERS_MAX: usize = 256;
+/// Lines in one piece of an answer.
+const TOGETHER: usize = 128;
 /// A stream that has nothing to say gives a sign of life this often.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -192,9 +194,13 @@ fn of_deployment(
 
 /// Lines as bytes; empty ones now and then while there is nothing to say.
 fn ndjson(app: &App, lines: impl Stream<Item = StreamLine> + Send + 'static) -> Response {
-    let said = lines.take_until(Box::pin(app.stopped())).map(|line| {
-        let mut text = serde_json::to_vec(&line).expect("invariant: our lines always fit JSON");
-        text.push(b'\n');
+    // Lines that are there together travel together.
+    let said = lines.take_until(Box::pin(app.stopped())).ready_chunks(TOGETHER).map(|lines| {
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, &line).expect("invariant: our lines always fit JSON");
+            text.push(b'\n');
+        }
         Some(Bytes::from(text))
     });
     let alive = stream::unfold((), |()| async {
