@@ -109,12 +109,13 @@ fn switch(want: &Arc<App>, routes: &Wanted, have: &Have, facts: &Facts, next: &m
     next.steps.push(Step::Adopt { app: Arc::clone(want) });
 }
 
-/// Leads the host ports to the spec in charge, or nowhere when nothing runs behind them.
+/// Leads the host ports to the spec in charge, or nowhere when nothing runs behind them. After everything else: where ports
+/// cannot be led, containers are looked after all the same.
 pub(super) fn follow(app: &App, have: &Have, facts: &Facts, plan: &mut Plan) {
     match wanted(app, have) {
         Wanted::Routes(mapping, addresses) => {
             if have.mapping.as_ref() != Some(&mapping) {
-                plan.steps.insert(0, map(app, &mapping, &addresses, have));
+                plan.steps.push(map(app, &mapping, &addresses, have));
                 if plan.status == Status::Confirmed {
                     (plan.status, plan.phase) = (Status::Trial, Phase::Starting);
                 }
@@ -124,14 +125,12 @@ pub(super) fn follow(app: &App, have: &Have, facts: &Facts, plan: &mut Plan) {
         Wanted::Impossible(why) => plan.fail(why),
         Wanted::Nothing => {
             if have.mapping.is_some() {
-                plan.steps.insert(0, Step::Unmap { key: app.key().clone() });
+                plan.steps.push(Step::Unmap { key: app.key().clone() });
             }
         }
         Wanted::Nowhere => {
-            let Some(mapping) = &have.mapping else { return };
-            let comes_back = mapping.spec == app.hash().to_string() && starts_at_once(plan);
-            if !is_served(mapping, have) && !comes_back {
-                plan.steps.insert(0, Step::Unmap { key: app.key().clone() });
+            if have.mapping.as_ref().is_some_and(|mapping| !is_served(mapping, have)) {
+                plan.steps.push(Step::Unmap { key: app.key().clone() });
             }
         }
     }
@@ -140,12 +139,6 @@ pub(super) fn follow(app: &App, have: &Have, facts: &Facts, plan: &mut Plan) {
 /// What is behind a mapping runs, of whatever spec.
 fn is_served(mapping: &Mapping, have: &Have) -> bool {
     have.ours.iter().any(|seen| seen.state == SeenState::Running && mapping.leads_to(&seen.addresses))
-}
-
-/// A crashed main is started in this pass: its ports follow it a moment later, and need not be closed for that.
-fn starts_at_once(plan: &Plan) -> bool {
-    let mut foreground = plan.steps.iter().filter(|step| step.background_key().is_none());
-    matches!(foreground.next(), Some(Step::Start { role: Role::Main, .. }))
 }
 
 fn map(app: &App, mapping: &Mapping, addresses: &[Address], have: &Have) -> Step {

@@ -407,10 +407,10 @@ fn remove(current: Option<&Arc<App>>, have: &Have, facts: &Facts) -> Plan {
         |app| stop_rule(app),
     );
     let all: Vec<&Seen> = have.ours.iter().collect();
+    clear(&all, &rule, &mut plan);
     if have.mapping.is_some() {
         plan.steps.push(Step::Unmap { key: facts.key.clone() });
     }
-    clear(&all, &rule, &mut plan);
     plan.phase = Phase::Removing;
     plan.steps.extend(forget(have));
     plan.gone = plan.steps.is_empty();

@@ -318,3 +318,16 @@ fn nothing_goes_while_ports_lead_to_it() {
     assert_eq!(plan(&world), "map 80/tcp to 10.0.0.2 | ");
     assert_eq!(plan(&world.mapped(&v2)), "retire cam (SIGTERM 30s kill) | ");
 }
+
+#[test]
+fn ports_that_cannot_be_led_are_in_nobodys_way() {
+    let ports = json!([{ "host": 80, "container": 80 }]);
+    let v1 = start_first(&app(1, &[], &["cam:1", "mic:1"]), &ports);
+    let pod = World::new().add(&v1, Role::Pod, "cam", SeenState::Running).at("10.0.0.1");
+    let mut world = pod.main(&v1, "cam").add(&v1, Role::Main, "mic", SeenState::Created);
+    assert_eq!(both(&world.plan(Some(&v1), Some(&v1), "boot-1")), "start mic; map 80/tcp to 10.0.0.1 | ");
+    // What nft cannot tell is written anew, and when the app goes it is the last thing to be done.
+    world.observed.mapping = Some(crate::core::mapping::Mapping::default());
+    let gone = "stop cam (SIGTERM 30s kill); remove cam; remove mic; remove-pod cam; unmap | ";
+    assert_eq!(both(&world.plan(None, Some(&v1), "boot-1")), gone);
+}

@@ -61,7 +61,14 @@ impl Ports {
         if !self.knows(&table).await {
             return Ok(None);
         }
-        let listed = nft(&["-j", "list", "table", "inet", &table], "").await?;
+        let listed = match nft(&["-j", "list", "table", "inet", &table], "").await {
+            Ok(listed) => listed,
+            // Without nft the app is looked after all the same; that its ports are not as they should be is said then.
+            Err(why) => {
+                tracing::warn!(why, table, "it is not known where host ports lead");
+                return Ok(Some(Mapping::default()));
+            }
+        };
         if listed.stderr.contains("No such file or directory") {
             self.remember(&table, false);
             return Ok(None);
