@@ -39,8 +39,8 @@ fn get(at: SocketAddr) -> std::io::Result<String> {
     Err(std::io::Error::other(format!("half an answer: {text:?}")))
 }
 
-/// How many it asked, and what failed.
-type Client = JoinHandle<(usize, Vec<String>)>;
+/// How many it asked, the slowest answer, and what failed.
+type Client = JoinHandle<(usize, Duration, Vec<String>)>;
 
 /// Clients that ask one request after the other.
 struct Load {
@@ -58,18 +58,19 @@ impl Load {
                 if let Some(net) = net {
                     net.enter();
                 }
-                let (mut count, mut failed) = (0, vec![]);
+                let (mut count, mut slowest, mut failed) = (0, Duration::ZERO, vec![]);
                 while !over.load(Ordering::Relaxed) {
                     let watch = Watch::start();
                     if let Err(err) = get(at) {
                         failed.push(format!("request {count}: {err} after {} ms", watch.elapsed().as_millis()));
                     }
+                    slowest = slowest.max(watch.elapsed());
                     count += 1;
                     asked.fetch_add(1, Ordering::Relaxed);
                     // Load enough, and something is left of the machine for who is tested.
                     pause(Duration::from_millis(1));
                 }
-                (count, failed)
+                (count, slowest, failed)
             });
             ((*name).to_owned(), client)
         });
@@ -92,8 +93,8 @@ impl Load {
         self.over.store(true, Ordering::Relaxed);
         let (mut all, mut wrong) = (0, vec![]);
         for (name, client) in self.clients {
-            let (count, failed) = client.join().unwrap();
-            println!("{name}: {count} requests, {} failed", failed.len());
+            let (count, slowest, failed) = client.join().unwrap();
+            println!("{name}: {count} requests, {} failed, the slowest took {} ms", failed.len(), slowest.as_millis());
             assert!(count > 500, "{name} was hardly asked");
             wrong.extend(failed.into_iter().map(|why| format!("{name}: {why}")));
             all += count;

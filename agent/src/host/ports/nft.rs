@@ -53,12 +53,15 @@ pub(super) fn script(table: &str, about: &str, mapping: &Mapping, addresses: &[A
         let jump = format!("fib daddr type local jump ports comment \"{}\"", mapping.spec);
         line(&mut text, &format!(" chain {chain} {{\n  {jump}\n }}"));
     }
-    // An answer must come back the way the question went: from loopback, and from the container's own network.
+    // An answer must come back the way the question went: from loopback, and from the container's own network. Rules of
+    // their own, and no set: the kernel may fill a set a moment after the rules have changed, and a connection that begins
+    // in that moment is lost.
     line(&mut text, " chain returning {");
     for Address { ip, prefix } in addresses {
         let (family, loopback) = if ip.is_ipv4() { ("ip", "127.0.0.0/8") } else { ("ip6", "::1") };
-        let from = format!("{family} saddr {{ {loopback}, {}/{prefix} }}", network(*ip, *prefix));
-        line(&mut text, &format!("  ct status dnat {from} {family} daddr {ip} masquerade"));
+        for from in [loopback.to_owned(), format!("{}/{prefix}", network(*ip, *prefix))] {
+            line(&mut text, &format!("  ct status dnat {family} saddr {from} {family} daddr {ip} masquerade"));
+        }
     }
     line(&mut text, " }\n}");
     text
@@ -111,7 +114,7 @@ pub(super) fn read(json: &str) -> Option<Mapping> {
     let routes = routes.unwrap_or_default();
     let behind: BTreeSet<IpAddr> = routes.iter().map(|route| route.to.ip()).collect();
     let jumps = arriving.len() == 1 && leaving.len() == 1 && leaving[0]["comment"] == spec;
-    let whole = jumps && local.len() == 1 && returning.len() >= behind.len();
+    let whole = jumps && local.len() == 1 && returning.len() >= 2 * behind.len();
     Some(Mapping { spec, routes: if whole { routes } else { BTreeSet::new() } })
 }
 
@@ -181,7 +184,7 @@ mod tests {
         let rules: Vec<usize> = (0..whole["nftables"].as_array().unwrap().len())
             .filter(|i| whole["nftables"][i]["rule"].is_object())
             .collect();
-        assert_eq!(rules.len(), 9);
+        assert_eq!(rules.len(), 11);
         for gone in rules {
             let mut less = whole.clone();
             less["nftables"].as_array_mut().unwrap().remove(gone);
@@ -199,8 +202,13 @@ mod tests {
         assert_eq!(text.matches("flush table inet bramble-x-default.web\n").count(), 1);
         assert!(!text.contains("delete") && !text.contains("flush ruleset"), "{text}");
         assert!(text.contains("  ip6 daddr ::1 udp dport 8053 dnat ip6 to [fd50::5]:53\n"), "{text}");
-        assert!(text.contains("ip saddr { 127.0.0.0/8, 10.50.0.0/24 } ip daddr 10.50.0.5 masquerade"), "{text}");
-        assert!(text.contains("ip6 saddr { ::1, fd50::/64 } ip6 daddr fd50::5 masquerade"), "{text}");
+        for from in ["ip saddr 127.0.0.0/8 ip daddr 10.50.0.5", "ip saddr 10.50.0.0/24 ip daddr 10.50.0.5"] {
+            assert!(text.contains(&format!("  ct status dnat {from} masquerade\n")), "{text}");
+        }
+        for from in ["ip6 saddr ::1 ip6 daddr fd50::5", "ip6 saddr fd50::/64 ip6 daddr fd50::5"] {
+            assert!(text.contains(&format!("  ct status dnat {from} masquerade\n")), "{text}");
+        }
+        assert_eq!(text.matches('{').count(), 12, "no sets: {text}");
     }
 
     #[test]
