@@ -146,14 +146,14 @@ fn whatever_ends_a_session_ends_its_program_and_restores_the_terminal() {
     is_gone("sleep 61001");
     assert!(outcome(&fleet, 1).detail.starts_with("nobody listened any more"));
 
-    let mut idle = busy(61002, &["--idle", "2s"]);
-    idle.sees("nothing was typed or printed for 2s, so the program was ended: --idle sets this time");
+    let mut idle = busy(61002, &["--idle", "4s"]);
+    idle.sees("nothing was typed or printed for 4s, so the program was ended: --idle sets this time");
     assert_eq!((idle.ends(), idle.is_usual()), (1, true));
     is_gone("sleep 61002");
-    assert!(outcome(&fleet, 2).detail.contains("nothing was typed or printed for 2s"));
+    assert!(outcome(&fleet, 2).detail.contains("nothing was typed or printed for 4s"));
 
-    let mut total = busy(61003, &["--timeout", "3s"]);
-    total.sees("its time of 3s is over");
+    let mut total = busy(61003, &["--timeout", "10s"]);
+    total.sees("its time of 10s is over");
     assert_eq!((total.ends(), total.is_usual()), (1, true));
     is_gone("sleep 61003");
 
