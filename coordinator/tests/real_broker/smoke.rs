@@ -21,6 +21,15 @@ async fn suite(store: &JetStream) -> Suite {
     suite
 }
 
+/// Whether all threads of a process are stopped: SIGSTOP returns before they are, and one of them may still answer.
+fn stopped(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap()).all(|stat| {
+        // The state stands behind the name, which is in parentheses (proc(5)).
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_that_fails_is_named_and_none_is_waited_for_long() {
     let mut up = Fleet::new().up().await;
@@ -38,6 +47,7 @@ async fn the_check_that_fails_is_named_and_none_is_waited_for_long() {
 
     let pid = Pid::from_raw(common::broker_pid(&up.fleet).unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
+    until("every thread of the broker stands still", async || stopped(pid)).await;
     let hung = suite(&store).await;
     kill(pid, Signal::SIGCONT).unwrap();
     assert_eq!(hung.judge().unwrap_err().to_string(), "NATS key meta/store did not answer within 700 ms");
