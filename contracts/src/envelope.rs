@@ -12,7 +12,7 @@ pub const MAGIC: u8 = 0xB7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// [`crate::v1::DesiredDocument`]
+    /// [`crate::v2::DesiredDocument`]
     Desired = 1,
     /// [`crate::v2::Report`]
     Report = 2,
@@ -34,6 +34,16 @@ pub enum Kind {
     TimeRequest = 20,
     /// [`crate::v1::SignedTime`]
     SignedTime = 21,
+    /// [`crate::release::ReleaseKeys`]
+    ReleaseKeys = 22,
+    /// [`crate::release::ReleaseManifest`]
+    ReleaseManifest = 23,
+    /// [`crate::release::ReleaseTimestamp`]
+    ReleaseTimestamp = 24,
+    /// [`crate::release::ReleaseAsk`]
+    ReleaseAsk = 25,
+    /// [`crate::release::ReleaseAnswer`]
+    ReleaseAnswer = 26,
 }
 
 /// A type with an envelope of its own.

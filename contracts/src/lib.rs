@@ -12,10 +12,12 @@ pub mod bytes;
 pub mod envelope;
 pub mod id;
 pub mod label;
+mod multisig;
 #[cfg(feature = "openapi")]
 mod openapi;
 pub mod problem;
 pub mod quantity;
+pub mod release;
 pub mod rights;
 pub mod signed;
 pub mod smoke;

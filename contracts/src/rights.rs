@@ -33,6 +33,18 @@ pub enum Right {
     /// Make and revoke enrolment tokens.
     #[serde(rename = "enrollment-tokens:write")]
     TokensWrite,
+    /// See releases of the agent and the keys they are signed by.
+    #[serde(rename = "releases:read")]
+    ReleasesRead,
+    /// Publish releases and their keys.
+    #[serde(rename = "releases:write")]
+    ReleasesWrite,
+    /// See rollouts.
+    #[serde(rename = "rollouts:read")]
+    RolloutsRead,
+    /// Start, pause, approve and end rollouts.
+    #[serde(rename = "rollouts:write")]
+    RolloutsWrite,
     /// Read the audit trail.
     #[serde(rename = "audit:read")]
     AuditRead,
@@ -43,7 +55,7 @@ pub enum Right {
 
 impl Right {
     /// Every right: what the bootstrap admin token holds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::DevicesRead,
         Self::DevicesWrite,
         Self::DevicesQuarantine,
@@ -53,6 +65,10 @@ impl Right {
         Self::DeploymentsWrite,
         Self::TokensRead,
         Self::TokensWrite,
+        Self::ReleasesRead,
+        Self::ReleasesWrite,
+        Self::RolloutsRead,
+        Self::RolloutsWrite,
         Self::AuditRead,
         Self::FleetResume,
     ];
@@ -69,6 +85,10 @@ impl Right {
             Self::DeploymentsWrite => "deployments:write",
             Self::TokensRead => "enrollment-tokens:read",
             Self::TokensWrite => "enrollment-tokens:write",
+            Self::ReleasesRead => "releases:read",
+            Self::ReleasesWrite => "releases:write",
+            Self::RolloutsRead => "rollouts:read",
+            Self::RolloutsWrite => "rollouts:write",
             Self::AuditRead => "audit:read",
             Self::FleetResume => "fleet:resume",
         }

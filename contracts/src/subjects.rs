@@ -95,11 +95,13 @@ pub enum Up {
     Trust,
     /// The time, signed.
     Time,
+    /// What is published of the agent; see [`crate::release::ReleaseAsk`].
+    Release,
 }
 
 impl Up {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Renew, Self::Trust, Self::Time];
+    pub const ALL: [Self; 4] = [Self::Renew, Self::Trust, Self::Time, Self::Release];
 
     /// Its last subject token.
     pub const fn name(self) -> &'static str {
@@ -107,6 +109,7 @@ impl Up {
             Self::Renew => "renew",
             Self::Trust => "trust",
             Self::Time => "time",
+            Self::Release => "release",
         }
     }
     /// The subject a device asks on.

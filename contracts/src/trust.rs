@@ -5,19 +5,17 @@
 //!
 //! Layout: `[0xB9][n][n × (key id, 8; signature, 64)][envelope…]`.
 
-use ed25519_dalek::{Signature, Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bytes::{Fixed, KeyId, PublicKey, Sha256, key_id},
+    bytes::{KeyId, PublicKey, Sha256, key_id},
     envelope::{self, DecodeError, EncodeError, Kind, Message},
-    signed::{self, Role},
+    multisig::{Layout, Parts},
+    signed::Role,
 };
 
-const MAGIC: u8 = 0xB9;
-const DOMAIN: &[u8] = b"bramble trust document v1\0";
-const SIGNATURE: usize = 8 + 64;
-const MAX_SIGNATURES: usize = 16;
+const LAYOUT: Layout = Layout { magic: 0xB9, domain: b"bramble trust document v1\0" };
 
 /// One certified key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,49 +114,40 @@ impl TrustDocument {
 
     /// Signs with each of `roots`.
     pub fn sign(&self, roots: &[&SigningKey]) -> Result<Vec<u8>, EncodeError> {
-        let envelope = envelope::encode(self)?;
-        let message = [DOMAIN, &envelope].concat();
-        let count = u8::try_from(roots.len()).expect("invariant: a handful of root keys");
-        let mut out = vec![MAGIC, count];
-        for key in roots {
-            out.extend_from_slice(&key_id(&signed::public_key(key)).0);
-            out.extend_from_slice(&key.sign(&message).to_bytes());
-        }
-        out.extend_from_slice(&envelope);
-        Ok(out)
+        LAYOUT.sign(self, roots)
     }
 
     /// Opens the first document a device ever sees: it must fit the token's pin and be signed by its own roots.
     pub fn open_pinned(bytes: &[u8], pin: &Sha256) -> Result<Self, TrustError> {
-        let (signatures, envelope) = split(bytes)?;
-        let doc: Self = envelope::decode(envelope)?;
+        let parts = LAYOUT.split(bytes).ok_or(TrustError::Layout)?;
+        let doc: Self = envelope::decode(parts.envelope)?;
         if doc.pin() != *pin {
             return Err(TrustError::Pin { got: doc.pin(), want: *pin });
         }
         doc.check_threshold()?;
-        doc.check_signatures(&signatures, envelope, "new")?;
+        doc.check_signatures(&parts, "new")?;
         Ok(doc)
     }
 
     /// Opens a document the device stored itself.
     pub fn open_stored(bytes: &[u8]) -> Result<Self, TrustError> {
-        let (signatures, envelope) = split(bytes)?;
-        let doc: Self = envelope::decode(envelope)?;
+        let parts = LAYOUT.split(bytes).ok_or(TrustError::Layout)?;
+        let doc: Self = envelope::decode(parts.envelope)?;
         doc.check_threshold()?;
-        doc.check_signatures(&signatures, envelope, "new")?;
+        doc.check_signatures(&parts, "new")?;
         Ok(doc)
     }
 
     /// Opens the successor of `self`: the old roots' signatures are checked before anything is parsed.
     pub fn open_next(&self, bytes: &[u8]) -> Result<Self, TrustError> {
-        let (signatures, envelope) = split(bytes)?;
-        self.check_signatures(&signatures, envelope, "old")?;
-        let doc: Self = envelope::decode(envelope)?;
+        let parts = LAYOUT.split(bytes).ok_or(TrustError::Layout)?;
+        self.check_signatures(&parts, "old")?;
+        let doc: Self = envelope::decode(parts.envelope)?;
         if doc.version != self.version.saturating_add(1) {
             return Err(TrustError::Version { got: doc.version, have: self.version });
         }
         doc.check_threshold()?;
-        doc.check_signatures(&signatures, envelope, "new")?;
+        doc.check_signatures(&parts, "new")?;
         Ok(doc)
     }
 
@@ -168,44 +157,17 @@ impl TrustDocument {
         fits.then_some(()).ok_or(TrustError::Threshold { threshold: self.root_threshold, roots })
     }
 
-    fn check_signatures(
-        &self,
-        signatures: &[(KeyId, Signature)],
-        envelope: &[u8],
-        whose: &'static str,
-    ) -> Result<(), TrustError> {
-        let message = [DOMAIN, envelope].concat();
-        let valid = |root: &PublicKey| {
-            let id = key_id(root);
-            signatures.iter().any(|(by, signature)| *by == id && signed::verify(root, &message, signature))
-        };
-        let mut signers: Vec<&PublicKey> = self.roots().filter(|root| valid(root)).collect();
-        signers.sort_unstable();
-        signers.dedup();
-        let enough = signers.len() >= usize::from(self.root_threshold);
-        enough.then_some(()).ok_or(TrustError::Signatures { whose, got: signers.len(), need: self.root_threshold })
+    fn check_signatures(&self, parts: &Parts<'_>, whose: &'static str) -> Result<(), TrustError> {
+        let got = parts.signers(self.roots());
+        let enough = got >= usize::from(self.root_threshold);
+        enough.then_some(()).ok_or(TrustError::Signatures { whose, got, need: self.root_threshold })
     }
-}
-
-type Split<'a> = (Vec<(KeyId, Signature)>, &'a [u8]);
-
-fn split(bytes: &[u8]) -> Result<Split<'_>, TrustError> {
-    let [MAGIC, count, rest @ ..] = bytes else { return Err(TrustError::Layout) };
-    let count = usize::from(*count);
-    if count > MAX_SIGNATURES || rest.len() < count * SIGNATURE {
-        return Err(TrustError::Layout);
-    }
-    let (heads, envelope) = rest.split_at(count * SIGNATURE);
-    let read = |head: &[u8]| {
-        let id = Fixed(head[..8].try_into().expect("invariant: eight bytes"));
-        (id, Signature::from_bytes(head[8..].try_into().expect("invariant: 64 bytes")))
-    };
-    Ok((heads.chunks_exact(SIGNATURE).map(read).collect(), envelope))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signed;
 
     fn key(seed: u8) -> SigningKey {
         SigningKey::from_bytes(&[seed; 32])

@@ -3,7 +3,7 @@
 //! Decides by generation and meaning only; the signature was verified before, and the caller makes the winner durable.
 
 use bramble_contracts::Generation;
-use bramble_contracts::v1::DesiredDocument;
+use bramble_contracts::v2::DesiredDocument;
 
 /// A document that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,7 @@ mod tests {
             name: name.parse().unwrap(),
             labels: Default::default(),
             apps: vec![],
+            agent: None,
         }
     }
 

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bramble_contracts::v1::{DesiredDocument, Refusal};
+use bramble_contracts::v1::Refusal;
 use bramble_contracts::v2::ClockReport;
+use bramble_contracts::v2::DesiredDocument;
 use tokio::sync::watch;
 
 use crate::core::clock::{self, ClockFit, ClockUnfit};

@@ -115,6 +115,7 @@ impl Commands {
                 let text = "this agent sends logs in windows, which the coordinator does not know: update it";
                 return frames.refuse(text.into()).await;
             }
+            Verb::Upgrade(_) => return frames.refuse("no upgrade of this agent is under way".into()).await,
             verb @ (Verb::Desired | Verb::Exec(_)) => verb,
         };
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
@@ -165,7 +166,7 @@ impl Work {
             Verb::Desired => self.desired().await,
             Verb::Exec(args) => self.exec(args).await,
             // Started by other ways.
-            Verb::Logs(_) | Verb::Log(_) | Verb::Session(_) => {}
+            Verb::Logs(_) | Verb::Log(_) | Verb::Session(_) | Verb::Upgrade(_) => {}
         }
     }
 

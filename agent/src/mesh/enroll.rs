@@ -12,7 +12,8 @@ use std::time::Duration;
 use bramble_contracts::Name;
 use bramble_contracts::token::EnrollmentToken;
 use bramble_contracts::trust::{TrustDocument, TrustError};
-use bramble_contracts::v1::{DeviceFacts, EnrollRequest, EnrollResponse, EnrollState, NEWEST_DOCUMENT};
+use bramble_contracts::v1::{DeviceFacts, EnrollRequest, EnrollResponse, EnrollState};
+use bramble_contracts::v2::NEWEST_DOCUMENT;
 use data_encoding::BASE64;
 use serde::Deserialize;
 

@@ -182,7 +182,7 @@ fn takes_input(verb: &Verb) -> bool {
     match verb {
         Verb::Exec(_) | Verb::Session(_) => true,
         // A window of logs ends by itself, soon.
-        Verb::Desired | Verb::Logs(_) | Verb::Log(_) => false,
+        Verb::Desired | Verb::Logs(_) | Verb::Log(_) | Verb::Upgrade(_) => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! How the device is, in one word; pure.
 
-use bramble_contracts::v1::{AgentVersion, ContainerState, DesiredDocument, Health, Phase, Status};
+use bramble_contracts::v1::{AgentVersion, ContainerState, Health, Phase, Status};
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::v2::{AppReport, ClockReport};
 
 /// Of this program.

@@ -6,7 +6,8 @@ use std::cell::Cell;
 
 use bramble_contracts::bytes::{KeyId, PublicKey};
 use bramble_contracts::signed::{self, Role, VerifyError};
-use bramble_contracts::v1::{DesiredDocument, RefusalKind};
+use bramble_contracts::v1::RefusalKind;
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation};
 
 use super::refusals::Bad;
@@ -126,6 +127,7 @@ mod tests {
             name: name.parse().unwrap(),
             labels: Default::default(),
             apps: vec![],
+            agent: None,
         }
     }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
-use bramble_contracts::v1::{DeviceFacts, NEWEST_DOCUMENT};
+use bramble_contracts::v1::DeviceFacts;
+use bramble_contracts::v2::{AgentReport, NEWEST_DOCUMENT};
 use bramble_contracts::v2::{AppReport, Report};
 use tokio::sync::watch;
 
@@ -97,6 +98,7 @@ impl Reporter {
             health: health::judge(view.desired.as_deref(), &apps, &view.clock),
             facts: self.facts.borrow_and_update().clone(),
             clock: view.clock.clone(),
+            program: AgentReport::default(),
             apps: apps.to_vec(),
             refused: view.refused.clone(),
             alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
@@ -239,6 +241,7 @@ mod tests {
             health: Health::Degraded,
             facts: DeviceFacts::default(),
             clock: ClockReport::default(),
+            program: AgentReport::default(),
             apps: (0..apps).map(app).collect(),
             refused: vec![],
             alarms: vec!["a".repeat(width); 3],

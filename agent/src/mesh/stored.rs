@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bramble_contracts::bytes::{Fixed, PublicKey, key_id};
 use bramble_contracts::signed::{self, Role};
-use bramble_contracts::v1::DesiredDocument;
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation};
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +157,7 @@ mod tests {
                 name: "pi".parse().unwrap(),
                 labels: Default::default(),
                 apps: vec![],
+                agent: None,
             };
             stored.store(public_key(&key), &sign(&document, Role::Fleet, &key).unwrap()).unwrap();
             stored.raise(device(), generation).unwrap();

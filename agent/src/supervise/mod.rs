@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_contracts::v1::{DesiredDocument, Phase};
+use bramble_contracts::v1::Phase;
 use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::DesiredDocument;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 

@@ -19,10 +19,9 @@ use bramble_agent::host::podman::service::{Registries, Service, ServiceConfig, S
 use bramble_agent::host::podman::{ContainerSpec, Podman};
 use bramble_agent::host::ports::Ports;
 use bramble_agent::supervise::{Chunk, ExecWish, OutputStream, Supervisor, SupervisorHandle};
-use bramble_contracts::v1::{
-    Deployment, DesiredApp, DesiredDocument, LogPart, LogSpan, LogWindow, LogWish, Phase, Status,
-};
+use bramble_contracts::v1::{Deployment, DesiredApp, LogPart, LogSpan, LogWindow, LogWish, Phase, Status};
 use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 
@@ -307,6 +306,7 @@ impl Device {
             name: "pi-1".parse().unwrap(),
             labels: Default::default(),
             apps: apps.iter().map(desired).collect(),
+            agent: None,
         }));
     }
 

@@ -12,9 +12,8 @@ use bramble_agent::mesh::{Agent, Config, Settings};
 use bramble_agent::sim::SimHost;
 use bramble_contracts::signed::{Role, sign};
 use bramble_contracts::subjects::{self, Bucket};
-use bramble_contracts::v1::{
-    Command, DesiredApp, DesiredDocument, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Verb,
-};
+use bramble_contracts::v1::{Command, DesiredApp, DeviceFacts, FrameBody, Heartbeat, Instance, ReplyFrame, Verb};
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::v2::{ClockReport, ClockVerdict, CommandInput, Report};
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid, envelope};
 use ed25519_dalek::SigningKey;
@@ -122,6 +121,7 @@ impl Device {
             name: "pi-1".parse().unwrap(),
             labels: Default::default(),
             apps: app.map(desired_app).into_iter().collect(),
+            agent: None,
         }
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bramble_agent::core::app::{App, Role};
 use bramble_agent::sim::{SimContainer, SimHost};
 use bramble_agent::supervise::{Supervisor, SupervisorHandle};
-use bramble_contracts::v1::{DependencyCondition, Deployment, DesiredApp, DesiredDocument, Phase, Status};
+use bramble_contracts::v1::{DependencyCondition, Deployment, DesiredApp, Phase, Status};
 use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, Name, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 
@@ -86,6 +87,7 @@ impl Agent {
             name: "pi-1".parse().unwrap(),
             labels: Default::default(),
             apps: self.wanted.clone(),
+            agent: None,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::{
     id::{DeviceId, Name, SessionId, Tenant},
     quantity::Millis,
     v1::log::{LogPart, LogWindow},
+    v2::UpgradeWord,
 };
 
 /// One command to one run of one agent.
@@ -42,6 +43,8 @@ pub enum Verb {
     Session(SessionArgs),
     /// Send a window of what containers printed.
     Log(LogWindow),
+    /// Of the agent's own upgrade.
+    Upgrade(UpgradeWord),
 }
 
 impl Verb {
@@ -53,6 +56,7 @@ impl Verb {
             Self::Exec(_) => "exec",
             Self::Session(_) => "session",
             Self::Log(_) => "log",
+            Self::Upgrade(_) => "upgrade",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The desired document: everything one device should run, signed as a whole.
+//! The desired document: everything one device should run, signed as a whole. Superseded by [`crate::v2::DesiredDocument`],
+//! and still what is written where that says no more.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,16 +53,8 @@ pub struct ImagePin {
     pub digest: Sha256,
 }
 
-impl DesiredDocument {
-    /// Do both say the same, whatever their generation?
-    pub fn same_meaning(&self, other: &Self) -> bool {
-        let Self { device, generation: _, tenant, name, labels, apps } = self;
-        (device, tenant, name, labels, apps) == (&other.device, &other.tenant, &other.name, &other.labels, &other.apps)
-    }
-}
-
 impl Message for DesiredDocument {
     const KIND: Kind = Kind::Desired;
-    const VERSION: u8 = super::NEWEST_DOCUMENT;
+    const VERSION: u8 = 1;
     const MAX_BYTES: usize = 512 * 1024;
 }

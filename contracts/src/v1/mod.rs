@@ -35,6 +35,3 @@ pub use spec::{
     Restart, SecretRef, ValueFrom, VolumeMount,
 };
 pub use time::{SignedTime, TimeNonce, TimeRequest};
-
-/// The newest desired document this build reads; agents say it, coordinators write no newer one.
-pub const NEWEST_DOCUMENT: u8 = 1;

@@ -7,6 +7,7 @@ use crate::{
     envelope::{self, DecodeError, Kind, Message},
     id::{DeviceId, Generation, Name, Revision, SessionId, Tenant, Uid},
     v1::{self, AgentVersion, ContainerReport, DeviceFacts, Health, Instance, Phase, Refusal, Status},
+    v2::AgentReport,
 };
 
 /// All that a device says of itself.
@@ -38,6 +39,9 @@ pub struct Report {
     /// What its clock is worth.
     #[serde(default)]
     pub clock: ClockReport,
+    /// The agent itself.
+    #[serde(default)]
+    pub program: AgentReport,
     /// Every app it runs, or is to run.
     pub apps: Vec<AppReport>,
     /// What it refused to act on, the newest last.
@@ -85,6 +89,7 @@ impl From<v1::Report> for Report {
             health,
             facts,
             clock: ClockReport::default(),
+            program: AgentReport::default(),
             apps: apps.into_iter().map(AppReport::from).collect(),
             refused,
             alarms,

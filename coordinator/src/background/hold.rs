@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{
     Generation,
     api::{Connection, Outcome},
     id::DeviceId,
     subjects::Bucket,
-    v1::{DesiredDocument, FrameBody, Verb},
+    v1::{FrameBody, Verb},
 };
 use bytes::Bytes;
 use futures::StreamExt as _;

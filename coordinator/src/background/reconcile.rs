@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
-use bramble_contracts::{Generation, api::DeviceState, id::DeviceId, subjects::Bucket, v1::DesiredDocument};
+use bramble_contracts::{Generation, api::DeviceState, id::DeviceId, subjects::Bucket, v2::DesiredDocument};
 use bytes::Bytes;
 use futures::StreamExt as _;
 

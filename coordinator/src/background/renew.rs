@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use bramble_contracts::{api::DeviceState, envelope, id::DeviceId, subjects::Bucket, v1::RenewReply};
+use bramble_contracts::{
+    api::DeviceState, envelope, id::DeviceId, release::ReleaseAnswer, subjects::Bucket, v1::RenewReply,
+};
 
 use super::Core;
 use crate::{
@@ -29,6 +31,7 @@ pub fn answerer(core: &Arc<Core>) -> Answerer {
                 Question::Trust(request) => envelope::encode(&reply(&core, &device, Ok(None), request.trust_version)),
                 // Whoever may ask at all may know the time: nothing else is given away by it.
                 Question::Time(request) => core.keys.sign_time(device, request.nonce),
+                Question::Release(_) => envelope::encode(&ReleaseAnswer::Absent("no release is published here".into())),
             }
         })
     })

@@ -3,12 +3,13 @@
 //! Decides: which deployments a device gets, in what order, and which are left out by name. A document is written
 //! only where its meaning differs. Deliberately does not: sign or write.
 
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{
     Generation, envelope,
     id::{Name, Tenant},
     label::Selector,
     problem::FieldError,
-    v1::{Deployment, DesiredApp, DesiredDocument, Port},
+    v1::{Deployment, DesiredApp, Port},
 };
 
 use super::{
@@ -169,6 +170,7 @@ pub fn document(device: &DeviceRecord, generation: Generation, apps: Vec<Desired
         name: device.name.clone(),
         labels: device.labels.clone(),
         apps,
+        agent: None,
     }
 }
 

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{
     envelope,
     id::{DeviceId, Generation, Name, Tenant, Uid},
     signed::{self, Role},
     subjects::Bucket,
     trust::TrustDocument,
-    v1::{DesiredDocument, Heartbeat, Instance},
+    v1::{Heartbeat, Instance},
     v2::Report,
 };
 use serde::Deserialize;
@@ -456,6 +457,7 @@ mod tests {
             name: device.name.clone(),
             labels: device.labels.clone(),
             apps: vec![],
+            agent: None,
         };
         tell(Bucket::Desired, signed::sign(&document, Role::Fleet, &key).unwrap());
         let found = |tenant: &str| fleet.device_named(&tenant.parse().unwrap(), device.id.as_str());

@@ -69,6 +69,7 @@ pub(crate) fn report(device: &DeviceRecord, generation: u64) -> Report {
         health: Health::Healthy,
         facts: DeviceFacts::default(),
         clock: ClockReport::default(),
+        program: Default::default(),
         apps: vec![],
         refused: vec![],
         alarms: vec![],

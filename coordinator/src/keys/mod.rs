@@ -18,13 +18,14 @@ use std::{
     time::Duration,
 };
 
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{
     DeviceId,
     bytes::{PublicKey, Sha256},
     envelope::EncodeError,
     signed::{self, Role},
     trust::TrustDocument,
-    v1::{Command, DesiredDocument, SignedTime, TimeNonce},
+    v1::{Command, SignedTime, TimeNonce},
     v2::CommandInput,
 };
 use ed25519_dalek::SigningKey;
@@ -309,7 +310,7 @@ impl Keys {
 
     /// Signs a desired document.
     pub fn sign_desired(&self, document: &DesiredDocument) -> Result<Vec<u8>, EncodeError> {
-        signed::sign(document, Role::Fleet, &self.fleet_key)
+        document.sign(&self.fleet_key)
     }
 
     /// Opens a desired document that this fleet signed (one a device handed back).

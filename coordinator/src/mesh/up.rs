@@ -10,6 +10,7 @@ use async_nats::{Client, Message, RequestErrorKind};
 use bramble_contracts::{
     DeviceId,
     envelope::{self, DecodeError, EncodeError},
+    release::ReleaseAsk,
     subjects::{UP_ALL, Up},
     v1::{RenewRequest, TimeRequest},
 };
@@ -30,6 +31,8 @@ pub enum Question {
     Trust(RenewRequest),
     /// What time it is.
     Time(TimeRequest),
+    /// What is published of the agent.
+    Release(ReleaseAsk),
 }
 
 /// Decides the answer to one question of one device: the bytes to send.
@@ -60,6 +63,7 @@ fn read(verb: Up, payload: &[u8]) -> Result<Question, DecodeError> {
         Up::Renew => Question::Renew(envelope::decode(payload)?),
         Up::Trust => Question::Trust(envelope::decode(payload)?),
         Up::Time => Question::Time(envelope::decode(payload)?),
+        Up::Release => Question::Release(envelope::decode(payload)?),
     })
 }
 

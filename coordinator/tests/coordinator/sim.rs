@@ -12,6 +12,7 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{
     Generation, SessionId,
     bytes::Fixed,
@@ -21,8 +22,8 @@ use bramble_contracts::{
     subjects::{Bucket, liveness_key},
     token::EnrollmentToken,
     v1::{
-        Command, DesiredDocument, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, LogPart,
-        LogRest, Refusal, ReplyFrame,
+        Command, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, LogPart, LogRest, Refusal,
+        ReplyFrame,
     },
     v2::{AppReport, Report},
 };
@@ -385,6 +386,7 @@ impl SimDevice {
             health: Health::Healthy,
             facts: Default::default(),
             clock: Default::default(),
+            program: Default::default(),
             apps,
             refused,
             alarms: vec![],

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bramble_contracts::api::{DeviceView, Page};
 use bramble_contracts::subjects::Bucket;
-use bramble_contracts::v1::DesiredDocument;
+use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::v2::Report;
 use bramble_contracts::{DeviceId, Name, envelope};
 use futures::StreamExt as _;
