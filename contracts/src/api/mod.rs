@@ -6,6 +6,7 @@ mod audit;
 mod deployment;
 mod device;
 mod resume;
+mod rollout;
 mod session;
 mod stream;
 mod token;
@@ -16,6 +17,9 @@ pub use deployment::{
 };
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
+pub use rollout::{
+    RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView,
+};
 pub use session::{
     CHANNEL_ERR, CHANNEL_IN, CHANNEL_OUT, OUTPUT_WINDOW, SESSION_MAX, SessionRequest, SessionSays, SessionTells,
 };

@@ -59,7 +59,7 @@ impl Deployment {
         }
         depend::dependencies(&self.metadata.name, spec, &mut found);
         handover(spec, &mut found);
-        rollout(&spec.rollout, &mut found);
+        found.0.extend(spec.rollout.problems("spec.rollout"));
         if postcard::experimental::serialized_size(self).is_ok_and(|n| n > MAX_DEPLOYMENT_BYTES) {
             found.add("", format!("the deployment is larger than {MAX_DEPLOYMENT_BYTES} bytes"));
         }
@@ -85,8 +85,8 @@ impl Deployment {
             let at = format!("spec.containers[{i}]");
             secrets(&at, &c.env, c.pull_secret.is_some(), &mut found);
         }
-        if self.spec.rollout != Rollout::default() {
-            found.add("spec.rollout", format!("a rollout in batches {later}: a change goes to all devices at once"));
+        if self.spec.rollout.window.is_some() {
+            found.add("spec.rollout.window", format!("a window {later}"));
         }
         found.0
     }
@@ -268,15 +268,33 @@ fn handover(spec: &DeploymentSpec, found: &mut Findings) {
     }
 }
 
-fn rollout(r: &Rollout, found: &mut Findings) {
-    if r.batches.last() != Some(&Amount::Percent(100)) || r.batches.len() > MAX_LIST {
-        found.add("spec.rollout.batches", "the last batch is \"100%\"");
-    }
-    if !matches!(r.success_threshold, Amount::Percent(_)) {
-        found.add("spec.rollout.successThreshold", "is a share such as 95%");
-    }
-    if r.progress_deadline < r.healthy_for {
-        found.add("spec.rollout.progressDeadline", "is shorter than healthyFor: no device could ever succeed");
+impl Rollout {
+    /// Everything that is wrong with it; `at` is where it stands.
+    pub fn problems(&self, at: &str) -> Vec<FieldError> {
+        let mut found = Findings(vec![]);
+        let nobody = |amount: &Amount| matches!(amount, Amount::Count(0) | Amount::Percent(0));
+        if self.batches.last() != Some(&Amount::Percent(100)) || self.batches.len() > MAX_LIST {
+            found.add(format!("{at}.batches"), "the last batch is \"100%\"");
+        }
+        for (i, _) in self.batches.iter().enumerate().filter(|(_, amount)| nobody(amount)) {
+            found.add(format!("{at}.batches[{i}]"), "a batch has at least one device");
+        }
+        if !matches!(self.success_threshold, Amount::Percent(_)) {
+            found.add(format!("{at}.successThreshold"), "is a share such as 95%");
+        }
+        if nobody(&self.max_unavailable) {
+            found.add(format!("{at}.maxUnavailable"), "with 0 no device could ever begin");
+        }
+        if self.progress_deadline < self.healthy_for {
+            found.add(
+                format!("{at}.progressDeadline"),
+                "is shorter than healthyFor: no device could ever succeed",
+            );
+        }
+        if self.progress_deadline.0 == 0 {
+            found.add(format!("{at}.progressDeadline"), "must be longer than 0");
+        }
+        found.0
     }
 }
 

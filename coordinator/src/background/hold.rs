@@ -159,8 +159,7 @@ pub(crate) async fn held(
     }
     let current = subject.desired.as_ref().and_then(Slot::ok);
     let differs = core.index.look(|lens| {
-        let apps = lens.composition(record).apps;
-        compose::next_document(current, Generation(0), record, apps).is_some()
+        compose::next_document(current, Generation(0), record, &lens.composition(record)).is_some()
     });
     if differs {
         return Ok(Looked::Settled);

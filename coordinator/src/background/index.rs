@@ -150,7 +150,8 @@ impl Index {
             Bucket::Deployments => lens.fleet.deployments.head(),
             Bucket::Tokens => lens.fleet.tokens.head(),
             Bucket::Reported => lens.fleet.reports.head(),
-            Bucket::Liveness | Bucket::Rollouts | Bucket::Jobs | Bucket::Leases | Bucket::Meta => u64::MAX,
+            Bucket::Rollouts => lens.fleet.rollouts.head(),
+            Bucket::Liveness | Bucket::Jobs | Bucket::Leases | Bucket::Meta => u64::MAX,
         })
     }
 }

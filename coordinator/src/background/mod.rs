@@ -140,7 +140,7 @@ impl Core {
         let at = now();
         let addressed = self.index.look(|lens| {
             let seen = lens.fleet.device(device);
-            self.counters.address(device, seen.beat, verb, COMMAND_TTL, at)
+            self.counters.address(device, seen.acting_beat(), verb, COMMAND_TTL, at)
         });
         let command = addressed.map_err(|err| unreachable(err.to_string()))?;
         if let Err(err) = commands::mark(self, command.counter).await {

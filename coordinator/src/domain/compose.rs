@@ -1,9 +1,12 @@
 //! What one device should run, out of its record and all deployments; and whether that is worth a new document.
 //!
 //! Decides: which deployments a device gets, in what order, and which are left out by name. A document is written
-//! only where its meaning differs. Deliberately does not: sign or write.
+//! only where its meaning differs. Whether it is a device's turn in a rollout is for `rollout::gate` to say.
+//! Deliberately does not: sign or write.
 
-use bramble_contracts::v2::DesiredDocument;
+use std::borrow::Cow;
+
+use bramble_contracts::v2::{AgentWish, DesiredDocument};
 use bramble_contracts::{
     Generation, envelope,
     id::{Name, Tenant},
@@ -15,6 +18,7 @@ use bramble_contracts::{
 use super::{
     depend,
     record::{DeploymentRecord, DeviceRecord},
+    rollout::gate::{Gate, Gets},
 };
 
 /// A deployment that a device would get and does not, with the reason.
@@ -35,6 +39,8 @@ pub struct Composition {
     pub apps: Vec<DesiredApp>,
     /// Left out, in the order of age.
     pub blocked: Vec<Blocked>,
+    /// The release its agent should become.
+    pub agent: Option<AgentWish>,
 }
 
 impl Composition {
@@ -50,14 +56,26 @@ pub fn selects(tenant: &Tenant, selector: &Selector, device: &DeviceRecord) -> b
 }
 
 /// Composes what `device` should run. Where two deployments want the same port, or wait for each other, the older one
-/// has its way.
-pub fn compose<'a>(device: &DeviceRecord, deployments: impl IntoIterator<Item = &'a DeploymentRecord>) -> Composition {
+/// has its way. What is rolled out in batches it gets when `gate` says so.
+pub fn compose<'a>(
+    device: &DeviceRecord,
+    deployments: impl IntoIterator<Item = &'a DeploymentRecord>,
+    gate: &Gate<'_>,
+) -> Composition {
     let mut selected: Vec<&DeploymentRecord> =
         deployments.into_iter().filter(|d| selects(d.tenant(), &d.deployment.spec.selector, device)).collect();
     selected.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
+    let turns: Vec<Cow<'_, DeploymentRecord>> = selected
+        .into_iter()
+        .filter_map(|record| match gate.app(record, &device.id) {
+            Gets::New => Some(Cow::Borrowed(record)),
+            Gets::Old(old) => Some(Cow::Owned(old)),
+            Gets::Nothing => None,
+        })
+        .collect();
     let mut placed: Vec<&DeploymentRecord> = vec![];
     let mut blocked = vec![];
-    for record in selected {
+    for record in turns.iter().map(AsRef::as_ref) {
         let reason = too_new(device, &record.deployment)
             .or_else(|| taken(&placed, &record.deployment))
             .or_else(|| depend::blocked(&placed, &record.deployment));
@@ -66,13 +84,15 @@ pub fn compose<'a>(device: &DeviceRecord, deployments: impl IntoIterator<Item = 
             None => placed.push(record),
         }
     }
-    let mut apps = sorted(&placed);
-    while envelope::encode(&document(device, Generation(u64::MAX), apps.clone())).is_err() {
+    let agent = gate.agent(device);
+    let mut composition = Composition { apps: sorted(&placed), blocked, agent };
+    while envelope::encode(&document(device, Generation(u64::MAX), &composition)).is_err() {
         let youngest = placed.pop().expect("invariant: a document without apps fits");
-        blocked.push(block(youngest, "the device's document is full: delete a deployment, or select fewer".into()));
-        apps = sorted(&placed);
+        let full = "the device's document is full: delete a deployment, or select fewer";
+        composition.blocked.push(block(youngest, full.into()));
+        composition.apps = sorted(&placed);
     }
-    Composition { apps, blocked }
+    composition
 }
 
 fn block(record: &DeploymentRecord, reason: String) -> Blocked {
@@ -161,16 +181,16 @@ pub fn clashes<'a>(
     found
 }
 
-/// The document of `device` with these apps.
-pub fn document(device: &DeviceRecord, generation: Generation, apps: Vec<DesiredApp>) -> DesiredDocument {
+/// The document of `device` that says this.
+pub fn document(device: &DeviceRecord, generation: Generation, composition: &Composition) -> DesiredDocument {
     DesiredDocument {
         device: device.id.clone(),
         generation,
         tenant: device.tenant.clone(),
         name: device.name.clone(),
         labels: device.labels.clone(),
-        apps,
-        agent: None,
+        apps: composition.apps.clone(),
+        agent: composition.agent.clone(),
     }
 }
 
@@ -179,10 +199,10 @@ pub fn next_document(
     current: Option<&DesiredDocument>,
     floor: Generation,
     device: &DeviceRecord,
-    apps: Vec<DesiredApp>,
+    composition: &Composition,
 ) -> Option<DesiredDocument> {
     let have = current.map_or(Generation(0), |c| c.generation).max(floor);
-    let next = document(device, have.next(), apps);
+    let next = document(device, have.next(), composition);
     let same = current.is_some_and(|c| c.same_meaning(&next) && c.generation >= floor);
     (!same).then_some(next)
 }
@@ -193,6 +213,10 @@ mod tests {
 
     use super::*;
     use crate::domain::testing::{deployment, device, record};
+
+    fn compose<'a>(device: &DeviceRecord, all: impl IntoIterator<Item = &'a DeploymentRecord>) -> Composition {
+        super::compose(device, all, &Gate::default())
+    }
 
     fn names(composition: &Composition) -> Vec<String> {
         composition.apps.iter().map(|a| a.deployment.metadata.name.to_string()).collect()
@@ -219,13 +243,13 @@ mod tests {
     #[test]
     fn a_document_is_written_only_where_its_meaning_differs() {
         let device = device(1, &[("site", "paris")]);
-        let apps = compose(&device, &[record("web", ("site", "paris"), 2, 2)]).apps;
-        let first = next_document(None, Generation(0), &device, vec![]).unwrap();
+        let apps = compose(&device, &[record("web", ("site", "paris"), 2, 2)]);
+        let first = next_document(None, Generation(0), &device, &Composition::default()).unwrap();
         assert_eq!(first.generation, Generation(1));
-        let second = next_document(Some(&first), Generation(0), &device, apps.clone()).unwrap();
+        let second = next_document(Some(&first), Generation(0), &device, &apps).unwrap();
         assert_eq!(second.generation, Generation(2));
-        assert_eq!(next_document(Some(&second), Generation(2), &device, apps.clone()), None);
-        let above = next_document(Some(&second), Generation(7), &device, apps).unwrap();
+        assert_eq!(next_document(Some(&second), Generation(2), &device, &apps), None);
+        let above = next_document(Some(&second), Generation(7), &device, &apps).unwrap();
         assert_eq!(above.generation, Generation(8), "a device that knows more is never sent something older");
     }
 
@@ -241,7 +265,7 @@ mod tests {
         let composition = compose(&device, &all);
         assert_eq!(names(&composition), ["d1", "d2", "d3", "d4"]);
         assert_eq!(composition.blocked.len(), 2);
-        assert!(envelope::encode(&document(&device, Generation(1), composition.apps)).is_ok());
+        assert!(envelope::encode(&document(&device, Generation(1), &composition)).is_ok());
     }
 
     #[test]
@@ -288,8 +312,8 @@ mod tests {
             let ports: std::collections::BTreeSet<u16> =
                 one.apps.iter().map(|a| a.deployment.spec.containers[0].ports[0].host).collect();
             prop_assert_eq!(ports.len(), one.apps.len(), "no two want the same port");
-            let first = next_document(None, Generation(0), &device, one.apps.clone()).unwrap();
-            prop_assert_eq!(next_document(Some(&first), first.generation, &device, one.apps), None);
+            let first = next_document(None, Generation(0), &device, &one).unwrap();
+            prop_assert_eq!(next_document(Some(&first), first.generation, &device, &one), None);
         }
     }
 }

@@ -128,7 +128,7 @@ fn document(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Opti
         return Some(answer(sentence, vec![ahead.to_string()], "Ask again in a moment."));
     }
     let floor = seen.desired().map_or(bramble_contracts::Generation(0), |d| d.generation);
-    if compose::next_document(seen.desired(), floor, record, composition.apps).is_some() {
+    if compose::next_document(seen.desired(), floor, record, &composition).is_some() {
         let sentence = format!("A newer document for {} is being written.", record.name);
         return Some(answer(sentence, vec![format!("the store has generation {floor}")], "Ask again in a moment."));
     }
@@ -224,6 +224,7 @@ mod tests {
             Now,
             fleet::Fleet,
             record::{self as records, DeploymentRecord},
+            rollout::gate::Gate,
             testing::{device, record, report, trust},
             view::note,
         },
@@ -287,8 +288,8 @@ mod tests {
                 told(Bucket::Deployments, d.key(), records::encode(d));
             }
             if let Some(generation) = self.document {
-                let apps = compose::compose(&self.device, &self.deployments).apps;
-                let document = compose::document(&self.device, Generation(generation), apps);
+                let composition = compose::compose(&self.device, &self.deployments, &Gate::default());
+                let document = compose::document(&self.device, Generation(generation), &composition);
                 told(Bucket::Desired, id.clone(), signed::sign(&document, Role::Fleet, &key).unwrap().into());
             }
             if let Some(report) = &self.report {

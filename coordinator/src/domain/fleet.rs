@@ -22,6 +22,7 @@ use super::{
     Now,
     liveness::{Heard, Listening},
     record::{self, DeploymentRecord, DeviceRecord, TokenRecord},
+    rollout::Rollout,
     table::{Slot, Table},
     view::unrecorded,
 };
@@ -32,6 +33,8 @@ use crate::store::{
 
 /// A heartbeat may have been on its way for this long when its sender was cut off.
 const LATE_MS: u64 = 5000;
+/// An agent that acts is no longer taken for it when another one beats and it has not for so long.
+const ACTING_SILENT_MS: u64 = 20_000;
 
 /// A heartbeat and when it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,8 @@ pub struct Fleet {
     pub tokens: Table<Uid, TokenRecord>,
     /// Facts about the store.
     meta: Table<String, u32>,
-    rollouts_known: bool,
+    /// Rollouts, by `<tenant>.<name>`.
+    pub rollouts: Table<String, Rollout>,
     link: Link,
     listening: Listening,
     /// Devices the broker has cut off, and when.
@@ -103,7 +107,7 @@ impl Fleet {
             deployments: Table::default(),
             tokens: Table::default(),
             meta: Table::default(),
-            rollouts_known: false,
+            rollouts: Table::default(),
             link: Link::Up,
             listening: Listening::Not,
             cut: BTreeMap::new(),
@@ -145,7 +149,7 @@ impl Fleet {
             Bucket::Deployments => self.deployments.reset(),
             Bucket::Tokens => self.tokens.reset(),
             Bucket::Meta => self.meta.reset(),
-            Bucket::Rollouts => self.rollouts_known = false,
+            Bucket::Rollouts => self.rollouts.reset(),
             Bucket::Jobs | Bucket::Leases => {}
         }
     }
@@ -162,7 +166,7 @@ impl Fleet {
             Bucket::Deployments => self.deployments.caught_up(),
             Bucket::Tokens => self.tokens.caught_up(),
             Bucket::Meta => self.meta.caught_up(),
-            Bucket::Rollouts => self.rollouts_known = true,
+            Bucket::Rollouts => self.rollouts.caught_up(),
             Bucket::Jobs | Bucket::Leases => {}
         }
     }
@@ -202,8 +206,20 @@ impl Fleet {
                 }
                 Touched::Nothing
             }
-            Bucket::Rollouts | Bucket::Jobs | Bucket::Leases => Touched::Nothing,
+            Bucket::Rollouts => self.rollout(key, seq, bytes),
+            Bucket::Jobs | Bucket::Leases => Touched::Nothing,
         }
+    }
+
+    /// Documents follow only from who may begin with what, and not from every number of a rollout.
+    fn rollout(&mut self, key: &str, seq: u64, bytes: Option<&[u8]>) -> Touched {
+        let next = bytes.map(|b| record::decode::<Rollout>(b).map_err(|e| e.to_string()));
+        let same = match (self.rollouts.get(key).and_then(Slot::ok), &next) {
+            (Some(before), Some(Ok(next))) => before.same_gate(next),
+            (None | Some(_), None | Some(_)) => false,
+        };
+        self.rollouts.set(key.to_owned(), seq, next);
+        if same { Touched::Nothing } else { Touched::Everything }
     }
 
     fn strange(&mut self, bucket: Bucket, key: &str) -> Touched {
@@ -269,7 +285,7 @@ impl Fleet {
             (Bucket::Deployments, self.deployments.fresh.is_none()),
             (Bucket::Tokens, self.tokens.fresh.is_none()),
             (Bucket::Meta, self.meta.fresh.is_none()),
-            (Bucket::Rollouts, self.rollouts_known),
+            (Bucket::Rollouts, self.rollouts.fresh.is_none()),
         ];
         let waiting = tables.into_iter().filter(|(_, done)| !done);
         waiting.map(|(bucket, _)| format!("bucket {} to be read", bucket.name())).collect()
@@ -277,7 +293,8 @@ impl Fleet {
 
     /// Was the whole known at least once? Before, there is nothing to show.
     pub fn known(&self) -> bool {
-        self.desired.known && self.reports.known && self.devices.known && self.deployments.known && self.tokens.known
+        let all = [self.desired.known, self.reports.known, self.devices.known, self.deployments.known];
+        all.iter().all(|known| *known) && self.tokens.known && self.rollouts.known
     }
 
     /// The layout of the store is newer than this coordinator's, or cannot be read: it may not write.
@@ -327,17 +344,8 @@ impl Fleet {
 
     /// One device, from all sides.
     pub fn device(&self, id: &DeviceId) -> Seen<'_> {
-        let beats = [Instance::A, Instance::B].into_iter().filter_map(|i| self.beats.get(&(id.clone(), i)));
-        let rank = |beat: &&Beat| match beat.heard {
-            Heard::At(at) | Heard::Left(at) => at.mono_ms + 1,
-            Heard::Once | Heard::Never => 0,
-        };
-        Seen {
-            record: self.devices.get(id),
-            desired: self.desired.get(id),
-            report: self.reports.get(id),
-            beat: beats.filter_map(Slot::ok).max_by_key(rank),
-        }
+        let beats = [Instance::A, Instance::B].map(|i| self.beats.get(&(id.clone(), i)).and_then(Slot::ok));
+        Seen { record: self.devices.get(id), desired: self.desired.get(id), report: self.reports.get(id), beats }
     }
 
     /// Deployments that can be read.
@@ -365,6 +373,7 @@ impl Fleet {
         all.extend(damaged("reported", &self.reports, ToString::to_string));
         all.extend(damaged("deployments", &self.deployments, Clone::clone));
         all.extend(damaged("tokens", &self.tokens, ToString::to_string));
+        all.extend(damaged("rollouts", &self.rollouts, Clone::clone));
         all.extend(self.strange.iter().map(|(key, why)| format!("{key} {why}")));
         all.extend(self.foreign_format());
         all
@@ -400,8 +409,16 @@ pub struct Seen<'a> {
     pub desired: Option<&'a Slot<DesiredDocument>>,
     /// Its report.
     pub report: Option<&'a Slot<Report>>,
-    /// Its newest heartbeat.
-    pub beat: Option<&'a Beat>,
+    /// The last heartbeats of its two agents.
+    pub beats: [Option<&'a Beat>; 2],
+}
+
+/// When a heartbeat came, for comparing; 0 for one that was there before we listened.
+fn heard_ms(beat: &Beat) -> u64 {
+    match beat.heard {
+        Heard::At(at) | Heard::Left(at) => at.mono_ms + 1,
+        Heard::Once | Heard::Never => 0,
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -417,9 +434,21 @@ impl<'a> Seen<'a> {
     pub fn report(&self) -> Option<&'a Report> {
         self.report.and_then(Slot::ok)
     }
-    /// Was it ever there, and when last?
+    /// The newest heartbeat, of whichever agent.
+    pub fn newest_beat(&self) -> Option<&'a Beat> {
+        self.beats.into_iter().flatten().max_by_key(|beat| heard_ms(beat))
+    }
+    /// The heartbeat of the agent that acts: commands go there, and its health counts. While an agent upgrades itself
+    /// two of them beat, and only the one that acts reports. One that has fallen silent acts no more.
+    pub fn acting_beat(&self) -> Option<&'a Beat> {
+        let newest = self.newest_beat()?;
+        let session = self.report().map(|r| r.session);
+        let acting = self.beats.into_iter().flatten().find(|beat| Some(beat.heartbeat.session) == session);
+        Some(acting.filter(|beat| heard_ms(beat) + ACTING_SILENT_MS >= heard_ms(newest)).unwrap_or(newest))
+    }
+    /// Was it ever there, and when last? Whichever of its agents beats, the device is there.
     pub fn heard(&self) -> Heard {
-        match (self.beat, self.report) {
+        match (self.newest_beat(), self.report) {
             (Some(beat), _) => beat.heard,
             (None, Some(_)) => Heard::Once,
             (None, None) => Heard::Never,
@@ -427,8 +456,8 @@ impl<'a> Seen<'a> {
     }
     /// The highest generation the device says it acts on.
     pub fn reported_generation(&self) -> Generation {
-        let beat = self.beat.map_or(Generation(0), |b| b.heartbeat.generation);
-        self.report().map_or(Generation(0), |r| r.generation).max(beat)
+        let beats = self.beats.into_iter().flatten().map(|b| b.heartbeat.generation);
+        beats.chain(self.report().map(|r| r.generation)).max().unwrap_or(Generation(0))
     }
 }
 

@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_device_is_ahead_by_generation_or_by_a_fork_and_never_by_being_new() {
         let device = device(1, &[]);
-        let stored = compose::document(&device, Generation(5), vec![]);
+        let stored = compose::document(&device, Generation(5), &compose::Composition::default());
         let mut report = report(&device, 5);
         assert_eq!(ahead(None, Generation(0), None), None);
         assert_eq!(ahead(Some(&stored), Generation(5), Some(&report)), None);

@@ -3,9 +3,14 @@
 use bramble_contracts::{
     api::DeviceState,
     id::{DeviceId, Name},
+    v2::DesiredDocument,
 };
 
-use super::{compose, fleet::Fleet};
+use super::{
+    compose,
+    fleet::Fleet,
+    rollout::{self, gate::Gate},
+};
 
 /// Something that must never be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +29,8 @@ pub enum Violation {
     TokenOverused(String),
     /// A settled device's document says something else than its composition.
     NotConverged(DeviceId),
+    /// A rollout is not sound.
+    Rollout(String, rollout::Violation),
 }
 
 /// Everything that is wrong now. Call it when nothing is under way.
@@ -38,8 +45,9 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
             found.push(Violation::NoReason(id.clone()));
         }
         let settled = record.state == DeviceState::Active && record.hold.is_none();
-        let composition = compose::compose(record, fleet.deployment_records());
-        if settled && fleet.device(id).desired().is_none_or(|d| d.apps != composition.apps) {
+        let composition = compose::compose(record, fleet.deployment_records(), &Gate::of(fleet, id));
+        let says = |d: &DesiredDocument| (&d.apps, &d.agent) == (&composition.apps, &composition.agent);
+        if settled && !fleet.device(id).desired().is_some_and(says) {
             found.push(Violation::NotConverged(id.clone()));
         }
     }
@@ -53,6 +61,9 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
         if ports_clash(&doc.apps) {
             found.push(Violation::PortClash(id.clone()));
         }
+    }
+    for (key, _, rollout) in fleet.rollouts.readable() {
+        found.extend(rollout::violations(rollout).into_iter().map(|v| Violation::Rollout(key.clone(), v)));
     }
     for (id, _, token) in fleet.tokens.readable() {
         if token.used.len() > usize::try_from(token.uses).unwrap_or(usize::MAX) {

@@ -17,9 +17,11 @@ pub mod quarantine;
 pub mod record;
 pub mod repeats;
 pub mod resume;
+pub mod rollout;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod upgrade;
 pub mod view;
 pub mod when;
 

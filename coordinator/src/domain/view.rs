@@ -17,6 +17,7 @@ use super::{
     hold, lifecycle,
     liveness::{self, Heard},
     record::{DeploymentRecord, DeviceRecord, Note},
+    rollout::gate::Gate,
     when::rfc3339,
 };
 
@@ -99,13 +100,13 @@ impl Lens<'_> {
     }
 
     fn health(&self, seen: &Seen<'_>) -> Health {
-        let said = seen.beat.map_or(Health::Unknown, |b| b.heartbeat.health);
+        let said = seen.acting_beat().map_or(Health::Unknown, |b| b.heartbeat.health);
         if said == Health::Unknown { seen.report().map_or(Health::Unknown, |r| r.health) } else { said }
     }
 
     /// What a device should run.
     pub fn composition(&self, device: &DeviceRecord) -> Composition {
-        compose::compose(device, self.fleet.deployment_records())
+        compose::compose(device, self.fleet.deployment_records(), &Gate::of(self.fleet, &device.id))
     }
 
     /// Why nothing reaches the device, if so.

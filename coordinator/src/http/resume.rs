@@ -129,8 +129,8 @@ async fn overwrite(app: &App, ids: &[DeviceId]) -> Result<(), ApiError> {
         let next = app.core.index.look(|lens| {
             let seen = lens.fleet.device(id);
             let record = seen.record()?;
-            let apps = lens.composition(record).apps;
-            let next = compose::next_document(seen.desired(), seen.reported_generation(), record, apps);
+            let composition = lens.composition(record);
+            let next = compose::next_document(seen.desired(), seen.reported_generation(), record, &composition);
             // The device may hold another document of the very same generation: always one above.
             let next = next.or_else(|| {
                 let mut same = seen.desired()?.clone();

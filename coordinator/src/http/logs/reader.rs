@@ -312,7 +312,7 @@ impl Reader {
 
 /// The run of its agent that a device was heard of last.
 fn session(core: &Core, id: &DeviceId) -> Option<SessionId> {
-    core.index.look(|lens| lens.fleet.device(id).beat.map(|beat| beat.heartbeat.session))
+    core.index.look(|lens| lens.fleet.device(id).acting_beat().map(|beat| beat.heartbeat.session))
 }
 
 /// Waits until another run of its agent is heard.

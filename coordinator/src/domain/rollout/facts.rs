@@ -1,0 +1,314 @@
+//! What a rollout looks at: every device it is for, as far as this is known now.
+//!
+//! Decides: who is meant, who cannot take it, and what a device's report says of it (`Word`). Deliberately does not:
+//! conclude anything; `step` does.
+
+use std::collections::BTreeMap;
+
+use bramble_contracts::{
+    api::{Connection, DeviceState},
+    id::{DeviceId, Name},
+    v1::{Phase, Status},
+    v2::{AppReport, Report, UpgradePhase, UpgradeReport},
+};
+
+use super::{AgentSubject, DeploymentSubject, Member, Rollout, Subject, is_live};
+use crate::domain::{
+    record::{DeploymentRecord, DeviceRecord},
+    view::Lens,
+};
+
+/// Everything one step needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The devices that are meant.
+    pub devices: BTreeMap<DeviceId, Seen>,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What it is called.
+    pub name: Name,
+    /// Can it be told anything?
+    pub reach: Reach,
+    /// Why it cannot take it, if so.
+    pub refused: Option<String>,
+    /// What it says of it.
+    pub word: Word,
+    /// It acts on a document that says so.
+    pub has_taken: bool,
+    /// It is past the point from which trouble may be the new agent's.
+    pub in_trial: bool,
+    /// The attempts that were used up before.
+    pub attempts: u32,
+    /// How often it failed in a row before this rollout.
+    pub failures: u8,
+    /// Its apps in trouble (`<tenant>.<name>`).
+    pub troubled: Vec<String>,
+}
+
+/// Can a device be told anything?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// Yes.
+    Online,
+    /// No, and why.
+    Away(String),
+    /// The coordinator has not listened for long enough to say.
+    Unknown,
+}
+
+/// What a device says of what the rollout brings, at the attempt it was told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Nothing yet.
+    Silent,
+    /// It is on its way.
+    Working {
+        /// Grows as it gets on.
+        progress: u64,
+        /// In words.
+        text: String,
+    },
+    /// It is as it should be.
+    Good,
+    /// It failed, and why.
+    Bad(String),
+}
+
+/// What is known of the devices of `rollout` now.
+pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Facts {
+    let devices = match &rollout.subject {
+        Subject::Agent(subject) => {
+            let meant = meant(lens, rollout, subject).into_iter();
+            meant.map(|device| (device.id.clone(), for_agent(lens, rollout, subject, device))).collect()
+        }
+        Subject::Deployment(subject) => match deployment(lens, rollout, subject) {
+            Some(record) => {
+                let selected = lens.selected(record).into_iter();
+                selected.map(|device| (device.id.clone(), for_app(lens, rollout, record, device))).collect()
+            }
+            None => BTreeMap::new(),
+        },
+    };
+    Facts { devices }
+}
+
+/// The deployment, as long as it is this one and in this revision.
+pub fn deployment<'a>(
+    lens: &'a Lens<'_>,
+    rollout: &Rollout,
+    subject: &DeploymentSubject,
+) -> Option<&'a DeploymentRecord> {
+    let record = lens.fleet.deployment(&rollout.tenant, &rollout.name)?.ok()?;
+    ((&record.uid, record.revision) == (&subject.uid, subject.revision)).then_some(record)
+}
+
+/// The devices a rollout of the agent is for: where two want the same device, the newer one has it.
+fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> Vec<&'a DeviceRecord> {
+    let newer: Vec<&AgentSubject> = lens
+        .fleet
+        .rollouts
+        .readable()
+        .filter(|(_, _, other)| other.tenant == rollout.tenant && other.age() > rollout.age() && is_live(other.state))
+        .filter_map(|(_, _, other)| agent_of(&other.subject))
+        .collect();
+    let all = lens.fleet.devices.readable().map(|(_, _, device)| device);
+    all.filter(|d| d.tenant == rollout.tenant && d.state != DeviceState::Decommissioned)
+        .filter(|d| subject.selects(&d.name, &d.labels) && !newer.iter().any(|other| other.selects(&d.name, &d.labels)))
+        .collect()
+}
+
+fn agent_of(subject: &Subject) -> Option<&AgentSubject> {
+    match subject {
+        Subject::Agent(agent) => Some(agent),
+        Subject::Deployment(_) => None,
+    }
+}
+
+/// Can it be told anything?
+fn reach(lens: &Lens<'_>, device: &DeviceRecord) -> Reach {
+    if let Some(why) = lens.barrier(device) {
+        return Reach::Away(why);
+    }
+    match lens.connection(&device.id) {
+        Connection::Online => Reach::Online,
+        Connection::Offline => Reach::Away("it is not connected".to_owned()),
+        Connection::Never => Reach::Away("it has never connected".to_owned()),
+        Connection::Recovering => Reach::Unknown,
+    }
+}
+
+fn for_agent(lens: &Lens<'_>, rollout: &Rollout, subject: &AgentSubject, device: &DeviceRecord) -> Seen {
+    let seen = lens.fleet.device(&device.id);
+    let report = seen.report();
+    let upgrade = report.and_then(|r| r.program.upgrade.as_ref()).filter(|u| u.manifest == subject.manifest);
+    let attempt = rollout.devices.get(&device.id).map_or(0, |m| m.attempt);
+    let wished = seen.desired().and_then(|d| d.agent.as_ref()).filter(|wish| wish.manifest == subject.manifest);
+    let taken = |r: &Report| seen.desired().is_some_and(|d| r.generation >= d.generation);
+    Seen {
+        name: device.name.clone(),
+        reach: reach(lens, device),
+        refused: refused(subject, device, report),
+        word: word_of_agent(subject, report, upgrade, attempt),
+        has_taken: wished.is_some_and(|wish| wish.attempt == attempt) && report.is_some_and(taken),
+        in_trial: upgrade.is_some_and(is_in_trial),
+        attempts: used_up(upgrade, wished.map(|wish| wish.attempt)),
+        failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
+        troubled: report.map(troubled).unwrap_or_default(),
+    }
+}
+
+/// Attempts that ended. One that is under way is gone on with, whichever rollout began it.
+fn used_up(upgrade: Option<&UpgradeReport>, wished: Option<u32>) -> u32 {
+    let ended = match upgrade {
+        Some(u) => match u.status {
+            Status::Failed | Status::RolledBack => u.attempt,
+            Status::Staged | Status::Trial | Status::Confirmed => u.attempt.saturating_sub(1),
+        },
+        None => 0,
+    };
+    ended.max(wished.map_or(0, |attempt| attempt.saturating_sub(1)))
+}
+
+fn refused(subject: &AgentSubject, device: &DeviceRecord, report: Option<&Report>) -> Option<String> {
+    let by_hand = |agent: String| {
+        Some(format!("its agent{agent} cannot upgrade itself: upgrade it by hand once, see docs/guide/agent-upgrade.md"))
+    };
+    let Some(report) = report else {
+        return (device.newest_document < 2).then(|| by_hand(String::new())).flatten();
+    };
+    let Some(target) = report.program.target.as_ref().filter(|_| report.newest_document >= 2) else {
+        return by_hand(format!(" {}", report.agent));
+    };
+    if !subject.targets.contains(target) {
+        return Some(format!("release {} has no binary for {target}: publish one", subject.version));
+    }
+    let floor = report.program.floor;
+    (subject.release_seq < floor)
+        .then(|| format!("it takes no release below sequence {floor}, and this one has {}", subject.release_seq))
+}
+
+fn word_of_agent(
+    subject: &AgentSubject,
+    report: Option<&Report>,
+    upgrade: Option<&UpgradeReport>,
+    attempt: u32,
+) -> Word {
+    let Some(report) = report else { return Word::Silent };
+    let runs = (report.agent, report.program.release_seq) == (subject.version, subject.release_seq);
+    match upgrade {
+        Some(u) if u.attempt == attempt || (attempt == 0 && u.status == Status::Confirmed) => match u.status {
+            Status::Confirmed if runs => Word::Good,
+            Status::Failed | Status::RolledBack if u.blamed => Word::Bad(u.reason.clone()),
+            Status::Staged | Status::Trial | Status::Confirmed | Status::Failed | Status::RolledBack => Word::Working {
+                progress: (u64::from(rank(u.phase)) << 40) | u.bytes_got.min((1 << 40) - 1),
+                text: upgrade_words(u),
+            },
+        },
+        // Installed before anybody wished it.
+        None if runs => Word::Good,
+        Some(_) | None => Word::Silent,
+    }
+}
+
+fn rank(phase: UpgradePhase) -> u8 {
+    match phase {
+        UpgradePhase::Waiting => 0,
+        UpgradePhase::Draining => 1,
+        UpgradePhase::Staging => 2,
+        UpgradePhase::Verifying => 3,
+        UpgradePhase::CutoverReady => 4,
+        UpgradePhase::Trial => 5,
+        UpgradePhase::Stopping => 6,
+        UpgradePhase::Done => 7,
+    }
+}
+
+fn is_in_trial(upgrade: &UpgradeReport) -> bool {
+    match upgrade.status {
+        Status::Failed | Status::RolledBack => false,
+        Status::Staged | Status::Trial | Status::Confirmed => rank(upgrade.phase) >= rank(UpgradePhase::CutoverReady),
+    }
+}
+
+/// Where an agent's upgrade is, in words.
+pub fn upgrade_words(u: &UpgradeReport) -> String {
+    let bytes = match u.phase {
+        UpgradePhase::Staging => format!(", {} of {} bytes", u.bytes_got, u.bytes_all),
+        UpgradePhase::Waiting
+        | UpgradePhase::Draining
+        | UpgradePhase::Verifying
+        | UpgradePhase::CutoverReady
+        | UpgradePhase::Trial
+        | UpgradePhase::Stopping
+        | UpgradePhase::Done => String::new(),
+    };
+    let reason = if u.reason.is_empty() { String::new() } else { format!(": {}", u.reason) };
+    format!("{}{bytes}{reason}", upgrade_phase(u.phase))
+}
+
+/// A phase of an agent's upgrade in one word.
+pub fn upgrade_phase(phase: UpgradePhase) -> &'static str {
+    match phase {
+        UpgradePhase::Waiting => "waiting",
+        UpgradePhase::Draining => "draining",
+        UpgradePhase::Staging => "staging",
+        UpgradePhase::Verifying => "verifying",
+        UpgradePhase::CutoverReady => "cutover-ready",
+        UpgradePhase::Trial => "trial",
+        UpgradePhase::Stopping => "stopping",
+        UpgradePhase::Done => "done",
+    }
+}
+
+fn troubled(report: &Report) -> Vec<String> {
+    let bad = report.apps.iter().filter(|app| app.status != Status::Confirmed);
+    bad.map(|app| format!("{}.{}", app.tenant, app.deployment)).collect()
+}
+
+fn for_app(lens: &Lens<'_>, rollout: &Rollout, record: &DeploymentRecord, device: &DeviceRecord) -> Seen {
+    let seen = lens.fleet.device(&device.id);
+    let report = seen.report();
+    let is_it = |app: &&AppReport| (&app.uid, app.revision) == (&record.uid, record.revision);
+    let told = seen.desired().filter(|d| d.apps.iter().any(|a| (&a.uid, a.revision) == (&record.uid, record.revision)));
+    let member = rollout.devices.get(&device.id);
+    let blocked = |m: &Member| {
+        // Composing is dear: only for those that were told and have not got it.
+        let waits = m.is_in_flight() && told.is_none();
+        waits.then(|| lens.composition(device).blocked(record.tenant(), record.name()).map(str::to_owned)).flatten()
+    };
+    let word = match (report.and_then(|r| r.apps.iter().find(is_it)), member.and_then(blocked)) {
+        (_, Some(why)) => Word::Bad(why),
+        // What a device says of a revision that it is not to have (any more) says nothing.
+        (Some(app), None) if told.is_some() => word_of_app(app),
+        (Some(_) | None, None) => Word::Silent,
+    };
+    Seen {
+        name: device.name.clone(),
+        reach: reach(lens, device),
+        refused: None,
+        word,
+        has_taken: told.is_some_and(|d| report.is_some_and(|r| r.generation >= d.generation)),
+        in_trial: true,
+        attempts: 0,
+        failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
+        troubled: vec![],
+    }
+}
+
+fn word_of_app(app: &AppReport) -> Word {
+    let progress = match app.phase {
+        Phase::Preparing | Phase::Waiting => 1,
+        Phase::Stopping | Phase::Removing => 2,
+        Phase::Starting | Phase::CrashLoop | Phase::Failed => 3,
+        Phase::Probing => 4,
+        Phase::Running | Phase::Completed => 5,
+    };
+    match app.status {
+        Status::Confirmed => Word::Good,
+        Status::Failed | Status::RolledBack => Word::Bad(app.reason.clone()),
+        Status::Staged | Status::Trial => Word::Working { progress, text: app.reason.clone() },
+    }
+}
