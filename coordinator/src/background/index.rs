@@ -150,6 +150,7 @@ impl Index {
             Bucket::Deployments => lens.fleet.deployments.head(),
             Bucket::Tokens => lens.fleet.tokens.head(),
             Bucket::Reported => lens.fleet.reports.head(),
+            Bucket::Releases => lens.fleet.releases.head(),
             Bucket::Liveness | Bucket::Rollouts | Bucket::Jobs | Bucket::Leases | Bucket::Meta => u64::MAX,
         })
     }
