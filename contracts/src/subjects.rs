@@ -19,6 +19,8 @@ pub enum Bucket {
     Tokens,
     /// Rollouts, by `<tenant>.<name>`.
     Rollouts,
+    /// What is published of the agent: the release keys and the catalogue of signed manifests.
+    Releases,
     /// Jobs, by `<tenant>.<id>`.
     Jobs,
     /// Leases of coordinators.
@@ -29,7 +31,7 @@ pub enum Bucket {
 
 impl Bucket {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Desired,
         Self::Reported,
         Self::Liveness,
@@ -37,6 +39,7 @@ impl Bucket {
         Self::Deployments,
         Self::Tokens,
         Self::Rollouts,
+        Self::Releases,
         Self::Jobs,
         Self::Leases,
         Self::Meta,
@@ -52,6 +55,7 @@ impl Bucket {
             Self::Deployments => "deployments",
             Self::Tokens => "tokens",
             Self::Rollouts => "rollouts",
+            Self::Releases => "releases",
             Self::Jobs => "jobs",
             Self::Leases => "leases",
             Self::Meta => "meta",
@@ -78,6 +82,11 @@ impl Bucket {
 pub const AUDIT_STREAM: &str = "AUDIT";
 /// All subjects of the audit stream.
 pub const AUDIT_SUBJECTS: &str = "audit.>";
+
+/// The stream of the binaries that are published; only coordinators reach it.
+pub const BLOBS_STREAM: &str = "OBJ_releases";
+/// Its subjects: `$O.releases.M.<digest>` says that a binary is whole, `$O.releases.C.<digest>.<n>` is a part of it.
+pub const BLOBS_SUBJECTS: &str = "$O.releases.>";
 
 /// Largest report in bytes (`max_msg_size` of `KV_reported`).
 pub const REPORT_MAX_BYTES: usize = 64 * 1024;

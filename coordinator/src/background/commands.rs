@@ -48,7 +48,7 @@ pub struct Counters(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    sessions: BTreeMap<DeviceId, (SessionId, u64)>,
+    sessions: BTreeMap<(DeviceId, SessionId), u64>,
     /// Counters begin above this, too.
     floor: u64,
     /// `meta` holds at least this.
@@ -80,12 +80,13 @@ impl Counters {
 
     fn next(&self, device: &DeviceId, session: SessionId, wall_ms: u64) -> u64 {
         let mut kept = self.kept();
-        let last = kept.sessions.get(device).filter(|(s, _)| *s == session).map_or(0, |(_, last)| *last);
+        let key = (device.clone(), session);
+        let last = kept.sessions.get(&key).copied().unwrap_or(0);
         let counter = (wall_ms << MILLI).max(last.saturating_add(1)).max(kept.floor.saturating_add(1));
-        if kept.sessions.len() >= MAX_SESSIONS && !kept.sessions.contains_key(device) {
+        if kept.sessions.len() >= MAX_SESSIONS && !kept.sessions.contains_key(&key) {
             kept.sessions.pop_first();
         }
-        kept.sessions.insert(device.clone(), (session, counter));
+        kept.sessions.insert(key, counter);
         counter
     }
 

@@ -151,6 +151,7 @@ impl Index {
             Bucket::Tokens => lens.fleet.tokens.head(),
             Bucket::Reported => lens.fleet.reports.head(),
             Bucket::Rollouts => lens.fleet.rollouts.head(),
+            Bucket::Releases => lens.fleet.releases.head(),
             Bucket::Liveness | Bucket::Jobs | Bucket::Leases | Bucket::Meta => u64::MAX,
         })
     }

@@ -13,14 +13,17 @@ pub mod quarantine;
 pub mod reconcile;
 pub mod refusals;
 pub mod renew;
+pub mod rollout;
 pub mod session;
+pub mod upgrade;
 
 use std::{sync::Arc, time::Duration};
 
 use bramble_contracts::{
+    SessionId,
     api::{AuditEvent, Outcome},
     id::{DeviceId, Tenant},
-    v1::Verb,
+    v1::{ReplyFrame, Verb},
 };
 
 use futures::StreamExt as _;
@@ -50,6 +53,15 @@ pub struct Times {
     pub heartbeat_timeout: Duration,
     /// Life of a device's JWT.
     pub device_jwt: Duration,
+}
+
+/// Which of a device's agents is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// The one that acts.
+    WhoActs,
+    /// This run of one.
+    Session(SessionId),
 }
 
 /// Everything the background and the API share.
@@ -94,6 +106,18 @@ impl Core {
         })
     }
 
+    /// Says something to one run of a device's agent, also to one that does not act; the first frame of its answer.
+    pub async fn tell(
+        &self,
+        device: &DeviceId,
+        session: SessionId,
+        verb: Verb,
+        patience: Duration,
+    ) -> Result<Option<ReplyFrame>, port::MeshError> {
+        let (_, mut frames) = self.ask(device, To::Session(session), verb, patience).await?;
+        frames.next().await.transpose()
+    }
+
     /// Signs and sends a command; the frames of its answer follow, with at most `silence` between two of them. Errors
     /// do not name the device.
     pub async fn command(
@@ -112,14 +136,14 @@ impl Core {
         verb: Verb,
         silence: Duration,
     ) -> Result<(session::Line, port::Frames), port::MeshError> {
-        let (mut line, mut frames) = self.ask(device, verb.clone(), silence).await?;
+        let (mut line, mut frames) = self.ask(device, To::WhoActs, verb.clone(), silence).await?;
         let mut first = frames.next().await;
         if let Some(Ok(frame)) = &first
             && commands::is_behind(frame)
             && commands::pass_all(self, line.command()).await
         {
             tracing::warn!(%device, "it has seen later commands (was the clock set back?): asking it above them");
-            (line, frames) = self.ask(device, verb, silence).await?;
+            (line, frames) = self.ask(device, To::WhoActs, verb, silence).await?;
             first = frames.next().await;
         }
         // The first frame says whether anybody is there at all, while the caller can still answer with a status.
@@ -131,6 +155,7 @@ impl Core {
     async fn ask(
         &self,
         device: &DeviceId,
+        to: To,
         verb: Verb,
         silence: Duration,
     ) -> Result<(session::Line, port::Frames), port::MeshError> {
@@ -140,7 +165,11 @@ impl Core {
         let at = now();
         let addressed = self.index.look(|lens| {
             let seen = lens.fleet.device(device);
-            self.counters.address(device, seen.acting_beat(), verb, COMMAND_TTL, at)
+            let beat = match to {
+                To::WhoActs => seen.acting_beat(),
+                To::Session(session) => seen.beats.into_iter().flatten().find(|b| b.heartbeat.session == session),
+            };
+            self.counters.address(device, beat, verb, COMMAND_TTL, at)
         });
         let command = addressed.map_err(|err| unreachable(err.to_string()))?;
         if let Err(err) = commands::mark(self, command.counter).await {
@@ -191,5 +220,7 @@ pub async fn run(core: Arc<Core>, device_links: mpsc::Receiver<LinkNews>) {
         () = quarantine::run(&core) => tracing::error!("the quarantine keeper has ended"),
         () = links::run(&core, device_links) => tracing::error!("the broker tells no more of connections"),
         () = refusals::run(&core) => tracing::error!("telling refusals has ended"),
+        () = rollout::run(&core) => tracing::error!("rolling out has ended"),
+        () = upgrade::run(&core) => tracing::error!("speaking to agents that upgrade has ended"),
     }
 }

@@ -6,7 +6,13 @@
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
-use bramble_contracts::{Generation, api::DeviceState, id::DeviceId, subjects::Bucket, v2::DesiredDocument};
+use bramble_contracts::{
+    Generation,
+    api::{DeviceState, RolloutKind},
+    id::DeviceId,
+    subjects::Bucket,
+    v2::DesiredDocument,
+};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
@@ -116,9 +122,12 @@ pub async fn pass(core: &Core) -> Pass {
     Pass::Unfinished
 }
 
-/// Deployments whose place in the store was asked for in this pass.
+/// What a document rests on: values of the store, each with its place as the index knows it.
+type Places = BTreeMap<(Bucket, String), Option<u64>>;
+
+/// What was asked of the store in this pass.
 #[derive(Default)]
-struct Confirmed(Mutex<BTreeMap<String, Option<u64>>>);
+struct Confirmed(Mutex<Places>);
 
 async fn look_at(core: &Core, id: &DeviceId, confirmed: &Confirmed) -> Looked {
     let subject = core.index.look(|lens| subject(lens.fleet, id));
@@ -164,8 +173,7 @@ async fn one(
     }
     let current = subject.desired.as_ref().and_then(Slot::ok);
     let (wanted, places) = core.index.look(|lens| {
-        let composition = lens.composition(record);
-        let next = compose::next_document(current, subject.reported, record, composition.apps);
+        let next = compose::next_document(current, subject.reported, record, &lens.composition(record));
         let places = next.as_ref().map(|next| touched(lens.fleet, current, next));
         (next, places.unwrap_or_default())
     });
@@ -193,34 +201,36 @@ pub(crate) async fn write(core: &Core, next: &DesiredDocument, replaces: Option<
     Ok(Looked::Written(next.generation))
 }
 
-/// The deployments that differ between two documents, each with its place in the store as the index knows it.
-fn touched(fleet: &Fleet, current: Option<&DesiredDocument>, next: &DesiredDocument) -> BTreeMap<String, Option<u64>> {
+/// What the difference between two documents rests on: the deployments that differ, and every rollout of the agent
+/// where that does.
+fn touched(fleet: &Fleet, current: Option<&DesiredDocument>, next: &DesiredDocument) -> Places {
     let have = current.map_or(&[][..], |d| &d.apps);
     let lost = have.iter().filter(|a| !next.apps.contains(a));
     let new = next.apps.iter().filter(|a| !have.contains(a));
-    lost.chain(new)
-        .map(|app| {
-            let (tenant, name) = compose::app_key(app);
-            let key = record::deployment_key(tenant, name);
-            let seq = fleet.deployments.get(&key).map(|slot| slot.seq);
-            (key, seq)
-        })
-        .collect()
+    let apps = lost.chain(new).map(|app| {
+        let (tenant, name) = compose::app_key(app);
+        let key = record::deployment_key(tenant, name);
+        let seq = fleet.deployments.get(&key).map(|slot| slot.seq);
+        ((Bucket::Deployments, key), seq)
+    });
+    let agent_differs = current.and_then(|d| d.agent.as_ref()) != next.agent.as_ref();
+    let of_agent = fleet.rollouts.readable().filter(|(_, _, r)| agent_differs && r.kind() == RolloutKind::Agent);
+    apps.chain(of_agent.map(|(key, seq, _)| ((Bucket::Rollouts, key.clone()), Some(seq)))).collect()
 }
 
-/// Does the store say the same of these deployments as the index did?
+/// Does the store say the same of these as the index did?
 async fn up_to_date(
     core: &Core,
-    places: BTreeMap<String, Option<u64>>,
+    places: Places,
     confirmed: &Confirmed,
 ) -> Result<bool, StoreError> {
-    for (key, seq) in places {
-        let known = confirmed.0.lock().expect("invariant: nobody panics while holding it").get(&key).copied();
+    for (place, seq) in places {
+        let known = confirmed.0.lock().expect("invariant: nobody panics while holding it").get(&place).copied();
         let stored = match known {
             Some(stored) => stored,
             None => {
-                let stored = core.store.get(Bucket::Deployments, &key).await?.map(|entry| entry.seq);
-                confirmed.0.lock().expect("invariant: nobody panics while holding it").insert(key, stored);
+                let stored = core.store.get(place.0, &place.1).await?.map(|entry| entry.seq);
+                confirmed.0.lock().expect("invariant: nobody panics while holding it").insert(place, stored);
                 stored
             }
         };

@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         compose::compose,
+        rollout::gate::Gate,
         testing::{device, record},
     };
 
@@ -206,7 +207,7 @@ mod tests {
             after(record("web", paris, 2, 2), &[("db", STARTED)]),
             record("free", paris, 3, 3),
         ];
-        let composition = compose(&device(1, &[paris]), &all);
+        let composition = compose(&device(1, &[paris]), &all, &Gate::default());
         let names: Vec<_> = composition.apps.iter().map(|a| a.deployment.metadata.name.as_str()).collect();
         assert_eq!(names, ["db", "free"]);
         assert!(composition.blocked[0].reason.contains("web -> db -> web"), "{composition:?}");

@@ -5,6 +5,8 @@
 
 mod app;
 
+pub(super) use app::phase_word;
+
 use bramble_contracts::{
     api::{Connection, DeviceState, Explanation},
     id::{DeviceId, Name},

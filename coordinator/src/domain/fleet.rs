@@ -22,6 +22,7 @@ use super::{
     Now,
     liveness::{Heard, Listening},
     record::{self, DeploymentRecord, DeviceRecord, TokenRecord},
+    releases::{NotAKey, Shelf},
     rollout::Rollout,
     table::{Slot, Table},
     view::unrecorded,
@@ -79,6 +80,8 @@ pub struct Fleet {
     pub deployments: Table<String, DeploymentRecord>,
     /// Enrolment tokens.
     pub tokens: Table<Uid, TokenRecord>,
+    /// Releases of the agent, and their keys.
+    pub releases: Shelf,
     /// Facts about the store.
     meta: Table<String, u32>,
     /// Rollouts, by `<tenant>.<name>`.
@@ -106,6 +109,7 @@ impl Fleet {
             beats: Table::default(),
             deployments: Table::default(),
             tokens: Table::default(),
+            releases: Shelf::default(),
             meta: Table::default(),
             rollouts: Table::default(),
             link: Link::Up,
@@ -148,6 +152,7 @@ impl Fleet {
             Bucket::Devices => self.devices.reset(),
             Bucket::Deployments => self.deployments.reset(),
             Bucket::Tokens => self.tokens.reset(),
+            Bucket::Releases => self.releases.reset(),
             Bucket::Meta => self.meta.reset(),
             Bucket::Rollouts => self.rollouts.reset(),
             Bucket::Jobs | Bucket::Leases => {}
@@ -165,6 +170,7 @@ impl Fleet {
             Bucket::Devices => self.devices.caught_up(),
             Bucket::Deployments => self.deployments.caught_up(),
             Bucket::Tokens => self.tokens.caught_up(),
+            Bucket::Releases => self.releases.caught_up(),
             Bucket::Meta => self.meta.caught_up(),
             Bucket::Rollouts => self.rollouts.caught_up(),
             Bucket::Jobs | Bucket::Leases => {}
@@ -207,6 +213,10 @@ impl Fleet {
                 Touched::Nothing
             }
             Bucket::Rollouts => self.rollout(key, seq, bytes),
+            Bucket::Releases => match self.releases.set(key, seq, bytes) {
+                Ok(()) => Touched::Everything,
+                Err(NotAKey) => self.strange(bucket, key),
+            },
             Bucket::Jobs | Bucket::Leases => Touched::Nothing,
         }
     }
@@ -286,6 +296,7 @@ impl Fleet {
             (Bucket::Tokens, self.tokens.fresh.is_none()),
             (Bucket::Meta, self.meta.fresh.is_none()),
             (Bucket::Rollouts, self.rollouts.fresh.is_none()),
+            (Bucket::Releases, self.releases.is_told()),
         ];
         let waiting = tables.into_iter().filter(|(_, done)| !done);
         waiting.map(|(bucket, _)| format!("bucket {} to be read", bucket.name())).collect()
@@ -374,6 +385,7 @@ impl Fleet {
         all.extend(damaged("deployments", &self.deployments, Clone::clone));
         all.extend(damaged("tokens", &self.tokens, ToString::to_string));
         all.extend(damaged("rollouts", &self.rollouts, Clone::clone));
+        all.extend(self.releases.alarms());
         all.extend(self.strange.iter().map(|(key, why)| format!("{key} {why}")));
         all.extend(self.foreign_format());
         all

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod liveness;
 pub mod quarantine;
 pub mod record;
+pub mod releases;
 pub mod repeats;
 pub mod resume;
 pub mod rollout;

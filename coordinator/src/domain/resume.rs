@@ -151,6 +151,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         compose::compose,
+        rollout::gate::Gate,
         testing::{device, record},
     };
 
@@ -162,7 +163,7 @@ mod tests {
         newer.revision = Revision(2);
         let labelled = newer.clone();
         newer.deployment.spec.containers[0].args = vec!["x".into()];
-        let apps = |records: &[DeploymentRecord]| compose(&device, records).apps;
+        let apps = |records: &[DeploymentRecord]| compose(&device, records, &Gate::default()).apps;
         let have = apps(&[web.clone(), cam.clone()]);
         let text = |want: &[DesiredApp]| format!("{:?}", difference(&have, want));
         assert_eq!(text(&have), "{}");
@@ -176,7 +177,7 @@ mod tests {
     fn adopting_keeps_uid_and_revision_so_that_nothing_restarts() {
         let device = device(1, &[("a", "0")]);
         let held = record("web", ("a", "0"), 1, 1);
-        let app = compose(&device, [&held]).apps.remove(0);
+        let app = compose(&device, [&held], &Gate::default()).apps.remove(0);
         let now = Now { wall_ms: 99, mono_ms: 0 };
         let made = adopted(None, &app, now);
         assert_eq!((&made.uid, made.revision, &made.deployment), (&held.uid, held.revision, &held.deployment));

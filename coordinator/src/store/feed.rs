@@ -40,12 +40,13 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// The buckets that are fed.
-pub const FED: [Bucket; 8] = [
+pub const FED: [Bucket; 9] = [
     Bucket::Meta,
     Bucket::Devices,
     Bucket::Deployments,
     Bucket::Tokens,
     Bucket::Rollouts,
+    Bucket::Releases,
     Bucket::Desired,
     Bucket::Reported,
     Bucket::Liveness,

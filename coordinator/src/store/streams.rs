@@ -51,6 +51,7 @@ fn tokens(bucket: Bucket) -> &'static [&'static str] {
         | Bucket::Deployments
         | Bucket::Tokens
         | Bucket::Rollouts
+        | Bucket::Releases
         | Bucket::Jobs
         | Bucket::Leases
         | Bucket::Meta => &[">"],
@@ -65,6 +66,7 @@ fn max_bytes(bucket: Bucket) -> u64 {
         Bucket::Liveness => 64 * MIB,
         Bucket::Devices | Bucket::Deployments | Bucket::Jobs => GIB,
         Bucket::Tokens | Bucket::Rollouts => 256 * MIB,
+        Bucket::Releases => 64 * MIB,
         Bucket::Leases | Bucket::Meta => 16 * MIB,
     }
 }
@@ -79,6 +81,7 @@ fn max_msg_size(bucket: Bucket) -> i64 {
         | Bucket::Deployments
         | Bucket::Tokens
         | Bucket::Rollouts
+        | Bucket::Releases
         | Bucket::Jobs
         | Bucket::Leases
         | Bucket::Meta => limit(1 << 20),
@@ -117,6 +120,7 @@ pub fn bucket(bucket: Bucket, replicas: Replicas) -> Value {
         | Bucket::Deployments
         | Bucket::Tokens
         | Bucket::Rollouts
+        | Bucket::Releases
         | Bucket::Jobs
         | Bucket::Leases
         | Bucket::Meta => {}

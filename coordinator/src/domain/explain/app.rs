@@ -266,7 +266,7 @@ fn words(app: &AppReport) -> (String, &'static str) {
 }
 
 /// The API's word for a phase.
-pub(super) fn phase_word(phase: Phase) -> &'static str {
+pub(in crate::domain) fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Preparing => "preparing",
         Phase::Stopping => "stopping",

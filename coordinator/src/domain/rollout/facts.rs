@@ -12,7 +12,7 @@ use bramble_contracts::{
     v2::{AppReport, Report, UpgradePhase, UpgradeReport},
 };
 
-use super::{AgentSubject, DeploymentSubject, Member, Rollout, Subject, is_live};
+use super::{AgentSubject, Before, DeploymentSubject, Member, Rollout, Subject, TROUBLED_MAX, is_live};
 use crate::domain::{
     record::{DeploymentRecord, DeviceRecord},
     view::Lens,
@@ -44,8 +44,8 @@ pub struct Seen {
     pub attempts: u32,
     /// How often it failed in a row before this rollout.
     pub failures: u8,
-    /// Its apps in trouble (`<tenant>.<name>`).
-    pub troubled: Vec<String>,
+    /// How it is, as long as nothing new of the rollout's can be the cause.
+    pub before: Before,
 }
 
 /// Can a device be told anything?
@@ -156,7 +156,7 @@ fn for_agent(lens: &Lens<'_>, rollout: &Rollout, subject: &AgentSubject, device:
         in_trial: upgrade.is_some_and(is_in_trial),
         attempts: used_up(upgrade, wished.map(|wish| wish.attempt)),
         failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
-        troubled: report.map(troubled).unwrap_or_default(),
+        before: report.map(before).unwrap_or_default(),
     }
 }
 
@@ -263,9 +263,10 @@ pub fn upgrade_phase(phase: UpgradePhase) -> &'static str {
     }
 }
 
-fn troubled(report: &Report) -> Vec<String> {
+fn before(report: &Report) -> Before {
     let bad = report.apps.iter().filter(|app| app.status != Status::Confirmed);
-    bad.map(|app| format!("{}.{}", app.tenant, app.deployment)).collect()
+    let names = bad.map(|app| format!("{}.{}", app.tenant, app.deployment));
+    Before { health: report.health, troubled: names.take(TROUBLED_MAX).collect() }
 }
 
 fn for_app(lens: &Lens<'_>, rollout: &Rollout, record: &DeploymentRecord, device: &DeviceRecord) -> Seen {
@@ -294,7 +295,7 @@ fn for_app(lens: &Lens<'_>, rollout: &Rollout, record: &DeploymentRecord, device
         in_trial: true,
         attempts: 0,
         failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
-        troubled: vec![],
+        before: Before::default(),
     }
 }
 

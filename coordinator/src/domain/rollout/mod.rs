@@ -27,7 +27,7 @@ use bramble_contracts::{
     label::Selector,
     quantity::Amount,
     release::Target,
-    v1::{self, AgentVersion},
+    v1::{self, AgentVersion, Health},
     v2::AgentWish,
 };
 use bytes::Bytes;
@@ -44,7 +44,7 @@ const RECORD_MAX: usize = 900 * 1024;
 /// Characters of a device's reason that are kept.
 const REASON_MAX: usize = 160;
 /// Troubled apps of one device that are remembered.
-const TROUBLED_MAX: usize = 64;
+pub(crate) const TROUBLED_MAX: usize = 64;
 
 /// A rollout, by `<tenant>.<name>` in bucket `rollouts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,8 +149,18 @@ pub struct Member {
     /// Why it waits or failed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reason: String,
-    /// The apps (`<tenant>.<name>`) that were in trouble before it began: a new agent need not mend them.
+    /// How it was before it began: a new agent need not mend what was broken.
     #[serde(default, skip_serializing_if = "is_default")]
+    pub before: Before,
+}
+
+/// How a device was before its agent was replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Before {
+    /// In one word.
+    pub health: Health,
+    /// Apps that were not as they should be, `<tenant>.<name>`.
     pub troubled: Vec<String>,
 }
 
@@ -160,8 +170,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Member {
     fn new(batch: u32, turn: RolloutTurn) -> Self {
-        let (reason, troubled) = (String::new(), vec![]);
-        Self { batch, turn, attempt: 0, since_ms: 0, good_ms: None, progress: 0, failures: 0, reason, troubled }
+        let (reason, before) = (String::new(), Before::default());
+        Self { batch, turn, attempt: 0, since_ms: 0, good_ms: None, progress: 0, failures: 0, reason, before }
     }
 
     /// Is it without what it should have, or may it be?
@@ -298,7 +308,7 @@ impl Rollout {
         let mut brief = self.clone();
         for member in brief.devices.values_mut() {
             member.reason.clear();
-            member.troubled.clear();
+            member.before = Before::default();
         }
         record::encode(&brief)
     }

@@ -10,7 +10,7 @@ use bramble_contracts::{
 };
 
 use super::{
-    BOXED_AT, Member, REASON_MAX, Rollout, TROUBLED_MAX, amount,
+    BOXED_AT, Member, REASON_MAX, Rollout, amount,
     facts::{Facts, Reach, Seen, Word},
 };
 
@@ -97,7 +97,7 @@ impl Ask {
 }
 
 /// A state in words.
-pub fn word(state: RolloutState) -> &'static str {
+fn word(state: RolloutState) -> &'static str {
     match state {
         RolloutState::Running => "running",
         RolloutState::Paused => "paused",
@@ -246,7 +246,7 @@ fn observe(m: &mut Member, seen: &Seen, now: u64, healthy: Millis, deadline: Mil
         return;
     }
     if !seen.in_trial {
-        m.troubled = seen.troubled.iter().take(TROUBLED_MAX).cloned().collect();
+        m.before.clone_from(&seen.before);
     }
     if seen.reach == Reach::Online && seen.word == Word::Good {
         return proving(m, now, healthy);
@@ -387,7 +387,7 @@ fn grant(r: &mut Rollout, facts: &Facts, budget: usize) {
     for (member, seen) in ready.take(budget) {
         member.attempt = member.attempt.max(seen.attempts).saturating_add(1);
         (member.turn, member.since_ms, member.progress) = (RolloutTurn::Working, now, 0);
-        member.troubled = seen.troubled.iter().take(TROUBLED_MAX).cloned().collect();
+        member.before.clone_from(&seen.before);
         member.reason.clear();
     }
 }

@@ -3,7 +3,7 @@
 use bramble_contracts::id::Uid;
 
 use super::*;
-use crate::domain::{compose::compose, testing};
+use crate::domain::{compose::compose, rollout::gate::Gate, testing};
 
 const PHASES: [Phase; 9] = [
     Phase::Preparing,
@@ -22,7 +22,7 @@ fn wanted(names: &[(&str, u8)]) -> Vec<DesiredApp> {
     let device = testing::device(1, &[("a", "0")]);
     let records: Vec<_> =
         names.iter().map(|(name, age)| testing::record(name, ("a", "0"), 80 + u16::from(*age), *age)).collect();
-    compose(&device, records.iter()).apps
+    compose(&device, records.iter(), &Gate::default()).apps
 }
 
 fn report(want: &DesiredApp, status: Status, phase: Phase) -> AppReport {
