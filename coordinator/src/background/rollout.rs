@@ -166,12 +166,17 @@ fn too_old(lens: &Lens<'_>) -> Vec<Write> {
         .filter(|(_, _, r)| matches!(r.subject, Subject::Agent(_)) && !r.is_live())
         .map(|(_, seq, r)| (seq, r))
         .collect();
+    // One that is under way must still see who took its devices.
+    let oldest_live = |r: &Rollout| {
+        let live = lens.fleet.rollouts.readable().map(|(_, _, other)| other);
+        live.filter(|other| other.is_live() && other.tenant == r.tenant).all(|other| other.age() > r.age())
+    };
     finished.sort_unstable_by(|(_, a), (_, b)| (&a.tenant, b.age()).cmp(&(&b.tenant, a.age())));
     let mut kept: BTreeMap<_, usize> = BTreeMap::new();
     let beyond = finished.into_iter().filter(|(_, r)| {
         let of_tenant = kept.entry(&r.tenant).or_default();
         *of_tenant += 1;
-        *of_tenant > KEPT
+        *of_tenant > KEPT && oldest_live(r)
     });
     beyond.map(|(seq, r)| Write::Delete { rollout: Box::new(r.clone()), seq }).collect()
 }

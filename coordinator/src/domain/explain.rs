@@ -3,6 +3,7 @@
 //! Decides: which of many true things is the one that matters, outermost first: the coordinator, the device's state,
 //! its connection, the document, then its apps.
 
+mod agent;
 mod app;
 
 pub(super) use app::phase_word;
@@ -45,7 +46,9 @@ pub fn explain(lens: &Lens<'_>, id: &DeviceId, only: Option<&Name>) -> Explanati
         .or_else(|| unreachable(lens, record, only))
         .or_else(|| document(lens, record, only))
         .or_else(|| refused(lens, record))
+        .or_else(|| turn(lens, record, only))
         .or_else(|| apps(lens, record, only))
+        .or_else(|| only.is_none().then(|| agent::explain(lens, record)).flatten())
         .or_else(|| clock(lens, record, only))
         .unwrap_or_else(|| fine(lens, record, only))
 }
@@ -158,6 +161,16 @@ fn refused(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
         vec![format!("refused {} times", last.times)],
         "bramble audit shows what it refused and when",
     ))
+}
+
+/// A deployment that is asked about by name and whose newest revision this device does not have yet.
+fn turn(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {
+    let name = only?;
+    let deployment = lens.fleet.deployment(&record.tenant, name)?.ok()?;
+    let why = lens.waits_for_turn(deployment, &record.id)?;
+    let sentence = format!("{name} on {} is not in revision {}: {why}.", record.name, deployment.revision);
+    let next = format!("bramble describe rollout {name}");
+    Some(answer(sentence, vec![format!("revision {} is rolled out in batches", deployment.revision)], &next))
 }
 
 fn apps(lens: &Lens<'_>, record: &DeviceRecord, only: Option<&Name>) -> Option<Explanation> {

@@ -154,7 +154,10 @@ impl Lens<'_> {
             (None, Connection::Never, _) => "the device has never connected".to_owned(),
             (None, Connection::Offline, None) => "the device is offline and has not seen this revision".to_owned(),
             (None, Connection::Recovering, None) => "the coordinator is recovering".to_owned(),
-            (None, Connection::Online, None) => "the device has not reported on this revision yet".to_owned(),
+            (None, Connection::Online, None) => {
+                let silent = || "the device has not reported on this revision yet".to_owned();
+                self.waits_for_turn(deployment, &device.id).unwrap_or_else(silent)
+            }
             (None, Connection::Online | Connection::Offline | Connection::Recovering, Some(app)) => app.reason.clone(),
         };
         TargetView {

@@ -7,7 +7,7 @@ use axum::{
     routing::{get, post},
 };
 use bramble_contracts::{
-    api::{Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment},
+    api::{Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment, RolloutKind},
     id::{Name, Tenant, Uid},
     label::has_all,
     problem::{Code, FieldError},
@@ -28,6 +28,7 @@ use crate::{
     domain::{
         change, depend,
         record::{self, DeploymentRecord, DeviceRecord, deployment_key},
+        rollout::{gate, rollout_key},
         view::{Detail, Lens},
     },
     keys::entropy,
@@ -133,7 +134,18 @@ fn accept(manifest: Manifest, tenant: &Tenant, name: Option<&Name>) -> Result<De
 
 fn problems(lens: &Lens<'_>, deployment: &Deployment, others: &[&DeploymentRecord]) -> Vec<FieldError> {
     let devices: Vec<&DeviceRecord> = lens.fleet.devices.readable().map(|(_, _, d)| d).collect();
-    change::problems(deployment, &devices, others)
+    let mut found = change::problems(deployment, &devices, others);
+    found.extend(name_taken(lens, deployment));
+    found
+}
+
+/// Its rollout would be called as it is: is another one called so?
+fn name_taken(lens: &Lens<'_>, deployment: &Deployment) -> Option<FieldError> {
+    let metadata = &deployment.metadata;
+    let there = lens.fleet.rollouts.get(&rollout_key(&metadata.tenant, &metadata.name))?.ok()?;
+    let taken = there.kind() == RolloutKind::Agent && !gate::is_immediate(&deployment.spec.rollout);
+    let message = format!("a rollout of the agent is called {}: call the deployment otherwise", metadata.name);
+    taken.then(|| FieldError { path: "metadata.name".to_owned(), message })
 }
 
 async fn stored(app: &App, tenant: &Tenant, name: &Name) -> Result<Option<(u64, DeploymentRecord)>, ApiError> {

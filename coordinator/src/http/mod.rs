@@ -16,6 +16,7 @@ mod logs;
 pub mod openapi;
 mod ready;
 mod resume;
+mod rollouts;
 pub mod routes;
 pub mod serve;
 mod steady;
@@ -130,6 +131,7 @@ pub fn router(app: App) -> Router {
         .merge(tokens::router())
         .merge(audit::router())
         .merge(resume::router())
+        .merge(rollouts::router())
         .merge(enroll::router())
         .method_not_allowed_fallback(wrong_method)
         .fallback(nowhere)

@@ -44,6 +44,8 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<api::Explanation>(&mut all);
     add::<api::ResumeRequest>(&mut all);
     add::<api::ResumeView>(&mut all);
+    add::<api::RolloutRequest>(&mut all);
+    add::<api::RolloutView>(&mut all);
     add::<api::ReadyView>(&mut all);
     add::<problem::Problem>(&mut all);
     add::<v1::Manifest>(&mut all);
@@ -58,7 +60,7 @@ fn schemas() -> BTreeMap<String, Value> {
 }
 
 /// What the checked texts of `contracts` look like; their rules live there, and this only describes them.
-const PATTERNS: [(&str, &str); 12] = [
+const PATTERNS: [(&str, &str); 13] = [
     ("Name", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
     ("Tenant", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
     ("DeviceId", "^d-[a-z2-7]{20}$"),
@@ -70,6 +72,7 @@ const PATTERNS: [(&str, &str); 12] = [
     ("Signal", "^SIG(TERM|INT|QUIT|HUP|USR1|USR2|KILL|WINCH)$"),
     ("Millis", "^[0-9]{1,6}(ms|s|m|h|d)$"),
     ("ByteSize", "^[0-9]{1,6}(k|Ki|M|Mi|G|Gi)?$"),
+    ("Amount", "^([1-9][0-9]{0,3}|[1-9][0-9]?%|100%)$"),
     ("MilliCpus", "^[1-9][0-9]{0,3}([.][0-9]{1,3})?$"),
 ];
 
@@ -194,7 +197,7 @@ fn operation(route: &Route) -> Value {
         Guard::Right(right) => format!("Needs the right `{}`.", right.as_str()),
     };
     let more = match route.gives {
-        Gives::List("DeviceView" | "DeploymentView") => {
+        Gives::List("DeviceView" | "DeploymentView" | "RolloutView") => {
             " With `?watch=1` the answer is `text/event-stream`: events `put` with an item, and `deleted`.".to_owned()
         }
         Gives::Socket(says, tells) => format!(
@@ -203,7 +206,7 @@ fn operation(route: &Route) -> Value {
              error) and at most 16 KiB. At most 8 messages of input may be sent beyond those told as `taken`; of output \
              64 are sent beyond those that the client tells as `taken`."
         ),
-        Gives::Object("DeviceView" | "DeploymentView") if route.method == "GET" => {
+        Gives::Object("DeviceView" | "DeploymentView" | "RolloutView") if route.method == "GET" => {
             " With `?watch=1` the answer is `text/event-stream`: events `put` with the whole of it whenever it changes \
              (so each stage of an app as it is passed, with the time it took), and `deleted`."
                 .to_owned()

@@ -4,6 +4,8 @@
 use axum::http::Method;
 use bramble_contracts::rights::Right;
 
+use super::rollouts::table as rollouts;
+
 /// Who may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
@@ -82,8 +84,8 @@ pub struct Route {
     pub also: &'static [u16],
 }
 
-const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
-const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
+pub(super) const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
+pub(super) const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
 const LABEL: Param = (
     "label",
     r#"{"type":"string","pattern":"^([A-Za-z0-9]+=[A-Za-z0-9]*(,[A-Za-z0-9]+=[A-Za-z0-9]*)*)?$"}"#,
@@ -98,7 +100,7 @@ const DEPLOYMENT_FIELD: Param =
     ("field", r#"{"type":"string","pattern":"^(name=[a-z0-9-]*)?$"}"#, "Only those whose fields are so: name=….");
 const DEVICES: &[Param] = &[LIMIT, CURSOR, LABEL, DEVICE_FIELD];
 const DEPLOYMENTS: &[Param] = &[LIMIT, CURSOR, LABEL, DEPLOYMENT_FIELD];
-const PAGED: &[Param] = &[LIMIT, CURSOR];
+pub(super) const PAGED: &[Param] = &[LIMIT, CURSOR];
 const AUDIT: &[Param] = &[
     LIMIT,
     ("cursor", r#"{"type":"string","pattern":"^[0-9]{1,19}$"}"#, "The nextCursor of the page before."),
@@ -140,11 +142,11 @@ const fn open(path: &'static str, summary: &'static str, gives: Gives, also: &'s
     Route { path, summary, gives, also, ..PLAIN }
 }
 
-const fn read(path: &'static str, right: Right, summary: &'static str, gives: Gives) -> Route {
+pub(super) const fn read(path: &'static str, right: Right, summary: &'static str, gives: Gives) -> Route {
     Route { path, guard: Guard::Right(right), scope: Scope::Tenant, summary, gives, also: &[404, 503], ..PLAIN }
 }
 
-const fn act(path: &'static str, right: Right, summary: &'static str, takes: Takes) -> Route {
+pub(super) const fn act(path: &'static str, right: Right, summary: &'static str, takes: Takes) -> Route {
     Route {
         method: "POST",
         path,
@@ -320,6 +322,15 @@ pub const ROUTES: &[Route] = &[
         also: &[404, 409, 412, 503],
         ..act("/api/v1/enrollment-tokens/{id}", Right::TokensWrite, "Revoke it.", Takes::Nothing)
     },
+    rollouts::LIST,
+    rollouts::DESCRIBE,
+    rollouts::CREATE,
+    rollouts::ask("/api/v1/rollouts/{name}/pause", "Let no further device begin."),
+    rollouts::ask("/api/v1/rollouts/{name}/resume", "Go on after a pause."),
+    rollouts::ask("/api/v1/rollouts/{name}/abort", "End it. Who has it keeps it."),
+    rollouts::ask("/api/v1/rollouts/{name}/promote", "Go on to the next batch without waiting for this one."),
+    rollouts::ask("/api/v1/rollouts/{name}/retry", "Let the devices that failed try again."),
+    rollouts::ask("/api/v1/rollouts/{name}/approve", "Let the next batch begin."),
     Route {
         query: AUDIT,
         ..read("/api/v1/audit", Right::AuditRead, "Who did what, newest first.", Gives::List("AuditEvent"))

@@ -12,7 +12,7 @@ use bramble_contracts::{
     v2::{AppReport, Report, UpgradePhase, UpgradeReport},
 };
 
-use super::{AgentSubject, Before, DeploymentSubject, Member, Rollout, Subject, TROUBLED_MAX, is_live};
+use super::{AgentSubject, Before, DeploymentSubject, Member, Rollout, Subject, TROUBLED_MAX};
 use crate::domain::{
     record::{DeploymentRecord, DeviceRecord},
     view::Lens,
@@ -23,6 +23,8 @@ use crate::domain::{
 pub struct Facts {
     /// The devices that are meant.
     pub devices: BTreeMap<DeviceId, Seen>,
+    /// A newer rollout that has taken every device of this one.
+    pub overtaken: Option<Name>,
 }
 
 /// One device.
@@ -79,20 +81,21 @@ pub enum Word {
 
 /// What is known of the devices of `rollout` now.
 pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Facts {
-    let devices = match &rollout.subject {
+    match &rollout.subject {
         Subject::Agent(subject) => {
-            let meant = meant(lens, rollout, subject).into_iter();
-            meant.map(|device| (device.id.clone(), for_agent(lens, rollout, subject, device))).collect()
+            let (meant, overtaken) = meant(lens, rollout, subject);
+            let devices = meant.into_iter().map(|d| (d.id.clone(), for_agent(lens, rollout, subject, d))).collect();
+            Facts { devices, overtaken }
         }
         Subject::Deployment(subject) => match deployment(lens, rollout, subject) {
             Some(record) => {
                 let selected = lens.selected(record).into_iter();
-                selected.map(|device| (device.id.clone(), for_app(lens, rollout, record, device))).collect()
+                let devices = selected.map(|d| (d.id.clone(), for_app(lens, rollout, record, d))).collect();
+                Facts { devices, overtaken: None }
             }
-            None => BTreeMap::new(),
+            None => Facts::default(),
         },
-    };
-    Facts { devices }
+    }
 }
 
 /// The deployment, as long as it is this one and in this revision.
@@ -105,18 +108,32 @@ pub fn deployment<'a>(
     ((&record.uid, record.revision) == (&subject.uid, subject.revision)).then_some(record)
 }
 
-/// The devices a rollout of the agent is for: where two want the same device, the newer one has it.
-fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> Vec<&'a DeviceRecord> {
-    let newer: Vec<&AgentSubject> = lens
-        .fleet
-        .rollouts
-        .readable()
-        .filter(|(_, _, other)| other.tenant == rollout.tenant && other.age() > rollout.age() && is_live(other.state))
-        .filter_map(|(_, _, other)| agent_of(&other.subject))
+/// The devices a rollout of the agent is for. Where two want the same device, the newer one has it for good; so who has
+/// taken them all is said beside them.
+fn meant<'a>(
+    lens: &'a Lens<'_>,
+    rollout: &Rollout,
+    subject: &AgentSubject,
+) -> (Vec<&'a DeviceRecord>, Option<Name>) {
+    let all = lens.fleet.rollouts.readable().map(|(_, _, other)| other);
+    let newer: Vec<(&Rollout, &AgentSubject)> = all
+        .filter(|other| other.tenant == rollout.tenant && other.age() > rollout.age())
+        .filter_map(|other| Some((other, agent_of(&other.subject)?)))
         .collect();
+    let taker = |d: &DeviceRecord| newer.iter().find(|(_, subject)| subject.selects(&d.name, &d.labels));
+    let selected = selected(lens, rollout, subject);
+    let overtaken = match selected.iter().map(|d| taker(d)).collect::<Option<Vec<_>>>() {
+        Some(takers) => takers.first().map(|(other, _)| other.name.clone()),
+        None => None,
+    };
+    (selected.into_iter().filter(|d| taker(d).is_none()).collect(), overtaken)
+}
+
+/// Every device that a rollout of the agent names, whoever has it.
+pub fn selected<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> Vec<&'a DeviceRecord> {
     let all = lens.fleet.devices.readable().map(|(_, _, device)| device);
     all.filter(|d| d.tenant == rollout.tenant && d.state != DeviceState::Decommissioned)
-        .filter(|d| subject.selects(&d.name, &d.labels) && !newer.iter().any(|other| other.selects(&d.name, &d.labels)))
+        .filter(|d| subject.selects(&d.name, &d.labels))
         .collect()
 }
 

@@ -15,7 +15,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use step::{Ask, Effect, Event, NotNow, admit, budget, step};
+pub use step::{Ask, Effect, Event, NotNow, admit, budget, step, word};
 
 use std::collections::BTreeMap;
 

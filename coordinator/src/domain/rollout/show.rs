@@ -13,9 +13,12 @@ use bramble_contracts::{
 use super::{
     Member, Rollout, Subject,
     facts::{self, Facts, Word},
+    gate::{Gate, Gets},
+    word,
 };
 use crate::domain::{
     explain::phase_word,
+    record::DeploymentRecord,
     upgrade,
     view::{Detail, Lens},
     when::rfc3339,
@@ -68,7 +71,35 @@ impl Lens<'_> {
         }
     }
 
-    /// Why the agent of a device is not what a rollout wants it to be, in words; none when it is, or nobody wants it.
+    /// Why a device does not have the newest revision of a deployment, where that is because its turn has not come.
+    pub fn waits_for_turn(&self, record: &DeploymentRecord, device: &DeviceId) -> Option<String> {
+        let gate = Gate::of(self.fleet, device);
+        let keeps = match gate.app(record, device) {
+            Gets::New => return None,
+            Gets::Old(old) if old.revision == record.revision => return None,
+            Gets::Old(old) => format!("it keeps revision {}", old.revision),
+            Gets::Nothing => "it does not have it yet".to_owned(),
+        };
+        let rollout = self.fleet.rollouts.get(&record.key()).and_then(|slot| slot.ok());
+        let Some(rollout) = rollout.filter(|r| r.brings() == format!("{} revision {}", record.name(), record.revision))
+        else {
+            return Some(format!("{keeps}: the rollout of revision {} is about to begin", record.revision));
+        };
+        let reason = match rollout.devices.get(device).map(|m| m.reason.as_str()) {
+            Some("") | None => rollout.why.as_str(),
+            Some(reason) => reason,
+        };
+        let because = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+        Some(format!(
+            "{keeps}: its turn in rollout {} has not come, which is {} in batch {} of {}{because}",
+            rollout.name,
+            word(rollout.state),
+            rollout.batch,
+            rollout.batches(),
+        ))
+    }
+
+    /// The newest rollout of the agent that has this device, and how it does there.
     pub fn rollout_of_agent(&self, id: &DeviceId) -> Option<(&Rollout, &Member)> {
         let all = self.fleet.rollouts.readable().map(|(_, _, rollout)| rollout);
         let of_it = all.filter_map(|rollout| match &rollout.subject {

@@ -97,7 +97,7 @@ impl Ask {
 }
 
 /// A state in words.
-fn word(state: RolloutState) -> &'static str {
+pub fn word(state: RolloutState) -> &'static str {
     match state {
         RolloutState::Running => "running",
         RolloutState::Paused => "paused",
@@ -153,7 +153,13 @@ pub fn step(mut rollout: Rollout, event: Event, facts: &Facts) -> Result<(Rollou
 }
 
 fn asked(r: &mut Rollout, ask: Ask) -> Result<(), NotNow> {
-    r.state = admit(r.state, ask)?;
+    let state = r.state;
+    r.state = admit(state, ask)?;
+    let failed = |m: &Member| matches!(m.turn, RolloutTurn::Failed | RolloutTurn::Boxed);
+    if (state, ask) == (RolloutState::Done, Ask::Retry) && !r.devices.values().any(failed) {
+        r.state = state;
+        return Err(NotNow { ask, state });
+    }
     r.why.clear();
     match ask {
         Ask::Pause => r.why = "an operator paused it".to_owned(),
@@ -198,6 +204,11 @@ fn look(r: &mut Rollout, elapsed_ms: u64, facts: &Facts, effects: &mut Vec<Effec
         r.clock_ms = r.clock_ms.saturating_add(elapsed_ms);
     }
     let (now, healthy, deadline) = (r.clock_ms, r.policy.healthy_for, r.policy.progress_deadline);
+    if let Some(newer) = facts.overtaken.as_ref().filter(|_| r.is_live()) {
+        (r.state, r.why) = (RolloutState::Superseded, format!("rollout {newer} took its place"));
+        effects.push(Effect::Tell { action: "rollout.supersede", detail: r.why.clone() });
+        return;
+    }
     if r.is_live() {
         // What has proven it stays a proof, also of a device that is not meant any more.
         r.devices.retain(|id, m| m.turn == RolloutTurn::Confirmed || facts.devices.contains_key(id));
