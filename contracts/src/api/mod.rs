@@ -5,6 +5,7 @@
 mod audit;
 mod deployment;
 mod device;
+mod release;
 mod resume;
 mod session;
 mod stream;
@@ -15,6 +16,7 @@ pub use deployment::{
     Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment, PlannedDevice, Summary, TargetView,
 };
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
+pub use release::{BinaryView, ReleaseKeysView, ReleaseState, ReleaseView};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
 pub use session::{
     CHANNEL_ERR, CHANNEL_IN, CHANNEL_OUT, OUTPUT_WINDOW, SESSION_MAX, SessionRequest, SessionSays, SessionTells,
