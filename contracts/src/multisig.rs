@@ -22,6 +22,17 @@ pub(crate) struct Layout {
     pub(crate) domain: &'static [u8],
 }
 
+/// What a signature is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    /// By a known key, and right.
+    Valid,
+    /// By a known key, and wrong: something was altered.
+    Invalid,
+    /// By a key that is not known.
+    Unknown,
+}
+
 /// Bytes taken apart, with nothing inside the envelope parsed.
 pub(crate) struct Parts<'a> {
     signatures: Vec<(KeyId, Signature)>,
@@ -84,6 +95,19 @@ impl Parts<'_> {
     /// Whose keys are named as signers, valid or not.
     pub(crate) fn named(&self) -> impl Iterator<Item = &KeyId> {
         self.signatures.iter().map(|(id, _)| id)
+    }
+
+    /// Who is named as a signer, and whether it is one of `keys` that has validly signed.
+    pub(crate) fn judged(&self, keys: &[PublicKey]) -> Vec<(KeyId, Signed)> {
+        let judge = |(id, signature): &(KeyId, Signature)| {
+            let signed = match keys.iter().find(|key| key_id(key) == *id) {
+                None => Signed::Unknown,
+                Some(key) if verify(key, &self.message, signature) => Signed::Valid,
+                Some(_) => Signed::Invalid,
+            };
+            (*id, signed)
+        };
+        self.signatures.iter().map(judge).collect()
     }
 
     /// How many different ones of `keys` have validly signed.

@@ -39,6 +39,8 @@ pub enum Code {
     PreconditionFailed,
     /// The body is too large.
     TooLarge,
+    /// The part that was asked for is not there; `content-range` has the size.
+    RangeNotSatisfiable,
     /// The body is of another media type.
     UnsupportedMediaType,
     /// The document is readable and not acceptable; `errors` says where.

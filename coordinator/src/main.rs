@@ -109,7 +109,7 @@ async fn coordinate(serve: Serve) -> anyhow::Result<()> {
     let answering = mesh.answer_devices(renew::answerer(&core)).await;
     let background = tokio::spawn(background::run(Arc::clone(&core), mesh.device_links()));
     announce(place);
-    let app = App::new(core, auth, stop.clone());
+    let app = App::new(core, auth, place.state.clone(), stop.clone());
     let settled = app.settled();
     let router = http::router(app);
     let mut stopped = stop.clone();

@@ -102,6 +102,7 @@ impl ClientError {
                 Code::BadRequest
                 | Code::MethodNotAllowed
                 | Code::TooLarge
+                | Code::RangeNotSatisfiable
                 | Code::UnsupportedMediaType
                 | Code::Invalid
                 | Code::Unsupported
@@ -148,6 +149,7 @@ fn told(problem: &Problem) -> String {
         | Code::Conflict
         | Code::PreconditionFailed
         | Code::TooLarge
+        | Code::RangeNotSatisfiable
         | Code::UnsupportedMediaType
         | Code::Invalid
         | Code::Unsupported

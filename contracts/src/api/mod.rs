@@ -5,6 +5,7 @@
 mod audit;
 mod deployment;
 mod device;
+mod release;
 mod resume;
 mod rollout;
 mod session;
@@ -16,6 +17,7 @@ pub use deployment::{
     Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment, PlannedDevice, Summary, TargetView,
 };
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
+pub use release::{BinaryView, ReleaseKeysView, ReleaseState, ReleaseView};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
 pub use rollout::{
     RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView,

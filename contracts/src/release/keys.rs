@@ -5,9 +5,9 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bytes::{PublicKey, Sha256},
+    bytes::{KeyId, PublicKey, Sha256},
     envelope::{self, DecodeError, EncodeError, Kind, Message},
-    multisig::{Layout, Parts},
+    multisig::{Layout, Parts, Signed},
 };
 
 const LAYOUT: Layout = Layout { magic: 0xBA, domain: b"bramble release keys v1\0" };
@@ -124,6 +124,11 @@ impl ReleaseKeys {
     /// Adds a root's signature to a signed file.
     pub fn sign_more(bytes: &[u8], root: &SigningKey) -> Result<Vec<u8>, ReleaseKeysError> {
         LAYOUT.add(bytes, root).ok_or(ReleaseKeysError::Layout)
+    }
+
+    /// Who is named as a signer of these bytes, and what the signature is worth if `keys` are the roots.
+    pub fn signers(bytes: &[u8], keys: &[PublicKey]) -> Result<Vec<(KeyId, Signed)>, ReleaseKeysError> {
+        Ok(LAYOUT.split(bytes).ok_or(ReleaseKeysError::Layout)?.judged(keys))
     }
 
     /// What devices pin: the digest of the signed contents of version 1, whoever signed them.

@@ -4,10 +4,10 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bytes::{KeyId, Sha256, key_id},
+    bytes::{KeyId, PublicKey, Sha256, key_id},
     envelope::{self, DecodeError, EncodeError, Kind, Message},
     id::checked_text,
-    multisig::Layout,
+    multisig::{Layout, Signed},
     release::ReleaseKeys,
     v1::AgentVersion,
 };
@@ -16,7 +16,7 @@ const LAYOUT: Layout = Layout { magic: 0xBB, domain: b"bramble release manifest 
 /// The largest signed manifest, in bytes.
 pub const MANIFEST_SIGNED_MAX: usize = 2 + 16 * 72 + ReleaseManifest::MAX_BYTES;
 /// The largest binary: nothing larger is downloaded, whatever a manifest says.
-const ARTIFACT_MAX: u64 = 128 << 20;
+pub const ARTIFACT_MAX: u64 = 128 << 20;
 
 checked_text!(
     /// A target triple: `aarch64-unknown-linux-musl`.
@@ -151,6 +151,11 @@ impl ReleaseManifest {
     /// Adds a signature to a signed manifest.
     pub fn sign_more(bytes: &[u8], key: &SigningKey) -> Result<Vec<u8>, ReleaseError> {
         LAYOUT.add(bytes, key).ok_or(ReleaseError::Layout)
+    }
+
+    /// Who is named as a signer of these bytes, and what the signature is worth if `keys` are the release keys.
+    pub fn signers(bytes: &[u8], keys: &[PublicKey]) -> Result<Vec<(KeyId, Signed)>, ReleaseError> {
+        Ok(split(bytes)?.judged(keys))
     }
 
     /// Reads a manifest that is not signed enough yet: for those who are to sign it. Nobody acts on it.

@@ -9,7 +9,8 @@ mod keys;
 mod manifest;
 mod timestamp;
 
+pub use crate::multisig::Signed;
 pub use ask::{CHUNK_MAX, ReleaseAnswer, ReleaseAsk};
 pub use keys::{KeyRing, ReleaseKeys, ReleaseKeysError};
-pub use manifest::{Artifact, MANIFEST_SIGNED_MAX, ReleaseError, ReleaseManifest, Target};
+pub use manifest::{ARTIFACT_MAX, Artifact, MANIFEST_SIGNED_MAX, ReleaseError, ReleaseManifest, Target};
 pub use timestamp::{ReleaseTimestamp, TIMESTAMP_LIFE_MAX, TimestampError};

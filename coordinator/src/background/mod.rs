@@ -12,6 +12,7 @@ pub mod port;
 pub mod quarantine;
 pub mod reconcile;
 pub mod refusals;
+mod releases;
 pub mod renew;
 pub mod rollout;
 pub mod session;

@@ -1,14 +1,12 @@
-//! Answers devices that ask for a new JWT for the same key, for newer trust documents, and for the time.
+//! Answers devices that ask for a new JWT for the same key, for newer trust documents, for the time, and for releases.
 //!
 //! Decides: who gets a JWT, by the store itself. Deliberately does not: authenticate; the broker has, by the subject.
 
 use std::sync::Arc;
 
-use bramble_contracts::{
-    api::DeviceState, envelope, id::DeviceId, release::ReleaseAnswer, subjects::Bucket, v1::RenewReply,
-};
+use bramble_contracts::{api::DeviceState, envelope, id::DeviceId, subjects::Bucket, v1::RenewReply};
 
-use super::Core;
+use super::{Core, releases};
 use crate::{
     domain::{
         lifecycle,
@@ -19,9 +17,9 @@ use crate::{
 
 /// What the mesh asks for every question of a device.
 pub fn answerer(core: &Arc<Core>) -> Answerer {
-    let core = Arc::clone(core);
+    let (core, counter) = (Arc::clone(core), Arc::new(releases::Counter::default()));
     Arc::new(move |device, question| {
-        let core = Arc::clone(&core);
+        let (core, counter) = (Arc::clone(&core), Arc::clone(&counter));
         Box::pin(async move {
             match question {
                 Question::Renew(request) => {
@@ -31,7 +29,7 @@ pub fn answerer(core: &Arc<Core>) -> Answerer {
                 Question::Trust(request) => envelope::encode(&reply(&core, &device, Ok(None), request.trust_version)),
                 // Whoever may ask at all may know the time: nothing else is given away by it.
                 Question::Time(request) => core.keys.sign_time(device, request.nonce),
-                Question::Release(_) => envelope::encode(&ReleaseAnswer::Absent("no release is published here".into())),
+                Question::Release(ask) => releases::answer(&core, &counter, &device, ask).await,
             }
         })
     })

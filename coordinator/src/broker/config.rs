@@ -156,7 +156,7 @@ pub fn external_text(keys: &Keys, issued_at: u64) -> String {
         "# For each NATS server (2.12 or newer) of this Bramble fleet. Add your own listen, tls and cluster settings.\n\
          # `jetstream.sync_interval: always` is needed: without it a power cut loses what the coordinator was told is safe.\n\
          # A resolver folder that is wiped makes the server believe this file: print it again after each quarantine.\n\
-         # The fleet's streams reserve about 14 GiB of files and 64 MiB of memory.\n\
+         # The fleet's streams reserve about 18 GiB of files and 64 MiB of memory.\n\
          {}jetstream {{ store_dir: \"/var/lib/nats/jetstream\", sync_interval: always, max_memory_store: {MEMORY_STORE}, max_file_store: {FILE_STORE} }}\n\
          max_payload: 1MB\n",
         trust_text(keys, Path::new("/var/lib/nats/accounts"), issued_at),

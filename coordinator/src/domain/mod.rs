@@ -13,6 +13,7 @@ pub mod hold;
 pub mod invariants;
 pub mod lifecycle;
 pub mod liveness;
+pub mod publish;
 pub mod quarantine;
 pub mod record;
 pub mod releases;

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 
 use bramble_contracts::{
+    api::{ReleaseState, ReleaseView},
     bytes::Sha256,
     release::{Artifact, ReleaseKeys, ReleaseManifest, Target},
     v1::AgentVersion,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{record, table::Table};
+use super::{record, table::Table, when::rfc3339};
 
 /// The key of [`KeysRecord`].
 pub const KEYS: &str = "keys";
@@ -112,7 +113,7 @@ pub struct Release {
 
 impl Release {
     /// Reads a manifest of the catalogue, and judges it by the keys that are held.
-    fn of(published: &Published, keys: &HeldKeys) -> Result<Self, String> {
+    pub fn of(published: &Published, keys: &HeldKeys) -> Result<Self, String> {
         let signed = &published.signed;
         let manifest = ReleaseManifest::open_unsigned(signed).map_err(|err| err.to_string())?;
         let refused = ReleaseManifest::open(signed, &keys.newest).err().map(|err| err.to_string());
@@ -129,6 +130,38 @@ impl Release {
             published: published.clone(),
             refused,
         })
+    }
+
+    /// May it be rolled out, now? Else why not, in words.
+    pub fn state(&self, now_ms: u64) -> (ReleaseState, String) {
+        match &self.refused {
+            Some(why) => (ReleaseState::KeysChanged, why.clone()),
+            None if self.expires_ms <= now_ms => {
+                (ReleaseState::Expired, "its time is over: publish a newer one".to_owned())
+            }
+            None => (ReleaseState::Usable, String::new()),
+        }
+    }
+
+    /// As people are shown it.
+    pub fn view(&self, now_ms: u64) -> ReleaseView {
+        let (state, detail) = self.state(now_ms);
+        let signers = ReleaseManifest::signers(&self.published.signed, &[]).unwrap_or_default();
+        ReleaseView {
+            version: self.version,
+            release_seq: self.release_seq,
+            min_seq: self.min_seq,
+            state,
+            detail,
+            created: rfc3339(self.created_ms),
+            expires: rfc3339(self.expires_ms),
+            published: rfc3339(self.published.at_ms),
+            published_by: self.published.by.clone(),
+            signed_by: signers.into_iter().map(|(key, _)| key).collect(),
+            artifacts: self.targets.values().cloned().collect(),
+            manifest: self.manifest,
+            signed: data_encoding::BASE64.encode(&self.published.signed),
+        }
     }
 }
 
@@ -164,6 +197,12 @@ impl Releases {
     /// A release by the digest of its signed manifest.
     pub fn by_manifest(&self, manifest: &Sha256) -> Option<&Release> {
         self.by_seq.values().find(|release| release.manifest == *manifest)
+    }
+
+    /// A binary of a release that devices still take.
+    pub fn artifact(&self, sha256: &Sha256) -> Option<&Artifact> {
+        let taken = self.by_seq.values().filter(|release| release.refused.is_none());
+        taken.flat_map(|release| release.targets.values()).find(|artifact| artifact.sha256 == *sha256)
     }
 
     /// The one with the highest sequence.

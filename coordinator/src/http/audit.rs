@@ -140,8 +140,12 @@ async fn list(
         |s: String| when::parse(&s).ok_or_else(|| ApiError::bad("`since` is a time such as 2026-01-31T12:00:00Z"));
     let since = q.since.map(moment).transpose()?.unwrap_or(0);
     let tenant = asked.tenant()?;
-    let fetched = app.core.store.audit_trail(Some(tenant.as_str()), before, limit + 1).await;
-    let mut items = fetched.map_err(|err| ApiError::new(Code::Unavailable, err.to_string()))?;
+    // What belongs to no tenant (releases, keys) concerns all of them.
+    let trail = |tenant| app.core.store.audit_trail(Some(tenant), before, limit + 1);
+    let fetched = futures::future::try_join(trail(tenant.as_str()), trail("")).await;
+    let (mut items, common) = fetched.map_err(|err| ApiError::new(Code::Unavailable, err.to_string()))?;
+    items.extend(common);
+    items.sort_unstable_by_key(|event| std::cmp::Reverse(event.seq));
     let more = items.len() > limit;
     items.truncate(limit);
     let all = items.len();

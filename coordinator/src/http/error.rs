@@ -37,6 +37,7 @@ pub(super) fn status(code: Code) -> StatusCode {
         Code::Conflict => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::Invalid | Code::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
         Code::Recovering | Code::Unavailable | Code::DeviceUnreachable => StatusCode::SERVICE_UNAVAILABLE,
@@ -53,6 +54,7 @@ pub(super) fn code_of(status: StatusCode) -> Code {
         404 => Code::NotFound,
         405 => Code::MethodNotAllowed,
         413 => Code::TooLarge,
+        416 => Code::RangeNotSatisfiable,
         415 => Code::UnsupportedMediaType,
         500.. => Code::Internal,
         _ => Code::BadRequest,
@@ -124,6 +126,7 @@ pub(super) fn write(error: &ApiError, request_id: &str) -> Response {
         | Code::Conflict
         | Code::PreconditionFailed
         | Code::TooLarge
+        | Code::RangeNotSatisfiable
         | Code::UnsupportedMediaType
         | Code::Invalid
         | Code::Unsupported

@@ -98,6 +98,19 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
+/// Refuses a body that says it is something else than plain bytes.
+pub(super) fn is_octets(headers: &HeaderMap) -> Result<(), ApiError> {
+    let detail = "the body is not plain bytes: send `content-type: application/octet-stream`";
+    let is = media_type(headers).is_some_and(|t| t == "application/octet-stream");
+    is.then_some(()).ok_or_else(|| ApiError::new(Code::UnsupportedMediaType, detail))
+}
+
+/// A body of plain bytes, at most [`BODY_MAX`].
+pub(super) async fn octets(request: Request, state: &App) -> Result<Bytes, ApiError> {
+    is_octets(request.headers())?;
+    bytes(request, state).await
+}
+
 /// A JSON body that may be left out.
 pub(super) struct Maybe<T>(pub T);
 

@@ -2,7 +2,7 @@
 //!
 //! Decides: deny by default; a route that is not in `routes` answers nobody. Deliberately does not: know resources.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -19,12 +19,10 @@ use super::{
     audit::{Deed, event},
     auth::{Caller, bearer},
     error::{self, ApiError},
-    routes::{self, Guard},
+    routes::{self, DEADLINE, Guard, Route},
 };
 use crate::{background::now, keys::entropy};
 
-/// Until the head of an answer; bodies that stream have their own bounds.
-const DEADLINE: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -88,10 +86,11 @@ pub(super) async fn outer(State(app): State<App>, mut request: Request, next: Ne
     request.extensions_mut().insert(ids.clone());
     let span = tracing::info_span!("http", method = %format_args!("{method:.20}"), route, request_id = ids.request, correlation_id = ids.correlation, traceparent = ids.traceparent);
     let begun = now().mono_ms;
-    let response = match tokio::time::timeout(DEADLINE, handled(&app, request, next, &span)).await {
+    let deadline = route.as_deref().and_then(|path| routes::find(&method, path)).map_or(DEADLINE, Route::deadline);
+    let response = match tokio::time::timeout(deadline, handled(&app, request, next, &span)).await {
         Ok(Ok(response)) => response,
         Err(_) => {
-            ApiError::new(Code::Timeout, format!("no answer within {} s: look, then try again", DEADLINE.as_secs()))
+            ApiError::new(Code::Timeout, format!("no answer within {} s: look, then try again", deadline.as_secs()))
                 .into_response()
         }
         Ok(Err(Defect)) => {

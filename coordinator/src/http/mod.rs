@@ -4,6 +4,7 @@
 
 mod audit;
 pub mod auth;
+mod blobs;
 mod deployments;
 mod desk;
 mod devices;
@@ -15,6 +16,7 @@ mod layers;
 mod logs;
 pub mod openapi;
 mod ready;
+mod releases;
 mod resume;
 mod rollouts;
 pub mod routes;
@@ -27,7 +29,11 @@ mod tokens;
 mod under_way;
 mod watched;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -59,16 +65,21 @@ pub struct App {
     under_way: under_way::UnderWay,
     ready: Arc<ready::Answers>,
     readers: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    /// Where binaries are while they come in.
+    spool: Arc<Path>,
     stop: watch::Receiver<bool>,
 }
 
 impl App {
-    /// A new API over the coordinator. When `stop` turns true, answers that stream for ever end.
-    pub fn new(core: Arc<Core>, auth: auth::Auth, stop: watch::Receiver<bool>) -> Self {
+    /// A new API over the coordinator; what comes in lies in folder `spool` for a moment. When `stop` turns true, answers that stream for ever end.
+    pub fn new(core: Arc<Core>, auth: auth::Auth, spool: PathBuf, stop: watch::Receiver<bool>) -> Self {
         let (nonces, door, desk, ready) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         let readers = Arc::new(Semaphore::new(logs::READERS_MAX));
+        let uploads = Arc::new(Semaphore::new(blobs::UPLOADS_MAX));
         let under_way = under_way::UnderWay::default();
-        Self { core, auth: Arc::new(auth), nonces, door, desk, under_way, ready, readers, stop }
+        let (auth, spool) = (Arc::new(auth), spool.into());
+        Self { core, auth, nonces, door, desk, under_way, ready, readers, uploads, spool, stop }
     }
 
     /// Resolves when no mutation is under way, also none whose client has gone.
@@ -132,6 +143,8 @@ pub fn router(app: App) -> Router {
         .merge(audit::router())
         .merge(resume::router())
         .merge(rollouts::router())
+        .merge(releases::router())
+        .merge(blobs::router())
         .merge(enroll::router())
         .method_not_allowed_fallback(wrong_method)
         .fallback(nowhere)

@@ -13,6 +13,8 @@ use super::{
     system::VERSION,
 };
 
+const OCTETS: &str = "application/octet-stream";
+
 fn add<T: ToSchema>(all: &mut BTreeMap<String, Value>) {
     let mut found = vec![];
     T::schemas(&mut found);
@@ -47,6 +49,9 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<api::RolloutRequest>(&mut all);
     add::<api::RolloutView>(&mut all);
     add::<api::ReadyView>(&mut all);
+    add::<api::ReleaseView>(&mut all);
+    add::<api::ReleaseKeysView>(&mut all);
+    add::<api::BinaryView>(&mut all);
     add::<problem::Problem>(&mut all);
     add::<v1::Manifest>(&mut all);
     add::<v1::EnrollRequest>(&mut all);
@@ -60,7 +65,7 @@ fn schemas() -> BTreeMap<String, Value> {
 }
 
 /// What the checked texts of `contracts` look like; their rules live there, and this only describes them.
-const PATTERNS: [(&str, &str); 13] = [
+const PATTERNS: [(&str, &str); 14] = [
     ("Name", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
     ("Tenant", "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
     ("DeviceId", "^d-[a-z2-7]{20}$"),
@@ -70,6 +75,7 @@ const PATTERNS: [(&str, &str); 13] = [
     ("EnvName", "^[A-Za-z_][A-Za-z0-9_]{0,255}$"),
     ("MountPath", "^(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$"),
     ("Signal", "^SIG(TERM|INT|QUIT|HUP|USR1|USR2|KILL|WINCH)$"),
+    ("Target", "^[a-z0-9_]+(-[a-z0-9_]+){2,3}$"),
     ("Millis", "^[0-9]{1,6}(ms|s|m|h|d)$"),
     ("ByteSize", "^[0-9]{1,6}(k|Ki|M|Mi|G|Gi)?$"),
     ("Amount", "^([1-9][0-9]{0,3}|[1-9][0-9]?%|100%)$"),
@@ -128,6 +134,10 @@ fn good(route: &Route) -> Value {
             json!({ "application/x-ndjson": { "schema": { "type": "string", "description": words } } })
         }
         Gives::Socket(..) => return json!({ "description": "From now on a WebSocket.", "headers": headers }),
+        Gives::Binary => {
+            headers["etag"] = json!({ "schema": { "type": "string" }, "description": "For If-Range." });
+            json!({ OCTETS: {} })
+        }
         Gives::Free => json!({ "application/json": { "schema": {} } }),
     };
     json!({ "description": "All is well.", "headers": headers, "content": content })
@@ -144,7 +154,7 @@ fn bad(route: &Route) -> BTreeSet<u16> {
     }
     match route.takes {
         Takes::Nothing => {}
-        Takes::Json(_) | Takes::Maybe(_) => statuses.extend([413, 415, 422]),
+        Takes::Json(_) | Takes::Maybe(_) | Takes::Signed | Takes::Binary => statuses.extend([413, 415, 422]),
     }
     statuses.extend(route.also);
     statuses.remove(&route.status);
@@ -154,6 +164,9 @@ fn bad(route: &Route) -> BTreeSet<u16> {
 fn responses(route: &Route) -> Value {
     let mut all = Map::new();
     all.insert(route.status.to_string(), good(route));
+    if route.gives == Gives::Binary {
+        all.insert("206".to_owned(), good(route));
+    }
     for status in bad(route) {
         let reason =
             axum::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
@@ -167,8 +180,8 @@ fn responses(route: &Route) -> Value {
 
 fn parameters(route: &Route) -> Vec<Value> {
     let mut all = vec![];
-    for name in ["name", "id"] {
-        if route.path.contains(&format!("{{{name}}}")) {
+    for segment in route.path.split('/') {
+        if let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             all.push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
         }
     }
@@ -181,6 +194,11 @@ fn parameters(route: &Route) -> Vec<Value> {
         all.push(
             json!({ "name": "x-tenant-id", "in": "header", "required": true, "schema": schema, "example": "default" }),
         );
+    }
+    if route.gives == Gives::Binary {
+        let words = "One range of bytes (RFC 9110); the answer has status 206.";
+        let schema = json!({ "type": "string", "pattern": "^bytes=[0-9]{1,9}-[0-9]{0,9}$" });
+        all.push(json!({ "name": "Range", "in": "header", "schema": schema, "description": words }));
     }
     if route.also.contains(&412) {
         let words = "Only if it is still this version (its ETag).";
@@ -211,9 +229,13 @@ fn operation(route: &Route) -> Value {
              (so each stage of an app as it is passed, with the time it took), and `deleted`."
                 .to_owned()
         }
-        Gives::List(_) | Gives::Json(_) | Gives::Object(_) | Gives::Text(_) | Gives::Lines(_) | Gives::Free => {
-            String::new()
-        }
+        Gives::List(_)
+        | Gives::Json(_)
+        | Gives::Object(_)
+        | Gives::Text(_)
+        | Gives::Lines(_)
+        | Gives::Binary
+        | Gives::Free => String::new(),
     };
     let mut operation = json!({
         "operationId": operation_id(route),
@@ -227,6 +249,9 @@ fn operation(route: &Route) -> Value {
         Takes::Nothing => {}
         Takes::Json(name) => operation["requestBody"] = body(name, true),
         Takes::Maybe(name) => operation["requestBody"] = body(name, false),
+        Takes::Signed | Takes::Binary => {
+            operation["requestBody"] = json!({ "required": true, "content": { OCTETS: {} } });
+        }
     }
     if route.guard != Guard::Open {
         operation["security"] = json!([{ "bearer": [] }]);

@@ -1,10 +1,17 @@
 //! Every route, in one table: what it needs, takes and answers. Rights are enforced from it, and the OpenAPI
 //! description is written from it, so neither can say something else than the other.
 
+use std::time::Duration;
+
 use axum::http::Method;
 use bramble_contracts::rights::Right;
 
 use super::rollouts::table as rollouts;
+
+/// Until the head of an answer; bodies that stream have their own bounds.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// The same where a binary has to come in first.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// Who may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,10 @@ pub enum Takes {
     Json(&'static str),
     /// JSON of this schema, or nothing.
     Maybe(&'static str),
+    /// Bytes that were signed elsewhere.
+    Signed,
+    /// A binary, which may take its time.
+    Binary,
 }
 
 /// What an answer carries.
@@ -52,6 +63,8 @@ pub enum Gives {
     Lines(&'static str),
     /// A WebSocket: text messages of the first schema from the client, of the second from us.
     Socket(&'static str, &'static str),
+    /// A binary, or the part that `Range` names.
+    Binary,
     /// Any JSON.
     Free,
 }
@@ -168,6 +181,17 @@ const fn enroll(
     gives: &'static str,
 ) -> Route {
     Route { method, path, summary, takes, gives: Gives::Json(gives), also: &[403, 409, 503], ..PLAIN }
+}
+
+const fn publish(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    takes: Takes,
+    gives: &'static str,
+) -> Route {
+    let guard = Guard::Right(Right::ReleasesWrite);
+    Route { method, path, guard, summary, takes, gives: Gives::Json(gives), also: &[409, 422, 503], ..PLAIN }
 }
 
 /// All of them.
@@ -345,6 +369,45 @@ pub const ROUTES: &[Route] = &[
             Takes::Json("ResumeRequest"),
         )
     },
+    Route {
+        scope: Scope::Platform,
+        query: PAGED,
+        ..read("/api/v1/releases", Right::ReleasesRead, "Releases of the agent.", Gives::List("ReleaseView"))
+    },
+    publish(
+        "POST",
+        "/api/v1/releases",
+        "Publish a release: its signed manifest, once its binaries are here. The newest again changes nothing.",
+        Takes::Signed,
+        "ReleaseView",
+    ),
+    Route {
+        scope: Scope::Platform,
+        ..read("/api/v1/releases/keys", Right::ReleasesRead, "The release keys.", Gives::Json("ReleaseKeysView"))
+    },
+    publish(
+        "PUT",
+        "/api/v1/releases/keys",
+        "Publish release keys: the first ones, or the successors of the newest. The newest again changes nothing.",
+        Takes::Signed,
+        "ReleaseKeysView",
+    ),
+    Route {
+        scope: Scope::Platform,
+        ..read("/api/v1/releases/{version}", Right::ReleasesRead, "One release.", Gives::Json("ReleaseView"))
+    },
+    Route {
+        scope: Scope::Platform,
+        also: &[404, 416, 503],
+        ..read("/api/v1/releases/blobs/{sha256}", Right::ReleasesRead, "A binary by its digest.", Gives::Binary)
+    },
+    publish(
+        "PUT",
+        "/api/v1/releases/blobs/{sha256}",
+        "Send a binary by its digest. One that has another digest is not kept.",
+        Takes::Binary,
+        "BinaryView",
+    ),
     enroll("POST", "/api/v1/enroll", "Enrol a device with a token.", Takes::Json("EnrollRequest"), "EnrollResponse"),
     enroll(
         "GET",
@@ -364,6 +427,14 @@ pub const ROUTES: &[Route] = &[
 ];
 
 impl Route {
+    /// For how long an answer may be waited for.
+    pub fn deadline(&self) -> Duration {
+        match self.takes {
+            Takes::Nothing | Takes::Json(_) | Takes::Maybe(_) | Takes::Signed => DEADLINE,
+            Takes::Binary => UPLOAD_DEADLINE,
+        }
+    }
+
     /// Does it do something, and not only show?
     pub fn acts(&self) -> bool {
         self.method != "GET" || matches!(self.gives, Gives::Socket(..))

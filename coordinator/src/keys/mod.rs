@@ -23,6 +23,7 @@ use bramble_contracts::{
     DeviceId,
     bytes::{PublicKey, Sha256},
     envelope::EncodeError,
+    release::ReleaseTimestamp,
     signed::{self, Role},
     trust::TrustDocument,
     v1::{Command, SignedTime, TimeNonce},
@@ -331,6 +332,11 @@ impl Keys {
     /// Signs the time, which is read as late as can be: what is signed is now.
     pub fn sign_time(&self, device: DeviceId, nonce: TimeNonce) -> Result<Vec<u8>, EncodeError> {
         signed::sign(&SignedTime { device, nonce, unix_ms: clock::unix_ms() }, Role::Time, &self.time_key)
+    }
+
+    /// Vouches for a release.
+    pub fn sign_timestamp(&self, stamp: &ReleaseTimestamp) -> Result<Vec<u8>, EncodeError> {
+        signed::sign(stamp, Role::Time, &self.time_key)
     }
 
     /// A user JWT for a device's own public nkey.

@@ -14,6 +14,7 @@ use std::sync::{Arc, RwLock};
 use async_nats::HeaderMap;
 use bramble_contracts::{
     api::AuditEvent,
+    bytes::Sha256,
     smoke::CheckResult,
     subjects::{self, Bucket},
 };
@@ -24,7 +25,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::{
-    Change, Entry, Expect, Store, StoreError, feed,
+    Change, Entry, Expect, Store, StoreError, blobs, feed,
     raw::{self, CallError, code},
     smoke,
     streams::{self, Difference, Replicas},
@@ -214,6 +215,12 @@ impl JetStream {
         Err(StoreError::Conflict { bucket, key: key.to_owned() })
     }
 
+    async fn put_blob(&self, subject: String, bytes: Bytes, what: String) -> Result<(), StoreError> {
+        self.fit()?;
+        let put = raw::publish(&self.connection.client, subject, bytes, HeaderMap::new()).await;
+        put.map(drop).map_err(|err| unavailable(&what, err))
+    }
+
     async fn trail(
         &self,
         tenant: Option<&str>,
@@ -326,6 +333,42 @@ impl Store for JetStream {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<AuditEvent>, StoreError>> {
         self.trail(tenant, before, limit).boxed()
+    }
+
+    fn blob_size<'a>(&'a self, sha256: &'a Sha256) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        async move {
+            self.fit()?;
+            let failed = |err| unavailable(&format!("read what is known of binary {sha256}"), err);
+            let seal = raw::last(&self.connection.client, subjects::BLOBS_STREAM, &blobs::seal(sha256)).await;
+            let size = |bytes: &Bytes| std::str::from_utf8(bytes).ok()?.parse().ok();
+            let damaged = || failed(CallError::Strange);
+            seal.map_err(failed)?.map(|seal| size(&seal.bytes).ok_or_else(damaged)).transpose()
+        }
+        .boxed()
+    }
+
+    fn blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        async move {
+            self.fit()?;
+            let (client, subject) = (&self.connection.client, blobs::part(sha256, n));
+            let failed = |err| unavailable(&format!("read part {n} of binary {sha256}"), err);
+            let part = raw::direct(client, subjects::BLOBS_STREAM, &subject).await.map_err(failed)?;
+            if part.is_some() {
+                return Ok(part);
+            }
+            // The copy that answered may lag behind.
+            let part = raw::last(client, subjects::BLOBS_STREAM, &subject).await.map_err(failed)?;
+            Ok(part.map(|part| part.bytes))
+        }
+        .boxed()
+    }
+
+    fn put_blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64, part: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.put_blob(blobs::part(sha256, n), part, format!("write part {n} of binary {sha256}")).boxed()
+    }
+
+    fn seal_blob<'a>(&'a self, sha256: &'a Sha256, size: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.put_blob(blobs::seal(sha256), size.to_string().into(), format!("seal binary {sha256}")).boxed()
     }
 
     fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>> {

@@ -9,6 +9,7 @@ use std::{
 
 use bramble_contracts::{
     api::AuditEvent,
+    bytes::Sha256,
     smoke::{Check, CheckResult},
     subjects::Bucket,
 };
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Change, Entry, Expect, Store, StoreError, feed::FED};
+use super::{Change, Entry, Expect, Store, StoreError, blobs, feed::FED};
 
 const CAPACITY: usize = 1024;
 
@@ -37,6 +38,7 @@ struct Kept {
     buckets: BTreeMap<Bucket, BTreeMap<String, (u64, Option<Bytes>)>>,
     seqs: BTreeMap<Bucket, u64>,
     audit: Vec<AuditEvent>,
+    blobs: BTreeMap<String, Bytes>,
     faults: VecDeque<Fault>,
     down: bool,
     log: Vec<Change>,
@@ -95,6 +97,22 @@ impl Kept {
             Some(Fault::After) => Err(unavailable("injected: done, but nobody says so")),
             Some(Fault::Before | Fault::Race(_)) | None => Ok(seq),
         }
+    }
+
+    fn blob(&self, subject: &str) -> Result<Option<Bytes>, StoreError> {
+        if self.down { Err(unavailable("the store is down")) } else { Ok(self.blobs.get(subject).cloned()) }
+    }
+
+    fn put_blob(&mut self, subject: String, bytes: Bytes) -> Result<(), StoreError> {
+        if self.down {
+            return Err(unavailable("the store is down"));
+        }
+        match self.faults.pop_front() {
+            Some(Fault::Before) => return Err(unavailable("injected: not done")),
+            Some(Fault::After | Fault::Race(_)) | None => {}
+        }
+        self.blobs.insert(subject, bytes);
+        Ok(())
     }
 
     /// What a feed that starts now is told of one bucket.
@@ -230,6 +248,27 @@ impl Store for Memory {
         let wanted = |e: &&AuditEvent| tenant.is_none_or(|t| t == e.tenant) && before.is_none_or(|b| e.seq < b);
         let events = kept.audit.iter().rev().filter(wanted).take(limit).cloned().collect();
         async { Ok(events) }.boxed()
+    }
+
+    fn blob_size<'a>(&'a self, sha256: &'a Sha256) -> BoxFuture<'a, Result<Option<u64>, StoreError>> {
+        let seal = self.kept().blob(&blobs::seal(sha256));
+        let size = |bytes: &Bytes| std::str::from_utf8(bytes).ok()?.parse().ok();
+        async move { seal.map(|seal| seal.as_ref().and_then(size)) }.boxed()
+    }
+
+    fn blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        let part = self.kept().blob(&blobs::part(sha256, n));
+        async { part }.boxed()
+    }
+
+    fn put_blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64, part: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        let done = self.kept().put_blob(blobs::part(sha256, n), part);
+        async { done }.boxed()
+    }
+
+    fn seal_blob<'a>(&'a self, sha256: &'a Sha256, size: u64) -> BoxFuture<'a, Result<(), StoreError>> {
+        let done = self.kept().put_blob(blobs::seal(sha256), size.to_string().into());
+        async { done }.boxed()
     }
 
     fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>> {

@@ -4,6 +4,7 @@
 //! the newest value of every key, says when it has caught up, then goes on; after a broken connection it starts again).
 //! Deliberately does not: know what the bytes mean; `background::index` reads them.
 
+pub mod blobs;
 pub mod feed;
 pub mod jetstream;
 pub mod memory;
@@ -14,7 +15,7 @@ pub mod streams;
 pub use jetstream::JetStream;
 pub use streams::Replicas;
 
-use bramble_contracts::{api::AuditEvent, smoke::CheckResult, subjects::Bucket};
+use bramble_contracts::{api::AuditEvent, bytes::Sha256, smoke::CheckResult, subjects::Bucket};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
@@ -104,6 +105,14 @@ pub trait Store: Send + Sync + 'static {
         before: Option<u64>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<AuditEvent>, StoreError>>;
+    /// The size of a binary that is whole here.
+    fn blob_size<'a>(&'a self, sha256: &'a Sha256) -> BoxFuture<'a, Result<Option<u64>, StoreError>>;
+    /// A part of a binary, whole or not; see [`blobs::PART`].
+    fn blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+    /// Writes a part; durable when it returns.
+    fn put_blob_part<'a>(&'a self, sha256: &'a Sha256, n: u64, part: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Says that a binary is whole, after all of its parts; durable when it returns.
+    fn seal_blob<'a>(&'a self, sha256: &'a Sha256, size: u64) -> BoxFuture<'a, Result<(), StoreError>>;
     /// Smoke checks of the broker and what is kept there, asked now; takes less than a second.
     fn checks(&self) -> BoxFuture<'_, Vec<CheckResult>>;
     /// The feed of all buckets but `Leases` and `Jobs`. Bounded: a reader that stops reading slows its writer only.

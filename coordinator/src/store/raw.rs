@@ -119,6 +119,18 @@ pub(super) async fn last(client: &Client, stream: &str, subject: &str) -> Result
     Ok(Some(Stored { seq, deleted: bytes.is_empty(), bytes }))
 }
 
+/// The newest message of a subject, from any copy of the stream; none where that copy has none.
+pub(super) async fn direct(client: &Client, stream: &str, subject: &str) -> Result<Option<Bytes>, CallError> {
+    let to = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    let answer = ask(client, to.clone(), Bytes::new(), None).await?;
+    match answer.status.map(|status| status.as_u16()) {
+        None => Ok(Some(answer.payload)),
+        Some(404) => Ok(None),
+        Some(503) => Err(CallError::NobodyThere { subject: to }),
+        Some(_) => Err(CallError::Strange),
+    }
+}
+
 /// Messages of `subject` from number `from` up to, not with, `end`: by direct gets of [`BATCH`] messages.
 pub(super) async fn range(
     client: &Client,

@@ -58,7 +58,7 @@ fn tokens(bucket: Bucket) -> &'static [&'static str] {
     }
 }
 
-/// The broker reserves these, so their sum (about 14 GiB) must fit what a server may store; see `broker::config`.
+/// The broker reserves these, so their sum, with the binaries (about 18 GiB) must fit what a server may store; see `broker::config`.
 fn max_bytes(bucket: Bucket) -> u64 {
     match bucket {
         Bucket::Desired => 4 * GIB,
@@ -139,10 +139,20 @@ pub fn audit(replicas: Replicas) -> Value {
     config
 }
 
+/// The configuration of the stream of binaries: one message for each part, found by its subject.
+pub fn blobs(replicas: Replicas) -> Value {
+    let mut config = common(subjects::BLOBS_STREAM, &[subjects::BLOBS_SUBJECTS.to_owned()], replicas);
+    config["max_msgs_per_subject"] = json!(1);
+    config["max_bytes"] = json!(4 * GIB);
+    config["max_msg_size"] = json!(super::blobs::PART + 1024);
+    config
+}
+
 /// All streams: name and configuration.
 pub fn all(replicas: Replicas) -> Vec<(String, Value)> {
     let mut all: Vec<_> = Bucket::ALL.iter().map(|b| (b.stream(), bucket(*b, replicas))).collect();
     all.push((subjects::AUDIT_STREAM.to_owned(), audit(replicas)));
+    all.push((subjects::BLOBS_STREAM.to_owned(), blobs(replicas)));
     all
 }
 
@@ -219,7 +229,7 @@ mod tests {
     #[test]
     fn in_a_cluster_every_stream_has_all_copies_and_no_setting_for_one_copy_only() {
         for (replicas, number) in [(Replicas::One, 1), (Replicas::Three, 3), (Replicas::Five, 5)] {
-            assert_eq!(all(replicas).len(), Bucket::ALL.len() + 1);
+            assert_eq!(all(replicas).len(), Bucket::ALL.len() + 2);
             for (name, config) in all(replicas) {
                 assert_eq!(config["num_replicas"], number, "{name}");
                 let alone = number == 1 && name == Bucket::Reported.stream();
