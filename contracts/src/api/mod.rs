@@ -19,9 +19,7 @@ pub use deployment::{
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
 pub use release::{BinaryView, ReleaseKeysView, ReleaseState, ReleaseView};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
-pub use rollout::{
-    RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView,
-};
+pub use rollout::{RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView};
 pub use session::{
     CHANNEL_ERR, CHANNEL_IN, CHANNEL_OUT, OUTPUT_WINDOW, SESSION_MAX, SessionRequest, SessionSays, SessionTells,
 };

@@ -286,10 +286,7 @@ impl Rollout {
             found.add(format!("{at}.maxUnavailable"), "with 0 no device could ever begin");
         }
         if self.progress_deadline < self.healthy_for {
-            found.add(
-                format!("{at}.progressDeadline"),
-                "is shorter than healthyFor: no device could ever succeed",
-            );
+            found.add(format!("{at}.progressDeadline"), "is shorter than healthyFor: no device could ever succeed");
         }
         if self.progress_deadline.0 == 0 {
             found.add(format!("{at}.progressDeadline"), "must be longer than 0");

@@ -158,9 +158,9 @@ pub(crate) async fn held(
         return Ok(Looked::Settled);
     }
     let current = subject.desired.as_ref().and_then(Slot::ok);
-    let differs = core.index.look(|lens| {
-        compose::next_document(current, Generation(0), record, &lens.composition(record)).is_some()
-    });
+    let differs = core
+        .index
+        .look(|lens| compose::next_document(current, Generation(0), record, &lens.composition(record)).is_some());
     if differs {
         return Ok(Looked::Settled);
     }

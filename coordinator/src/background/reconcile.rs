@@ -219,11 +219,7 @@ fn touched(fleet: &Fleet, current: Option<&DesiredDocument>, next: &DesiredDocum
 }
 
 /// Does the store say the same of these as the index did?
-async fn up_to_date(
-    core: &Core,
-    places: Places,
-    confirmed: &Confirmed,
-) -> Result<bool, StoreError> {
+async fn up_to_date(core: &Core, places: Places, confirmed: &Confirmed) -> Result<bool, StoreError> {
     for (place, seq) in places {
         let known = confirmed.0.lock().expect("invariant: nobody panics while holding it").get(&place).copied();
         let stored = match known {

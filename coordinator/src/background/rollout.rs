@@ -82,8 +82,17 @@ fn due(lens: &Lens<'_>, seen_at: &mut SeenAt) -> Vec<Write> {
     for (key, seq, rollout) in lens.fleet.rollouts.readable() {
         if is_orphan(lens, rollout) {
             writes.push(Write::Delete { rollout: Box::new(rollout.clone()), seq });
-        } else if rollout.is_open() && !writes.iter().any(|w| matches!(w, Write::Put { rollout: r, .. } if r.key() == *key)) {
-            let (_, at) = *seen_at.entry(key.clone()).and_modify(|e| if e.0 != seq { *e = (seq, lens.now.mono_ms) }).or_insert((seq, lens.now.mono_ms));
+        } else if rollout.is_open()
+            && !writes.iter().any(|w| matches!(w, Write::Put { rollout: r, .. } if r.key() == *key))
+        {
+            let (_, at) = *seen_at
+                .entry(key.clone())
+                .and_modify(|e| {
+                    if e.0 != seq {
+                        *e = (seq, lens.now.mono_ms)
+                    }
+                })
+                .or_insert((seq, lens.now.mono_ms));
             let elapsed_ms = lens.now.mono_ms.saturating_sub(at).min(STEP_MAX_MS);
             writes.extend(step(lens, rollout, seq, elapsed_ms));
         }
@@ -226,4 +235,3 @@ async fn tell(core: &Core, rollout: &Rollout, action: &str, detail: &str) {
         tracing::error!(error = %err, "cannot write an audit event");
     }
 }
-

@@ -30,8 +30,7 @@ use super::{
 use crate::{
     background::now,
     domain::{
-        Now,
-        record,
+        Now, record,
         rollout::{
             self, AgentSubject, Ask, Begin, DEVICES_MAX, Event, Rollout, Subject,
             facts::{self, Facts},
@@ -77,18 +76,21 @@ pub(super) mod table {
 
     /// What an operator says to one.
     pub(in crate::http) const fn ask(path: &'static str, summary: &'static str) -> Route {
-        Route { gives: Gives::Object("RolloutView"), ..act(path, Right::RolloutsWrite, summary, Takes::Maybe("Because")) }
+        Route {
+            gives: Gives::Object("RolloutView"),
+            ..act(path, Right::RolloutsWrite, summary, Takes::Maybe("Because"))
+        }
     }
 }
 
 /// The routes.
 pub(super) fn router() -> Router<App> {
-    let shown = Router::new()
-        .route("/api/v1/rollouts", get(list).post(create))
-        .route("/api/v1/rollouts/{name}", get(describe));
+    let shown =
+        Router::new().route("/api/v1/rollouts", get(list).post(create)).route("/api/v1/rollouts/{name}", get(describe));
     Ask::ALL.into_iter().fold(shown, |router, ask| {
         let path = format!("/api/v1/rollouts/{{name}}/{}", ask.name());
-        let asked = move |app: State<App>, by: Asked, name: Path<Name>, why: Maybe<Because>| asks(ask, app, by, name, why);
+        let asked =
+            move |app: State<App>, by: Asked, name: Path<Name>, why: Maybe<Because>| asks(ask, app, by, name, why);
         router.route(&path, post(asked))
     })
 }
@@ -138,7 +140,9 @@ async fn describe(
     }
     match view {
         None => Err(ApiError::not_found("rollout", name)),
-        Some(Err(why)) => Err(ApiError::new(Code::Unavailable, format!("the record of rollout {name} is damaged: {why}"))),
+        Some(Err(why)) => {
+            Err(ApiError::new(Code::Unavailable, format!("the record of rollout {name} is damaged: {why}")))
+        }
         Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
     }
 }
@@ -186,12 +190,7 @@ enum Wanted {
     There(Box<Rollout>, u64),
 }
 
-async fn begin(
-    app: &App,
-    asked: &Asked,
-    tenant: &Tenant,
-    request: RolloutRequest,
-) -> Result<(Rollout, u64), ApiError> {
+async fn begin(app: &App, asked: &Asked, tenant: &Tenant, request: RolloutRequest) -> Result<(Rollout, u64), ApiError> {
     for _ in 0..RACES {
         let wanted = app.core.index.look(|lens| wanted(lens, tenant, &request, &asked.caller.subject, now()))?;
         let rollout = match wanted {
@@ -211,13 +210,7 @@ async fn begin(
     Err(ApiError::new(Code::Conflict, "others begin rollouts at the same time: try again"))
 }
 
-fn wanted(
-    lens: &Lens<'_>,
-    tenant: &Tenant,
-    request: &RolloutRequest,
-    by: &str,
-    at: Now,
-) -> Result<Wanted, ApiError> {
+fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, at: Now) -> Result<Wanted, ApiError> {
     let found = problems(lens, tenant, request);
     if !found.is_empty() {
         return Err(ApiError::invalid(found));
@@ -240,7 +233,8 @@ fn wanted(
         let detail = format!("tenant {tenant} has {ROLLOUTS_MAX} rollouts: abort those that never end first");
         return Err(ApiError::new(Code::Conflict, detail));
     }
-    let newest = ours().map(|(_, _, r)| r).filter(|r| r.kind() == RolloutKind::Agent).max_by(|a, b| a.age().cmp(&b.age()));
+    let newest =
+        ours().map(|(_, _, r)| r).filter(|r| r.kind() == RolloutKind::Agent).max_by(|a, b| a.age().cmp(&b.age()));
     let rollout = Rollout::new(Begin {
         uid: Uid::from_entropy(entropy()),
         tenant: tenant.clone(),
@@ -256,14 +250,18 @@ fn wanted(
         0 => Err(ApiError::field("selector", "selects no device: label a device, or change the selector")),
         1..=DEVICES_MAX => Ok(Wanted::New(Box::new(rollout))),
         n => {
-            let message = format!("selects {n} devices, and a rollout takes {DEVICES_MAX}: roll out to parts of the fleet by labels");
+            let message = format!(
+                "selects {n} devices, and a rollout takes {DEVICES_MAX}: roll out to parts of the fleet by labels"
+            );
             Err(ApiError::field("selector", message))
         }
     }
 }
 
 /// How often each device failed in a row in rollouts of the agent, as the newest of them that had it says.
-fn failed_before<'a>(all: impl Iterator<Item = &'a Rollout>) -> std::collections::BTreeMap<bramble_contracts::DeviceId, u8> {
+fn failed_before<'a>(
+    all: impl Iterator<Item = &'a Rollout>,
+) -> std::collections::BTreeMap<bramble_contracts::DeviceId, u8> {
     let mut of_agent: Vec<&Rollout> = all.filter(|r| r.kind() == RolloutKind::Agent).collect();
     of_agent.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
     let mut failed = std::collections::BTreeMap::new();
@@ -306,7 +304,10 @@ fn subject(lens: &Lens<'_>, request: &RolloutRequest, at: Now) -> Result<AgentSu
         return bad(format!("no device would take release {version}: {why}"));
     }
     if release.expires_ms <= at.wall_ms {
-        return bad(format!("release {version} expired at {}: publish it again with a later date", rfc3339(release.expires_ms)));
+        return bad(format!(
+            "release {version} expired at {}: publish it again with a later date",
+            rfc3339(release.expires_ms)
+        ));
     }
     Ok(AgentSubject {
         version,
@@ -375,7 +376,8 @@ async fn write(
         let (mut next, _) = step.map_err(|err| ApiError::new(Code::Conflict, err.to_string()))?;
         match ask {
             Ask::Pause | Ask::Abort => {
-                let because = if reason.trim().is_empty() { String::new() } else { format!(": {:.200}", reason.trim()) };
+                let because =
+                    if reason.trim().is_empty() { String::new() } else { format!(": {:.200}", reason.trim()) };
                 next.why = format!("{} by {}{because}", rollout::word(next.state), asked.caller.subject);
             }
             Ask::Resume | Ask::Promote | Ask::Retry | Ask::Approve => {}

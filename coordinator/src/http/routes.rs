@@ -97,7 +97,8 @@ pub struct Route {
     pub also: &'static [u16],
 }
 
-pub(super) const LIMIT: Param = ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
+pub(super) const LIMIT: Param =
+    ("limit", r#"{"type":"integer","minimum":1,"maximum":1000}"#, "Items on a page; 100 by default.");
 pub(super) const CURSOR: Param = ("cursor", r#"{"type":"string"}"#, "The nextCursor of the page before.");
 const LABEL: Param = (
     "label",

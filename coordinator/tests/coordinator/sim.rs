@@ -66,6 +66,8 @@ pub(crate) struct SimMesh {
     /// Logs come once all who share this have been asked.
     pub(crate) logs_together: Mutex<Option<Arc<Barrier>>>,
     pub(crate) sessions: Sessions,
+    /// What agents were told of their upgrade, the newest last.
+    pub(crate) words: Mutex<Vec<Command>>,
 }
 
 impl SimMesh {
@@ -102,7 +104,12 @@ impl Mesh for SimMesh {
                 return Ok(opened(stream::iter([Ok(frame)]).boxed()));
             }
             let unreachable = || MeshError::Unreachable { why: "it is not connected".to_owned() };
+            if verb == "upgrade" {
+                let command = self.open(&signed);
+                self.words.lock().unwrap().push(command);
+            }
             let bodies = match verb {
+                "upgrade" => vec![FrameBody::End { exit_code: None }],
                 "desired" => {
                     let document = document.ok_or_else(unreachable)?;
                     vec![FrameBody::Document(document.to_vec()), FrameBody::End { exit_code: None }]
@@ -209,7 +216,12 @@ impl Sim {
         std::fs::write(state.path().join("api-tokens.json"), crate::api::powerless().to_string()).unwrap();
         let auth = Auth::load(state.path()).unwrap();
         let admin = std::fs::read_to_string(state.path().join("admin.token")).unwrap().trim().to_owned();
-        let router = http::router(App::new(Arc::clone(&core), auth, state.path().to_owned(), tokio::sync::watch::channel(false).1));
+        let router = http::router(App::new(
+            Arc::clone(&core),
+            auth,
+            state.path().to_owned(),
+            tokio::sync::watch::channel(false).1,
+        ));
         Self { core, store, mesh, router, admin, links: tell, state, running }
     }
 

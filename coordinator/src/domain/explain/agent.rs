@@ -65,9 +65,10 @@ fn of_member(lens: &Lens<'_>, record: &DeviceRecord, rollout: &Rollout, member: 
             let way = upgrade.map_or_else(|| "it has not said anything of it yet".to_owned(), upgrade_words);
             (format!("{name} has {has} and is on its way to {brings}: {way}."), "Ask again in a moment.".to_owned())
         }
-        RolloutTurn::Proving => {
-            (format!("{name} has {brings} and is being watched for {}.", rollout.policy.healthy_for), "Wait.".to_owned())
-        }
+        RolloutTurn::Proving => (
+            format!("{name} has {brings} and is being watched for {}.", rollout.policy.healthy_for),
+            "Wait.".to_owned(),
+        ),
         RolloutTurn::Failed => (
             format!("{name} has {has}: its upgrade to {brings} failed: {reason}."),
             format!("bramble rollout retry {}", rollout.name),
@@ -88,7 +89,12 @@ fn of_member(lens: &Lens<'_>, record: &DeviceRecord, rollout: &Rollout, member: 
     let mut evidence = evidence(rollout, upgrade);
     if member.turn == RolloutTurn::Working {
         let on_trial = upgrade.is_some_and(|u| u.status == bramble_contracts::v1::Status::Trial);
-        evidence.extend(on_trial.then(|| upgrade::lacks(lens, &record.id)).flatten().map(|lacks| format!("not confirmed yet: {lacks}")));
+        evidence.extend(
+            on_trial
+                .then(|| upgrade::lacks(lens, &record.id))
+                .flatten()
+                .map(|lacks| format!("not confirmed yet: {lacks}")),
+        );
     }
     Some(answer(sentence, evidence, &next))
 }

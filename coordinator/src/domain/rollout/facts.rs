@@ -110,11 +110,7 @@ pub fn deployment<'a>(
 
 /// The devices a rollout of the agent is for. Where two want the same device, the newer one has it for good; so who has
 /// taken them all is said beside them.
-fn meant<'a>(
-    lens: &'a Lens<'_>,
-    rollout: &Rollout,
-    subject: &AgentSubject,
-) -> (Vec<&'a DeviceRecord>, Option<Name>) {
+fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> (Vec<&'a DeviceRecord>, Option<Name>) {
     let all = lens.fleet.rollouts.readable().map(|(_, _, other)| other);
     let newer: Vec<(&Rollout, &AgentSubject)> = all
         .filter(|other| other.tenant == rollout.tenant && other.age() > rollout.age())
@@ -191,7 +187,9 @@ fn used_up(upgrade: Option<&UpgradeReport>, wished: Option<u32>) -> u32 {
 
 fn refused(subject: &AgentSubject, device: &DeviceRecord, report: Option<&Report>) -> Option<String> {
     let by_hand = |agent: String| {
-        Some(format!("its agent{agent} cannot upgrade itself: upgrade it by hand once, see docs/guide/agent-upgrade.md"))
+        Some(format!(
+            "its agent{agent} cannot upgrade itself: upgrade it by hand once, see docs/guide/agent-upgrade.md"
+        ))
     };
     let Some(report) = report else {
         return (device.newest_document < 2).then(|| by_hand(String::new())).flatten();

@@ -331,13 +331,7 @@ impl AgentSubject {
     /// As it stands in a device's document.
     pub fn wish(&self, attempt: u32) -> AgentWish {
         let Self { version, release_seq, manifest, keys_pin, targets: _, selector: _ } = self;
-        AgentWish {
-            version: *version,
-            release_seq: *release_seq,
-            manifest: *manifest,
-            keys_pin: *keys_pin,
-            attempt,
-        }
+        AgentWish { version: *version, release_seq: *release_seq, manifest: *manifest, keys_pin: *keys_pin, attempt }
     }
 }
 

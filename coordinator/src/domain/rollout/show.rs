@@ -35,7 +35,8 @@ impl Lens<'_> {
         let devices = match detail {
             Detail::Brief => vec![],
             Detail::Whole => {
-                let members = rollout.devices.iter().map(|(id, member)| device(self, rollout, &facts, id, Some(member)));
+                let members =
+                    rollout.devices.iter().map(|(id, member)| device(self, rollout, &facts, id, Some(member)));
                 let mut all: Vec<RolloutDevice> =
                     members.chain(unassigned().map(|id| device(self, rollout, &facts, id, None))).collect();
                 all.sort_by(|a, b| {
@@ -103,9 +104,7 @@ impl Lens<'_> {
     pub fn rollout_of_agent(&self, id: &DeviceId) -> Option<(&Rollout, &Member)> {
         let all = self.fleet.rollouts.readable().map(|(_, _, rollout)| rollout);
         let of_it = all.filter_map(|rollout| match &rollout.subject {
-            Subject::Agent(_) if rollout.state != RolloutState::Superseded => {
-                Some((rollout, rollout.devices.get(id)?))
-            }
+            Subject::Agent(_) if rollout.state != RolloutState::Superseded => Some((rollout, rollout.devices.get(id)?)),
             Subject::Agent(_) | Subject::Deployment(_) => None,
         });
         of_it.max_by(|(a, _), (b, _)| a.age().cmp(&b.age()))

@@ -228,10 +228,7 @@ fn look(r: &mut Rollout, elapsed_ms: u64, facts: &Facts, effects: &mut Vec<Effec
             match r.state {
                 RolloutState::Running | RolloutState::Approval => grant(r, facts, budget(r, facts)),
                 RolloutState::Done => grant(r, facts, usize::MAX),
-                RolloutState::Halted
-                | RolloutState::Paused
-                | RolloutState::Aborted
-                | RolloutState::Superseded => {}
+                RolloutState::Halted | RolloutState::Paused | RolloutState::Aborted | RolloutState::Superseded => {}
             }
         }
         RolloutState::Done => grant(r, facts, usize::MAX),
@@ -419,9 +416,8 @@ fn standing(r: &Rollout, facts: &Facts) -> Standing {
     if r.promoted >= r.batch {
         return Standing::Through;
     }
-    let is = |turns: &[RolloutTurn]| {
-        r.devices.values().filter(|m| m.batch == r.batch && turns.contains(&m.turn)).count()
-    };
+    let is =
+        |turns: &[RolloutTurn]| r.devices.values().filter(|m| m.batch == r.batch && turns.contains(&m.turn)).count();
     let (confirmed, failed) = (is(&[RolloutTurn::Confirmed]), is(&[RolloutTurn::Failed]));
     let open = is(&[RolloutTurn::Waiting, RolloutTurn::Working, RolloutTurn::Proving]);
     let away = is(&[RolloutTurn::Unreachable]);

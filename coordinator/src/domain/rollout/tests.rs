@@ -270,7 +270,11 @@ fn silence_and_standing_still_are_failure_after_the_deadline_and_not_before() {
 fn who_is_not_connected_is_no_failure_and_gets_it_when_it_is_back() {
     let mut run = Run::new(&[Kind::Late(100), Kind::Fine, Kind::Fine], policy(&["1", "100%"]));
     run.seconds(50);
-    assert_eq!(run.brief(), (S::Done, 2, vec![T::Unreachable, T::Confirmed, T::Confirmed]), "connected ones come first");
+    assert_eq!(
+        run.brief(),
+        (S::Done, 2, vec![T::Unreachable, T::Confirmed, T::Confirmed]),
+        "connected ones come first"
+    );
     run.seconds(60);
     assert_eq!(run.turns(), [T::Confirmed; 3]);
     let mut alone = Run::new(&[Kind::Late(30)], policy(&["1", "100%"]));
@@ -375,13 +379,24 @@ fn every_word_is_allowed_or_refused_with_what_to_do_instead() {
         }
     }
     let err = admit(S::Done, Ask::Pause).unwrap_err().to_string();
-    assert_eq!(err, "a rollout that is done cannot be paused: nothing is left to be done; retry lets devices that failed try again");
+    assert_eq!(
+        err,
+        "a rollout that is done cannot be paused: nothing is left to be done; retry lets devices that failed try again"
+    );
 }
 
 #[test]
 fn a_coordinator_that_dies_at_any_write_changes_nothing_about_the_end() {
-    let kinds =
-        [Kind::Fine, Kind::FailsOnce, Kind::Late(40), Kind::Vanishes, Kind::Fine, Kind::TooOld, Kind::Notorious, Kind::Flaps];
+    let kinds = [
+        Kind::Fine,
+        Kind::FailsOnce,
+        Kind::Late(40),
+        Kind::Vanishes,
+        Kind::Fine,
+        Kind::TooOld,
+        Kind::Notorious,
+        Kind::Flaps,
+    ];
     let policy = v1::Rollout {
         success_threshold: Amount::Percent(20),
         max_unavailable: Amount::Count(4),

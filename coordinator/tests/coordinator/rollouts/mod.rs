@@ -1,0 +1,5 @@
+//! Rollouts over the API, with agents that take what they are told.
+
+mod agent;
+mod deployments;
+mod upgrades;
