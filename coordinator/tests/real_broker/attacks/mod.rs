@@ -92,7 +92,7 @@ impl Scene {
     pub(super) async fn snapshot(&self) -> Snapshot {
         let mut all = Snapshot::new();
         let names = api(&self.up, "STREAM.NAMES").await["streams"].clone();
-        assert_eq!(names.as_array().unwrap().len(), Bucket::ALL.len() + 1, "no stream more, none less");
+        assert_eq!(names.as_array().unwrap().len(), Bucket::ALL.len() + 2, "no stream more, none less");
         for name in names.as_array().unwrap().iter().map(|n| n.as_str().unwrap()) {
             let info = api(&self.up, &format!("STREAM.INFO.{name}")).await;
             let last = info["state"]["last_seq"].as_u64().unwrap();
