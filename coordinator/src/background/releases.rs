@@ -30,7 +30,7 @@ const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Places for those who ask.
 #[derive(Debug)]
-pub struct Counter(Semaphore);
+pub(super) struct Counter(Semaphore);
 
 impl Default for Counter {
     fn default() -> Self {
@@ -125,7 +125,7 @@ async fn chunk(core: &Core, sha256: &Sha256, offset: u64, len: u32) -> ReleaseAn
     }
     match blobs::read(&*core.store, sha256, size, offset, len.min(CHUNK_MAX) as usize).await {
         Ok(Some(bytes)) => ReleaseAnswer::Chunk(bytes.to_vec()),
-        Ok(None) => absent("a part of it is missing in the store: publish it again"),
+        Ok(None) => absent("a part of it is missing in the store: restore a backup, or send the binary again"),
         Err(err) => ReleaseAnswer::Later(err.to_string()),
     }
 }

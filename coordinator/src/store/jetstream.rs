@@ -218,7 +218,8 @@ impl JetStream {
     async fn put_blob(&self, subject: String, bytes: Bytes, what: String) -> Result<(), StoreError> {
         self.fit()?;
         let put = raw::publish(&self.connection.client, subject, bytes, HeaderMap::new()).await;
-        put.map(drop).map_err(|err| unavailable(&what, err))
+        // What it says when there is no more room is for people, too.
+        put.map(drop).map_err(|err| unavailable(&format!("{what}: {err}"), err))
     }
 
     async fn trail(

@@ -8,6 +8,7 @@ mod api;
 mod bounds;
 mod converge;
 mod hold;
+mod releases;
 mod rollouts;
 mod sessions;
 mod sim;

@@ -8,5 +8,6 @@ mod broker;
 mod common;
 mod mesh;
 mod quarantine;
+mod releases;
 mod smoke;
 mod store;

@@ -13,7 +13,7 @@ use std::{
 use async_nats::Subscriber;
 use bramble_contracts::{
     DeviceId,
-    subjects::{self, AUDIT_STREAM, Bucket, Up},
+    subjects::{self, AUDIT_STREAM, BLOBS_STREAM, Bucket, Up},
     v1::RenewReply,
 };
 use bramble_coordinator::store::{Expect, JetStream, Store as _};
@@ -92,7 +92,7 @@ impl Scene {
     pub(super) async fn snapshot(&self) -> Snapshot {
         let mut all = Snapshot::new();
         let names = api(&self.up, "STREAM.NAMES").await["streams"].clone();
-        assert_eq!(names.as_array().unwrap().len(), Bucket::ALL.len() + 1, "no stream more, none less");
+        assert_eq!(names.as_array().unwrap().len(), Bucket::ALL.len() + 2, "no stream more, none less");
         for name in names.as_array().unwrap().iter().map(|n| n.as_str().unwrap()) {
             let info = api(&self.up, &format!("STREAM.INFO.{name}")).await;
             let last = info["state"]["last_seq"].as_u64().unwrap();
@@ -159,6 +159,10 @@ pub(super) fn targets(me: &DeviceId, victim: &DeviceId) -> Vec<String> {
         Bucket::Desired.subject(me.as_str()),
         "audit.default".into(),
         "audit._".into(),
+        Bucket::Releases.subject("catalogue"),
+        Bucket::Releases.subject("keys"),
+        "$O.releases.M.x".into(),
+        "$O.releases.C.x.0".into(),
         subjects::device_get(victim),
         Up::Renew.subject(victim),
         "$JS.API.INFO".into(),
@@ -178,7 +182,7 @@ pub(super) fn targets(me: &DeviceId, victim: &DeviceId) -> Vec<String> {
     for bucket in [Bucket::Desired, Bucket::Reported, Bucket::Devices] {
         all.push(bucket.subject(victim.as_str()));
     }
-    for stream in ["KV_desired", "KV_reported", "KV_liveness", "KV_devices", AUDIT_STREAM] {
+    for stream in ["KV_desired", "KV_reported", "KV_liveness", "KV_devices", "KV_releases", BLOBS_STREAM, AUDIT_STREAM] {
         for verb in ["PURGE", "DELETE", "INFO", "UPDATE", "MSG.DELETE", "MSG.GET", "SNAPSHOT", "LEADER.STEPDOWN"] {
             all.push(format!("$JS.API.STREAM.{verb}.{stream}"));
         }
