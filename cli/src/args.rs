@@ -1,5 +1,7 @@
 //! The command line: every command, option and help text, and nothing they do.
 
+mod rollout;
+
 use std::path::PathBuf;
 
 use bramble_contracts::{
@@ -9,6 +11,8 @@ use bramble_contracts::{
     stamp::Moment,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use rollout::{Agent, Rollout, Upgrade, Which};
 
 use crate::output::Format;
 
@@ -80,6 +84,12 @@ pub(crate) enum Command {
     /// Change devices
     #[command(subcommand)]
     Device(Device),
+    /// Releases of the agent, and which devices run them
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Steer rollouts that are under way
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Who did what, when and why
     Audit(Audit),
     /// Decide what happens to devices that are ahead of the store; without a decision, show the difference
@@ -127,6 +137,8 @@ pub(crate) enum Resource {
     Devices,
     #[value(alias = "deployment")]
     Deployments,
+    #[value(alias = "rollout")]
+    Rollouts,
     Audit,
     #[value(alias = "enrollment-token", alias = "enroll-tokens")]
     EnrollmentTokens,
@@ -155,6 +167,8 @@ pub(crate) enum Described {
     Device,
     #[value(alias = "deployments")]
     Deployment,
+    #[value(alias = "rollouts")]
+    Rollout,
 }
 
 #[derive(Args)]
@@ -164,6 +178,9 @@ pub(crate) struct Describe {
     pub resource: Described,
     /// Which one (a device by name or id)
     pub name: String,
+    /// Of a rollout: go on showing each change, until it is over
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 #[derive(Args)]
@@ -398,7 +415,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_later_work_is_unknown() {
-        for words in [["bramble", "rollout"], ["bramble", "job"], ["bramble", "backup"], ["bramble", "agent"]] {
+        for words in [["bramble", "os"], ["bramble", "job"], ["bramble", "backup"]] {
             let err = Cli::try_parse_from(words).err().unwrap();
             assert_eq!(err.exit_code(), 2, "{words:?}");
         }

@@ -1,9 +1,11 @@
-//! `describe`: everything about one device or deployment, for a person who looks for a cause.
+//! `describe`: everything about one device, deployment or rollout, for a person who looks for a cause.
+
+mod rollout;
 
 use bramble_contracts::{
-    api::{Connection, DeploymentView, DeviceView, TargetView},
+    api::{Connection, DeploymentView, DeviceView, RolloutView, TargetView},
     v1::{ContainerReport, ContainerState, Dependency, DeviceFacts},
-    v2::{AppReport, ClockReport, Report},
+    v2::{AgentReport, AppReport, ClockReport, Report},
 };
 
 use super::{
@@ -19,6 +21,9 @@ use crate::{
 
 /// Shows it.
 pub(super) async fn describe(s: &Session, args: Describe) -> Result<Exit, Failure> {
+    if args.watch && args.resource != Described::Rollout {
+        return Err(Failure::Usage("only rollouts are watched here: `bramble get devices -w` shows the others".into()));
+    }
     let text = match args.resource {
         Described::Device => {
             let view: DeviceView = s.client.get(&["devices", &args.name], &vec![]).await?;
@@ -34,8 +39,19 @@ pub(super) async fn describe(s: &Session, args: Describe) -> Result<Exit, Failur
             }
             deployment(&view)
         }
+        Described::Rollout => {
+            let view: RolloutView = s.client.get(&["rollouts", &args.name], &vec![]).await?;
+            if s.format.print(&view)? == Printed::Yes {
+                return Ok(Exit::Done);
+            }
+            rollout::page(&view)
+        }
     };
     say(&text)?;
+    if args.watch {
+        let name = args.name.parse().map_err(|err: bramble_contracts::id::Invalid| Failure::Usage(err.to_string()))?;
+        return super::rollout::follow(s, &name, None).await;
+    }
     Ok(Exit::Done)
 }
 
@@ -109,6 +125,7 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
         report.trust_version
     );
     page.field("agent", plain(session));
+    program(page, &report.program);
     facts(page, &report.facts);
     clock_field(page, &report.clock);
     match connection {
@@ -146,6 +163,31 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
         page.line(2, Tone::Strong, &title);
         app(page, one);
     }
+}
+
+/// Which release the agent is, and how its last upgrade went or goes.
+fn program(page: &mut Page, program: &AgentReport) {
+    let target = program.target.as_ref().map(|t| format!(", for {t}")).unwrap_or_default();
+    let release = match (program.release_seq, program.floor) {
+        (0, 0) if target.is_empty() => String::new(),
+        (0, floor) => format!("installed by hand{target}, takes none below {floor}"),
+        (seq, floor) => format!("sequence {seq}{target}, takes none below {floor}"),
+    };
+    page.field("release", plain(release));
+    let Some(upgrade) = &program.upgrade else { return };
+    let (tone, status) = status(upgrade.status);
+    let bytes = match upgrade.bytes_all {
+        0 => String::new(),
+        all if upgrade.bytes_got < all => format!(", {} of {all} bytes", upgrade.bytes_got),
+        _ => String::new(),
+    };
+    let text =
+        format!("to {}: {status}, {}{bytes} (attempt {})", upgrade.version, word(&upgrade.phase), upgrade.attempt);
+    page.field("upgrade", (tone, text));
+    page.field("", (Tone::Bad, upgrade.reason.clone()));
+    let took = [(upgrade.took_ms, "took"), (upgrade.unmanaged_ms, "nobody managed it for")];
+    let took: Vec<String> = took.iter().filter_map(|(ms, what)| ms.map(|ms| format!("{what} {ms} ms"))).collect();
+    page.field("", (Tone::Dim, took.join(", ")));
 }
 
 fn clock_field(page: &mut Page, clock: &ClockReport) {

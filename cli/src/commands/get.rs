@@ -1,7 +1,7 @@
 //! `get`: lists of things, or one of them, once or as they change.
 
 use bramble_contracts::{
-    api::{AuditEvent, DeploymentView, DeviceView, TenantView, TokenView},
+    api::{AuditEvent, DeploymentView, DeviceView, RolloutView, TenantView, TokenView},
     label::{LabelKey, LabelValue},
 };
 
@@ -19,6 +19,7 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
     match args.resource {
         Resource::Devices => of::<DeviceView>(s, "devices", args).await,
         Resource::Deployments => of::<DeploymentView>(s, "deployments", args).await,
+        Resource::Rollouts => of::<RolloutView>(s, "rollouts", args).await,
         Resource::Audit if args.name.is_none() && !args.watch && args.labels.is_empty() => {
             audit::newest(s, &vec![], audit::NEWEST).await
         }
@@ -30,11 +31,14 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
 
 async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, Failure> {
     let is_told = match args.resource {
-        Resource::Devices | Resource::Deployments => true,
+        Resource::Devices | Resource::Deployments | Resource::Rollouts => true,
         Resource::Audit | Resource::EnrollmentTokens | Resource::Tenants => false,
     };
     if !is_told && (args.watch || !args.labels.is_empty()) {
         return Err(Failure::Usage(format!("{resource} cannot be watched or picked by labels: leave -w and -l out")));
+    }
+    if args.resource == Resource::Rollouts && !args.labels.is_empty() {
+        return Err(Failure::Usage("rollouts have no labels: leave -l out".into()));
     }
     let query: Query<'_> = vec![];
     if let Some(name) = &args.name {
@@ -46,7 +50,7 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         }
         // Events and tenants have no address of their own: they are found in their list.
         let item: T = match args.resource {
-            Resource::Devices | Resource::Deployments | Resource::EnrollmentTokens => {
+            Resource::Devices | Resource::Deployments | Resource::Rollouts | Resource::EnrollmentTokens => {
                 s.client.get(&[resource, name], &query).await?
             }
             Resource::Audit | Resource::Tenants => {

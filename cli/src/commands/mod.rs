@@ -14,6 +14,7 @@ mod login;
 mod logs;
 mod plan;
 mod resume;
+mod rollout;
 mod session;
 mod views;
 mod wait;
@@ -89,6 +90,8 @@ pub(crate) async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Exec(args) => exec::exec(&Session::open(global)?, args).await,
         Command::EnrollToken(args) => enroll::enroll_token(&Session::open(global)?, args).await,
         Command::Device(args) => device::device(&Session::open(global)?, args).await,
+        Command::Agent(args) => rollout::agent(&Session::open(global)?, args).await,
+        Command::Rollout(args) => rollout::rollout(&Session::open(global)?, args).await,
         Command::Audit(args) => audit::audit(&Session::open(global)?, args).await,
         Command::Resume(args) => resume::resume(&Session::open(global)?, args).await,
     }

@@ -122,7 +122,7 @@ pub(super) fn phase(p: Phase) -> Cell {
 
 impl Listed for DeviceView {
     const HEAD: &'static [&'static str] = &["NAME", "STATE", "CONNECTION", "HEALTH", "GENERATION", "SEEN", "LABELS"];
-    const WIDE: &'static [&'static str] = &["CLOCK", "ID", "ENROLLED", "NOTE"];
+    const WIDE: &'static [&'static str] = &["AGENT", "CLOCK", "ID", "ENROLLED", "NOTE"];
 
     fn key(&self) -> String {
         self.name.to_string()
@@ -155,7 +155,8 @@ impl Listed for DeviceView {
 
     fn wide(&self) -> Vec<Cell> {
         let note = self.quarantine.iter().chain(&self.hold).map(String::as_str).collect::<Vec<_>>().join("; ");
-        vec![clock(&self.clock), dim(self.id.as_str()), dim(self.created.as_str()), (Tone::Warn, note)]
+        let agent = plain(self.agent.as_str());
+        vec![agent, clock(&self.clock), dim(self.id.as_str()), dim(self.created.as_str()), (Tone::Warn, note)]
     }
 }
 

@@ -168,7 +168,7 @@ fn judge(view: &DeploymentView, revision: Revision) -> Verdict {
             (None, Connection::Online, Some(Status::Confirmed)) => proven += 1,
             (None, Connection::Online, Some(Status::Failed | Status::RolledBack)) => failed(t, &mut failures),
             (None, Connection::Online, Some(Status::Staged | Status::Trial)) => waits.push(where_it_is(t)),
-            (None, Connection::Online, None) => waits.push(format!("{} has not reported on it yet", t.name)),
+            (None, Connection::Online, None) => waits.push(format!("{}: {}", t.name, t.reason)),
             (None, Connection::Recovering, _) => waits.push(format!("{}: the coordinator is recovering", t.name)),
             (None, Connection::Offline | Connection::Never, _) => {
                 notes.push(format!("{} is not waited for: it is not connected", t.name));
@@ -293,7 +293,7 @@ mod tests {
         );
         let waits = [
             (Online, Some(Trial), "a is starting: why"),
-            (Online, None, "a has not reported on it yet"),
+            (Online, None, "a: why"),
             (Recovering, None, "a: the coordinator is recovering"),
         ];
         for (connection, status, want) in waits {

@@ -148,7 +148,7 @@ pub(crate) fn device(name: &str, generation: u64) -> Value {
         "id": "d-aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "name": name, "labels": { "site": "home" }, "state": "active",
         "connection": "online", "lastSeen": null, "created": "2026-01-01T00:00:00Z", "health": "healthy",
         "desiredGeneration": generation, "reportedGeneration": generation, "hold": null, "quarantine": null,
-        "clock": { "verdict": "fit", "skewMs": 12, "sources": "the coordinator", "detail": "" },
+        "agent": "0.1.0", "clock": { "verdict": "fit", "skewMs": 12, "sources": "the coordinator", "detail": "" },
         "report": null, "version": 1,
     })
 }

@@ -68,6 +68,9 @@ pub struct DeviceView {
     /// What its wall clock is worth by its own judgement; `unknown` unless it is online.
     #[serde(default)]
     pub clock: ClockReport,
+    /// Version of its agent; empty before its first report.
+    #[serde(default)]
+    pub agent: String,
     /// Of the document the coordinator wants.
     pub desired_generation: Generation,
     /// Of the document the device acts on.

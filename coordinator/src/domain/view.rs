@@ -84,6 +84,7 @@ impl Lens<'_> {
             created: rfc3339(record.created_ms),
             health,
             clock: self.clock(id).cloned().unwrap_or_default(),
+            agent: report.map(|r| r.agent.to_string()).unwrap_or_default(),
             desired_generation: seen.desired().map_or(Generation(0), |d| d.generation),
             reported_generation: seen.reported_generation(),
             hold: damaged.map(|why| format!("its record is damaged: {why}")).or_else(|| self.hold(id)),
