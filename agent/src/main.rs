@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use bramble_agent::check::{age_secs, check, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
+use bramble_agent::core::upgrade::replay;
 use bramble_agent::run;
 use bramble_agent::status::Status;
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ enum Command {
     Status(ConfigArg),
     /// What is well on this machine and what is not; needs no network. Ends with 1 when something failed.
     Check(CheckArgs),
+    /// Tell what an upgrade log of an agent says, step by step.
+    Replay(ReplayArgs),
     /// Print the version.
     Version,
 }
@@ -46,6 +49,13 @@ struct CheckArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+#[derive(clap::Args)]
+struct ReplayArgs {
+    /// `upgrade.log` of the state directory, or a copy of it.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -76,6 +86,12 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
         Command::Check(args) => look(&Config::load(&args.config.config)?, args.output),
+        Command::Replay(args) => {
+            let log = std::fs::read_to_string(&args.file);
+            let log = log.map_err(|err| anyhow::anyhow!("cannot read {}: {err}", args.file.display()))?;
+            print!("{}", replay(&log).map_err(|err| anyhow::anyhow!("{}: {err}", args.file.display()))?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => {
             println!("{}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
