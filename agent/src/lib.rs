@@ -9,3 +9,4 @@ pub mod run;
 pub mod sim;
 pub mod status;
 pub mod supervise;
+pub mod version;

@@ -8,6 +8,7 @@ pub mod device;
 mod dnat;
 pub mod facts;
 mod layers;
+pub mod lease;
 mod leash;
 pub mod logs;
 mod naming;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bramble_contracts::v1::Refusal;
-use bramble_contracts::v2::ClockReport;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v2::{AgentReport, ClockReport, DesiredDocument};
 use tokio::sync::watch;
 
 use crate::core::clock::{self, ClockFit, ClockUnfit};
@@ -33,6 +32,8 @@ pub enum Alarm {
     Clock,
     /// The floor of the clock cannot be read or written.
     ClockFloor,
+    /// The agent's own upgrade: its files, or whoever starts it.
+    Upgrade,
 }
 
 /// How the agent stands with the mesh.
@@ -50,6 +51,8 @@ pub struct View {
     pub alarms: BTreeMap<Alarm, String>,
     /// What the wall clock is worth.
     pub clock: ClockReport,
+    /// The agent itself, as a program.
+    pub program: AgentReport,
     /// Reports acknowledged by the broker in this session.
     pub reports_acked: u64,
 }

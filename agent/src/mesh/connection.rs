@@ -12,7 +12,7 @@ use async_nats::{Auth, Client, ConnectErrorKind, ConnectOptions, Event, Message,
 use bramble_contracts::subjects;
 use bramble_contracts::trust::TrustDocument;
 use futures::StreamExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -52,10 +52,10 @@ pub(crate) struct Link {
     pub(crate) epoch: u64,
 }
 
-/// Where messages go.
+/// Where messages go. Pushes go to whoever listens: an agent that does not act reads the document once it does.
 #[derive(Clone)]
 pub(crate) struct Inbound {
-    pub(crate) pushes: mpsc::Sender<Message>,
+    pub(crate) pushes: broadcast::Sender<Message>,
     pub(crate) commands: mpsc::Sender<(Client, Message)>,
 }
 
@@ -441,11 +441,8 @@ async fn pump(
 ) {
     loop {
         tokio::select! {
-            Some(message) = pushes.next() => {
-                if inbound.pushes.send(message).await.is_err() {
-                    return;
-                }
-            }
+            // That nobody listens is no loss.
+            Some(message) = pushes.next() => drop(inbound.pushes.send(message)),
             Some(message) = commands.next() => {
                 if inbound.commands.try_send((client.clone(), message)).is_err() {
                     context.board.alarm(Alarm::Flood, "commands came faster than this device could take them");

@@ -149,6 +149,11 @@ impl Span {
         serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?).ok()
     }
 
+    /// When it was made, in seconds since 1970.
+    pub fn issued(&self) -> u64 {
+        self.iat
+    }
+
     /// How long it is valid in all; `None` for ever.
     pub fn length(&self) -> Option<Duration> {
         (self.exp > 0).then(|| Duration::from_secs(self.exp.saturating_sub(self.iat)))

@@ -18,7 +18,7 @@ use bramble_contracts::v1::Phase;
 use bramble_contracts::v2::AppReport;
 use bramble_contracts::v2::DesiredDocument;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 pub use host::{FoundRecord, Host, HostError, HostEvent, OutputStream, Piece};
 pub use session::{Attached, Ends, Program, SessionWish};
@@ -35,6 +35,8 @@ use streams::{Ask, Known};
 /// News wait here when the gatherer is busy.
 const NEWS_MAX: usize = 256;
 const ASKS_MAX: usize = 32;
+/// A step that takes longer than this is broken off when the supervisor ends; the next one finds what came of it.
+const STEP_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// What the supervisor tells about.
 pub type Reports = watch::Receiver<Arc<Vec<AppReport>>>;
@@ -55,6 +57,15 @@ struct Given {
     absence: Absence,
 }
 
+/// How the supervisor is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Steps are broken off where they are.
+    AtOnce,
+    /// Steps under way are finished first.
+    AfterSteps,
+}
+
 /// The way to a running supervisor.
 #[derive(Debug)]
 pub struct SupervisorHandle {
@@ -62,8 +73,7 @@ pub struct SupervisorHandle {
     reports: Reports,
     alarms: watch::Receiver<Arc<Vec<String>>>,
     asks: mpsc::Sender<Ask>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    end: watch::Sender<Option<End>>,
 }
 
 /// Starts supervisors.
@@ -76,7 +86,7 @@ impl Supervisor {
         let (reports_out, reports) = watch::channel(Arc::new(Vec::new()));
         let (alarms_out, alarms) = watch::channel(Arc::new(Vec::new()));
         let (asks, asks_in) = mpsc::channel(ASKS_MAX);
-        let (stop, stop_in) = watch::channel(false);
+        let (end, end_in) = watch::channel(None);
         let gatherer = Gatherer {
             host,
             slots: BTreeMap::new(),
@@ -89,8 +99,8 @@ impl Supervisor {
             reports_out,
             alarms_out,
         };
-        let task = tokio::spawn(gatherer.run(desired_in, asks_in, stop_in));
-        SupervisorHandle { desired, reports, alarms, asks, stop, task }
+        tokio::spawn(gatherer.run(desired_in, asks_in, end_in));
+        SupervisorHandle { desired, reports, alarms, asks, end }
     }
 }
 
@@ -142,11 +152,20 @@ impl SupervisorHandle {
     }
 
     /// Ends the supervisor. Apps run on.
-    pub async fn shutdown(self) {
-        self.stop.send_replace(true);
-        if let Err(err) = self.task.await {
-            tracing::warn!(%err, "the supervisor ended badly");
-        }
+    pub async fn shutdown(&self) {
+        self.end(End::AtOnce).await;
+    }
+
+    /// Ends it once the steps under way are done, so that somebody else can go on at once. Apps run on.
+    pub async fn halt(&self) {
+        self.end(End::AfterSteps).await;
+    }
+
+    async fn end(&self, how: End) {
+        self.end.send_replace(Some(how));
+        let mut reports = self.reports.clone();
+        // Its end closes them.
+        while reports.changed().await.is_ok() {}
     }
 }
 
@@ -185,7 +204,7 @@ impl<H: Host> Gatherer<H> {
         mut self,
         mut desired: watch::Receiver<Option<Given>>,
         mut asks: mpsc::Receiver<Ask>,
-        mut stop: watch::Receiver<bool>,
+        mut end: watch::Receiver<Option<End>>,
     ) {
         let mut events = self.host.events();
         let (news_out, mut news) = mpsc::channel(NEWS_MAX);
@@ -206,7 +225,7 @@ impl<H: Host> Gatherer<H> {
                     Some(ended) = self.tasks.join_next() => if let Err(err) = ended && err.is_panic() {
                         tracing::error!(%err, "an app's loop ended badly");
                     },
-                    _ = stop.wait_for(|stop| *stop) => break Turn::End,
+                    _ = end.wait_for(Option::is_some) => break Turn::End,
                 }
             };
             match turn {
@@ -215,7 +234,21 @@ impl<H: Host> Gatherer<H> {
                 Turn::End => break,
             }
         }
+        let how = *end.borrow();
+        if how == Some(End::AfterSteps) {
+            self.finish(news).await;
+        }
         self.tasks.shutdown().await;
+    }
+
+    /// Every app's loop ends by itself once nobody can want anything of it any more, and none begins another step.
+    async fn finish(&mut self, news: mpsc::Receiver<News>) {
+        drop(news);
+        self.slots.clear();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STEP_TIME_MAX, all).await.is_err() {
+            tracing::warn!("a step takes long and is broken off; what came of it is looked at by the next agent");
+        }
     }
 
     async fn load_records(&mut self) {
