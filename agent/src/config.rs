@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::core::disk::DiskRules;
 use crate::host::device::Places;
+use crate::host::instances;
 use crate::host::logs::Budget;
 use crate::host::podman::service::{Registries, ServiceConfig};
 use crate::host::sntp;
@@ -346,6 +347,12 @@ impl Config {
         let bytes = |mib: u32| u64::from(mib) << 20;
         let LogsConfig { container_mib, total_mib, deleted_days } = self.logs;
         Budget { container: bytes(container_mib), total: bytes(total_mib), deleted_hours: deleted_days * 24 }
+    }
+
+    /// Is Podman's service this agent's own child? Not where somebody else runs it, nor under `bramble-agent supervise`,
+    /// which runs it for both agents of the device.
+    pub fn starts_podman(&self) -> bool {
+        self.podman.socket.is_none() && !instances::is_supervised()
     }
 
     /// Where Podman listens.

@@ -5,8 +5,13 @@ use std::process::ExitCode;
 
 use bramble_agent::check::{age_secs, check, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
+use bramble_agent::host::instances::{self, Guarded};
+use bramble_agent::host::lease;
+use bramble_agent::parent;
 use bramble_agent::run;
 use bramble_agent::status::Status;
+use bramble_agent::version;
+use bramble_contracts::v1::Instance;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -14,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 /// The agent of a Bramble fleet: runs on the device, keeps its apps running.
 #[derive(Parser)]
-#[command(name = "bramble-agent", version)]
+#[command(name = "bramble-agent", version = version::text())]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -23,7 +28,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Run until told to stop; apps outlive it.
-    Run(ConfigArg),
+    Run(RunArgs),
+    /// Run this device's agents where there is no systemd: start them, start them again, and let one replace the other.
+    Supervise(ConfigArg),
+    /// Before each start of an agent: if a new one was started too often without being confirmed, go back to the one before.
+    Guard(RunArgs),
     /// What the agent on this machine says of itself.
     Status(ConfigArg),
     /// What is well on this machine and what is not; needs no network. Ends with 1 when something failed.
@@ -37,6 +46,15 @@ struct ConfigArg {
     /// The settings.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Which of two agents this is; agent.toml says so where this does not.
+    #[arg(long, value_name = "a|b", value_parser = instance)]
+    instance: Option<Instance>,
 }
 
 #[derive(clap::Args)]
@@ -69,18 +87,41 @@ fn main() -> ExitCode {
 fn act(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(arg) => {
+            let mut config = Config::load(&arg.config.config)?;
+            config.instance = arg.instance.unwrap_or(config.instance);
+            log_to();
+            Ok(runtime()?.block_on(run::run(config))?.code())
+        }
+        Command::Supervise(arg) => {
             let config = Config::load(&arg.config)?;
             log_to();
-            runtime()?.block_on(run::run(config))?;
+            runtime()?.block_on(parent::supervise(&arg.config, &config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guard(arg) => {
+            // Whatever it finds, the agent is to start.
+            match Config::load(&arg.config.config).map(|config| instances::guard(&config.state_dir)) {
+                Ok(Ok(Guarded::TurnedBack(version))) => {
+                    eprintln!("a new agent was started too often without being confirmed: version {version} runs again");
+                }
+                Ok(Ok(Guarded::Confirmed | Guarded::Unconfirmed(_) | Guarded::Nothing)) => {}
+                Ok(Err(err)) => eprintln!("starts are not guarded: {err}"),
+                Err(err) => eprintln!("starts are not guarded: {err}"),
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
         Command::Check(args) => look(&Config::load(&args.config.config)?, args.output),
         Command::Version => {
-            println!("{}", env!("CARGO_PKG_VERSION"));
+            println!("{}", version::text());
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn instance(text: &str) -> Result<Instance, String> {
+    let all = [Instance::A, Instance::B];
+    all.into_iter().find(|one| one.name() == text).ok_or_else(|| "it is a or b".to_owned())
 }
 
 fn look(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
@@ -100,7 +141,7 @@ fn status(config: &Config) -> ExitCode {
         eprintln!("no agent has run since boot: {} is not there", config.status_file().display());
         return ExitCode::from(3);
     };
-    let running = run::is_running(config);
+    let running = lease::is_held(&config.state_dir);
     print!("{}", status.text(running, age_secs(status.up_ms)));
     if running { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

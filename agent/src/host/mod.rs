@@ -7,6 +7,7 @@ pub mod cmd;
 pub mod device;
 mod dnat;
 pub mod facts;
+pub mod instances;
 mod layers;
 pub mod lease;
 mod leash;

@@ -50,12 +50,6 @@ impl Stop {
             tracing::debug!("the agent was dropped");
         }
     }
-
-    /// Waits for it, and then so long.
-    pub(crate) async fn and_then(mut self, wait: Duration) {
-        self.asked().await;
-        tokio::time::sleep(wait).await;
-    }
 }
 
 pub(crate) struct Context {
