@@ -18,6 +18,7 @@ pub mod podman;
 pub mod ports;
 mod probe;
 pub(crate) mod records;
+pub mod release;
 mod repair;
 mod room;
 mod session;

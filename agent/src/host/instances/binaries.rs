@@ -132,7 +132,7 @@ impl Binaries {
     pub fn keep_only(&self, keep: &[AgentVersion]) -> Result<(), BinaryError> {
         for name in self.names()? {
             let version = version_of(&name);
-            let is_half = name.starts_with('.') && name.ends_with(".new");
+            let is_half = name.starts_with('.') && [".new", ".part"].iter().any(|end| name.ends_with(end));
             if is_half || version.is_some_and(|version| !keep.contains(&version)) {
                 tracing::info!(name, "an old agent is removed");
                 remove_if_there(&self.dir.join(name))?;
