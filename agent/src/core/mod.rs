@@ -17,3 +17,4 @@ pub mod report;
 pub mod sntp;
 pub mod stages;
 pub mod step;
+pub mod upgrade;
