@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bramble_agent::check::{age_secs, check, text};
+use anyhow::Context as _;
+use bramble_agent::check::{self, age_secs, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
+use bramble_agent::core::upgrade::replay;
 use bramble_agent::host::instances::{self, Guarded};
 use bramble_agent::host::lease;
 use bramble_agent::parent;
 use bramble_agent::run;
 use bramble_agent::status::Status;
 use bramble_agent::version;
+use bramble_contracts::smoke::Suite;
 use bramble_contracts::v1::Instance;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -37,6 +40,11 @@ enum Command {
     Status(ConfigArg),
     /// What is well on this machine and what is not; needs no network. Ends with 1 when something failed.
     Check(CheckArgs),
+    /// Whether this program could take over this device: what the agent that acts asks a new one. Ends with 1 when it
+    /// could not.
+    SelfTest(CheckArgs),
+    /// What happened to upgrades of this device's agents, step by step.
+    Replay(ReplayArgs),
     /// Print the version.
     Version,
 }
@@ -66,6 +74,12 @@ struct CheckArgs {
     output: Output,
 }
 
+#[derive(clap::Args)]
+struct ReplayArgs {
+    /// `upgrade.log` in the state folder.
+    log: PathBuf,
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Output {
     /// For people.
@@ -90,28 +104,27 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
             let mut config = Config::load(&arg.config.config)?;
             config.instance = arg.instance.unwrap_or(config.instance);
             log_to();
-            Ok(runtime()?.block_on(run::run(config))?.code())
+            Ok(runtime()?.block_on(run::run(&config))?.code())
         }
         Command::Supervise(arg) => {
             let config = Config::load(&arg.config)?;
             log_to();
-            runtime()?.block_on(parent::supervise(&arg.config, &config))?;
+            runtime()?.block_on(parent::supervise(&config))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Guard(arg) => {
-            // Whatever it finds, the agent is to start.
-            match Config::load(&arg.config.config).map(|config| instances::guard(&config.state_dir)) {
-                Ok(Ok(Guarded::TurnedBack(version))) => {
-                    eprintln!("a new agent was started too often without being confirmed: version {version} runs again");
-                }
-                Ok(Ok(Guarded::Confirmed | Guarded::Unconfirmed(_) | Guarded::Nothing)) => {}
-                Ok(Err(err)) => eprintln!("starts are not guarded: {err}"),
-                Err(err) => eprintln!("starts are not guarded: {err}"),
-            }
+            before_start(&arg);
+            // Whatever it found, the agent is to start.
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::SelfTest(args) => show(check::self_test, &Config::load(&args.config.config)?, args.output),
+        Command::Replay(file) => {
+            let log = std::fs::read_to_string(&file.log).with_context(|| format!("cannot read {}", file.log.display()))?;
+            print!("{}", replay(&log)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
-        Command::Check(args) => look(&Config::load(&args.config.config)?, args.output),
+        Command::Check(args) => show(check::check, &Config::load(&args.config.config)?, args.output),
         Command::Version => {
             println!("{}", version::text());
             Ok(ExitCode::SUCCESS)
@@ -124,9 +137,28 @@ fn instance(text: &str) -> Result<Instance, String> {
     all.into_iter().find(|one| one.name() == text).ok_or_else(|| "it is a or b".to_owned())
 }
 
-fn look(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
+fn before_start(arg: &RunArgs) {
+    let guarded = Config::load(&arg.config.config).map(|config| {
+        let instance = arg.instance.unwrap_or(config.instance);
+        instances::guard(&config.state_dir, instance, &config.bounds())
+    });
+    match guarded {
+        Ok(Ok(Guarded::Starts)) => {}
+        Ok(Ok(Guarded::TurnedBack(version))) => {
+            eprintln!("a new agent was started too often without being confirmed: version {version} runs again");
+        }
+        Ok(Err(err)) => eprintln!("starts are not guarded: {err}"),
+        Err(err) => eprintln!("starts are not guarded: {err}"),
+    }
+}
+
+fn show<'a, F: Future<Output = Suite>>(
+    look: impl FnOnce(&'a Config) -> F,
+    config: &'a Config,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
-    let suite = runtime.block_on(check(config));
+    let suite = runtime.block_on(look(config));
     match output {
         Output::Text => print!("{}", text(&suite)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&suite)?),

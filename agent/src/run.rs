@@ -4,30 +4,32 @@
 //! whether this agent acts is the lease's word, when it lets the lease go or ends is the upgrade's.
 
 use std::convert::Infallible;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bramble_contracts::Name;
-use bramble_contracts::v1::DeviceFacts;
+use bramble_contracts::v1::{DeviceFacts, Instance};
+use bramble_contracts::{DeviceId, Name, SessionId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::core::backoff::Backoff;
+use crate::core::upgrade::ExitCode;
 use crate::host::device::PodmanHost;
 use crate::host::instances;
-use crate::host::lease::{self, Held, Lease};
+use crate::host::lease;
 use crate::host::logs::{self, Logs};
 use crate::host::podman::Podman;
 use crate::host::podman::service::{Service, ServiceState};
 use crate::host::{clock, facts, state, systemd};
-use crate::mesh::board::{Alarm, Board};
-use crate::mesh::{self, Agent, Facts, Word, health};
+use crate::mesh::board::{Alarm, Board, View};
+use crate::mesh::{self, Agent, Facts, OnDuty, StartError, Word, health};
 use crate::status::Status;
-use crate::supervise::{Reports, SupervisorHandle};
-use crate::upgrade::{Driver, Order};
+use crate::supervise::SupervisorHandle;
+use crate::upgrade::Driver;
 use crate::version;
 
 /// The main loop must have turned within this, or systemd is not told that we live.
@@ -40,8 +42,6 @@ const STATUS_PERIOD: Duration = Duration::from_secs(30);
 const STOP_TIME_MAX: Duration = Duration::from_secs(8);
 /// What the coordinator says of an upgrade waits here.
 const WORDS_MAX: usize = 4;
-/// Ends so: whoever started this agent does not start it again. The units say the same number.
-pub const RETIRED: u8 = 44;
 
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,16 +56,17 @@ pub enum Ended {
 
 impl Ended {
     /// As whoever started it reads it.
-    pub fn code(self) -> ExitCode {
+    pub fn code(self) -> process::ExitCode {
         match self {
-            Self::Told | Self::Again => ExitCode::SUCCESS,
-            Self::Retired => ExitCode::from(RETIRED),
+            Self::Told => process::ExitCode::SUCCESS,
+            Self::Again => process::ExitCode::from(ExitCode::Restart.code()),
+            Self::Retired => process::ExitCode::from(ExitCode::Retire.code()),
         }
     }
 }
 
 /// Runs until SIGTERM or SIGINT, or until its upgrade ends it.
-pub async fn run(config: Config) -> anyhow::Result<Ended> {
+pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     instances::die_with_supervisor()?;
     let _place = lease::occupy(&config.state_dir, config.instance)?;
     state::make_dir(&config.podman.run_dir)?;
@@ -73,138 +74,88 @@ pub async fn run(config: Config) -> anyhow::Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
     let (words, words_in) = mpsc::channel(WORDS_MAX);
-    let mut program = Program::new(&config, facts, words, words_in)?;
-    let alive = program.alive();
+    let agent = Agent::ready(mesh_config(config, facts, words)?)?;
+    let mut driver = Driver::new(config, &agent, words_in)?;
+    tracing::info!(
+        version = version::text(),
+        instance = config.instance.name(),
+        session = %agent.session(),
+        "agent runs"
+    );
+    let pulse = Arc::new(AtomicU64::new(clock::up_ms()));
+    let alive = {
+        let pulse = pulse.clone();
+        move || clock::up_ms().saturating_sub(pulse.load(Ordering::Relaxed)) < ms(ALIVE_WITHIN)
+    };
+    let (teller, on_duty) = (Teller::of(config, &agent), agent.on_duty());
+    let (podman, board) = (watch::Sender::new(None), agent.board());
+    let (service, mended) = (podman.subscribe(), podman.subscribe());
+    let mut acting = Acting { config: config.clone(), agent, podman };
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(Ended::Told),
         _ = interrupt.recv() => Ok(Ended::Told),
+        ended = driver.run(&mut acting) => ended,
+        never = keep_pulse(on_duty, &pulse) => match never {},
+        never = teller.tell() => match never {},
+        never = look(config, facts_out) => match never {},
+        never = watch_podman(service, board.clone()) => match never {},
+        never = watch_store(mended, board) => match never {},
         () = async { systemd::keep_watchdog(alive).await; std::future::pending().await } => Ok(Ended::Told),
-        never = look(&config, facts_out) => match never {},
-        ended = program.live() => ended,
     };
     tracing::info!(?ended, "agent stops; apps run on");
     systemd::stopping();
-    if tokio::time::timeout(STOP_TIME_MAX, program.stop()).await.is_err() {
+    if tokio::time::timeout(STOP_TIME_MAX, acting.stop()).await.is_err() {
         tracing::warn!("the agent did not stop in good order in time; nothing is lost by that");
     }
     ended
 }
 
-/// One agent with all its parts.
-struct Program {
-    config: Config,
-    agent: Agent,
-    driver: Driver,
-    lease: Lease,
-    pulse: Arc<AtomicU64>,
-    /// While it acts.
-    held: Option<Held>,
-    /// While it acts, where Podman's service is its own.
-    service: Option<Service>,
+fn mesh_config(config: &Config, facts: Facts, words: mpsc::Sender<Word>) -> anyhow::Result<mesh::Config> {
+    Ok(mesh::Config {
+        settings: config.settings()?,
+        name: config.name.clone().or_else(host_name),
+        token_file: config.token_file.clone(),
+        facts,
+        words,
+    })
 }
 
-impl Program {
-    fn new(config: &Config, facts: Facts, words: mpsc::Sender<Word>, heard: mpsc::Receiver<Word>) -> anyhow::Result<Self> {
-        let mesh = mesh::Config {
-            settings: config.settings()?,
-            name: config.name.clone().or_else(host_name),
-            token_file: config.token_file.clone(),
-            facts,
-            words,
-        };
-        let lease = Lease::of(&config.state_dir)?;
-        let agent = Agent::ready(mesh)?;
-        let driver = Driver::new(config, &agent, heard)?;
-        tracing::info!(
-            version = version::text(),
-            instance = config.instance.name(),
-            session = %agent.session(),
-            "agent runs"
-        );
-        let pulse = Arc::new(AtomicU64::new(clock::up_ms()));
-        Ok(Self { config: config.clone(), agent, driver, lease, pulse, held: None, service: None })
+/// The agent, and what it needs to act.
+pub(crate) struct Acting {
+    config: Config,
+    agent: Agent,
+    /// Podman's service, once this agent acts and where it is its own.
+    podman: watch::Sender<Option<Arc<Service>>>,
+}
+
+impl Acting {
+    pub(crate) fn on_duty(&self) -> OnDuty {
+        self.agent.on_duty()
     }
 
-    /// Is its main loop alive?
-    fn alive(&self) -> impl Fn() -> bool + Send + use<> {
-        let pulse = self.pulse.clone();
-        move || clock::up_ms().saturating_sub(pulse.load(Ordering::Relaxed)) < ms(ALIVE_WITHIN)
+    /// What it supervises with, while it acts.
+    pub(crate) fn supervisor(&self) -> Option<Arc<SupervisorHandle>> {
+        self.agent.supervisor()
     }
 
-    /// Acts whenever it holds the lease, and waits for it otherwise.
-    async fn live(&mut self) -> anyhow::Result<Ended> {
-        self.held = self.lease.try_take()?;
-        loop {
-            if self.held.is_none()
-                && let Some(ended) = self.wait().await?
-            {
-                return Ok(ended);
-            }
-            match self.act().await? {
-                Order::LetGo => self.halt().await,
-                Order::End(ended) => return Ok(ended),
-            }
+    /// Supervises apps, answers commands and reports from now on.
+    pub(crate) fn act(&mut self) -> Result<(), StartError> {
+        if self.config.starts_podman() && self.podman.borrow().is_none() {
+            self.podman.send_replace(Some(Arc::new(Service::start(self.config.service()))));
         }
-    }
-
-    /// Is connected and beats until it holds the lease, or is to end. Ready as soon as it would be the next.
-    async fn wait(&mut self) -> anyhow::Result<Option<Ended>> {
-        let mut waiting = self.lease.wait()?;
-        let mut changes = self.agent.changes();
-        let ready = async {
-            // It cannot fail: the board is our own agent's.
-            drop(changes.wait_for(|view| view.connected).await);
-            tracing::info!("ready to act as soon as the agent that acts lets go");
-            systemd::ready();
-            std::future::pending::<Infallible>().await
-        };
-        let held = async {
-            waiting.is_next().await;
-            tokio::select! {
-                held = waiting.held() => held,
-                never = ready => match never {},
-            }
-        };
-        tokio::select! {
-            held = held => self.held = Some(held?),
-            ended = self.driver.wait(&self.agent) => return Ok(Some(ended)),
-            never = keep_pulse(None, &self.pulse) => match never {},
-            never = tell(&self.agent, &self.config) => match never {},
-        }
-        Ok(None)
-    }
-
-    /// Supervises, answers and reports until the upgrade says otherwise.
-    async fn act(&mut self) -> anyhow::Result<Order> {
-        self.service = self.config.starts_podman().then(|| Service::start(self.config.service()));
         let host = PodmanHost::new(Podman::new(self.config.socket()), self.config.places());
         let logs = Logs::start(logs::Places::below(&self.config.apps_dir), self.config.log_budget());
-        self.agent.act(Arc::new(host), logs)?;
-        systemd::ready();
-        let service = self.service.as_ref();
-        let (state, mended) = (service.map(Service::state), service.map(Service::mended));
-        tokio::select! {
-            order = self.driver.act(&self.agent) => Ok(order),
-            never = keep_pulse(self.agent.supervisor(), &self.pulse) => match never {},
-            never = tell(&self.agent, &self.config) => match never {},
-            never = watch_podman(state, self.agent.board()) => match never {},
-            never = watch_store(mended, self.agent.board()) => match never {},
-        }
+        self.agent.act(Arc::new(host), logs)
     }
 
-    /// Ceases to act, and only then lets the lease go.
-    async fn halt(&mut self) {
-        self.agent.halt().await;
-        if let Some(service) = self.service.take() {
-            service.stop().await;
-        }
-        tracing::info!("this agent acts no more");
-        self.held = None;
+    /// Ceases to, in good order, by and by.
+    pub(crate) fn halt(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.agent.halt()
     }
 
     async fn stop(self) {
         self.agent.shutdown().await;
-        if let Some(service) = self.service {
+        if let Some(service) = self.podman.send_replace(None) {
             service.stop().await;
         }
     }
@@ -244,11 +195,11 @@ fn host_name() -> Option<Name> {
 
 /// Asks the supervisor's own loop something small: only an answer from there says that we are alive. Where nothing is
 /// supervised, that we come here says so.
-async fn keep_pulse(supervisor: Option<Arc<SupervisorHandle>>, pulse: &AtomicU64) -> Infallible {
+async fn keep_pulse(on_duty: OnDuty, pulse: &AtomicU64) -> Infallible {
     loop {
         // Only an answer counts: a supervisor that has stopped is not alive.
-        let alive = match &supervisor {
-            Some(supervisor) => supervisor.alive().await.is_ok(),
+        let alive = match on_duty.duty() {
+            Some(duty) => duty.supervisor.alive().await.is_ok(),
             None => true,
         };
         if alive {
@@ -258,9 +209,17 @@ async fn keep_pulse(supervisor: Option<Arc<SupervisorHandle>>, pulse: &AtomicU64
     }
 }
 
+/// Waits for Podman's service to be ours; for ever where it is somebody else's.
+async fn started(mut podman: watch::Receiver<Option<Arc<Service>>>) -> Arc<Service> {
+    match podman.wait_for(Option::is_some).await.map(|service| service.clone()) {
+        Ok(Some(service)) => service,
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
 /// Says when Podman does not run, once that is more than a moment.
-async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Board) -> Infallible {
-    let Some(mut state) = service else { return std::future::pending().await };
+async fn watch_podman(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
+    let mut state = started(podman).await.state();
     loop {
         let down = match &*state.borrow_and_update() {
             ServiceState::Down(why) => Some(why.clone()),
@@ -284,8 +243,8 @@ async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Boa
 }
 
 /// Says when a damaged store was mended; that stays said as long as this agent runs.
-async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Board) -> Infallible {
-    let Some(mut mended) = service else { return std::future::pending().await };
+async fn watch_store(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
+    let mut mended = started(podman).await.mended();
     loop {
         if let Some(done) = mended.borrow_and_update().clone() {
             board.alarm(Alarm::Store, done);
@@ -297,54 +256,76 @@ async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Bo
 }
 
 /// Keeps the status file true.
-async fn tell(agent: &Agent, config: &Config) -> Infallible {
-    let path = config.status_file();
-    let mut changes = agent.changes();
-    let mut reports = agent.supervisor().map(|supervisor| supervisor.reports());
-    loop {
-        if let Err(err) = status(agent, config).write(&path) {
-            tracing::warn!(path = %path.display(), %err, "the status file cannot be written");
-        }
-        tokio::time::sleep(STATUS_SETTLE).await;
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = changed(&mut reports) => {}
-            () = tokio::time::sleep(STATUS_PERIOD) => {}
-        }
-    }
+struct Teller {
+    path: PathBuf,
+    instance: Instance,
+    session: SessionId,
+    device: watch::Receiver<Option<DeviceId>>,
+    view: watch::Receiver<View>,
+    on_duty: OnDuty,
 }
 
-async fn changed(reports: &mut Option<Reports>) {
-    let open = match reports {
-        Some(reports) => reports.changed().await.is_ok(),
-        None => false,
-    };
-    if !open {
-        std::future::pending::<()>().await;
+impl Teller {
+    fn of(config: &Config, agent: &Agent) -> Self {
+        Self {
+            path: config.status_file(),
+            instance: config.instance,
+            session: agent.session(),
+            device: agent.device(),
+            view: agent.changes(),
+            on_duty: agent.on_duty(),
+        }
     }
-}
 
-fn status(agent: &Agent, config: &Config) -> Status {
-    let view = agent.view();
-    let supervisor = agent.supervisor();
-    let apps = supervisor.as_ref().map(|supervisor| supervisor.reports().borrow().clone()).unwrap_or_default();
-    let alarms = supervisor.as_ref().map(|supervisor| supervisor.alarms().borrow().clone()).unwrap_or_default();
-    Status {
-        pid: std::process::id(),
-        version: version::text().into(),
-        instance: config.instance,
-        acts: supervisor.is_some(),
-        device: agent.device().borrow().as_ref().map(ToString::to_string),
-        session: agent.session().to_string(),
-        health: health::judge(view.desired.as_deref(), &apps, &view.clock),
-        generation: view.desired.as_ref().map_or(0, |document| document.generation.0),
-        apps: apps.to_vec(),
-        alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
-        refused: view.refused.last().map_or(0, |refusal| refusal.number),
-        link: view.link,
-        clock: view.clock,
-        program: view.program,
-        up_ms: clock::up_ms(),
+    async fn tell(mut self) -> Infallible {
+        loop {
+            if let Err(err) = self.status().write(&self.path) {
+                tracing::warn!(path = %self.path.display(), %err, "the status file cannot be written");
+            }
+            tokio::time::sleep(STATUS_SETTLE).await;
+            let mut reports = self.on_duty.duty().map(|duty| duty.supervisor.reports());
+            let news = async {
+                let open = match &mut reports {
+                    Some(reports) => reports.changed().await.is_ok(),
+                    None => false,
+                };
+                if !open {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                // The board is our own agent's: it does not go.
+                _ = self.view.changed() => {}
+                () = self.on_duty.changed() => {}
+                () = news => {}
+                () = tokio::time::sleep(STATUS_PERIOD) => {}
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let view = self.view.borrow().clone();
+        let duty = self.on_duty.duty();
+        let supervisor = duty.as_ref().map(|duty| &duty.supervisor);
+        let apps = supervisor.map(|supervisor| supervisor.reports().borrow().clone()).unwrap_or_default();
+        let alarms = supervisor.map(|supervisor| supervisor.alarms().borrow().clone()).unwrap_or_default();
+        Status {
+            pid: process::id(),
+            version: version::text().into(),
+            instance: self.instance,
+            acts: duty.is_some(),
+            device: self.device.borrow().as_ref().map(ToString::to_string),
+            session: self.session.to_string(),
+            health: health::judge(view.desired.as_deref(), &apps, &view.clock),
+            generation: view.desired.as_ref().map_or(0, |document| document.generation.0),
+            apps: apps.to_vec(),
+            alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
+            refused: view.refused.last().map_or(0, |refusal| refusal.number),
+            link: view.link,
+            clock: view.clock,
+            program: view.program,
+            up_ms: clock::up_ms(),
+        }
     }
 }
 

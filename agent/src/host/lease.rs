@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bramble_contracts::v1::Instance;
 use nix::errno::Errno;
@@ -18,6 +19,8 @@ use super::state::{self, StateError};
 const ACTING: &str = "acting.lock";
 /// Held by whoever is the next to act, while it waits.
 const NEXT: &str = "next.lock";
+const LOOKS_MAX: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +80,50 @@ pub struct Waiting {
     path: PathBuf,
 }
 
+/// When the end of an agent was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It did not run when it was asked for.
+    Before,
+    /// Just now.
+    Now,
+}
+
 /// Keeps a second agent of the same instance away.
 pub fn occupy(state_dir: &Path, instance: Instance) -> Result<Place, LeaseError> {
     state::make_dir(state_dir)?;
-    let path = state_dir.join(format!("agent-{}.lock", instance.name()));
-    match lock(&path, FlockArg::LockExclusiveNonblock)? {
-        Some(lock) => Ok(Place { _lock: lock }),
-        None => Err(LeaseError::Twice { path, instance }),
+    let path = place(state_dir, instance);
+    for _ in 0..LOOKS_MAX {
+        if let Some(lock) = lock(&path, FlockArg::LockExclusiveNonblock)? {
+            return Ok(Place { _lock: lock });
+        }
+        // Perhaps somebody just looks whether it is taken.
+        std::thread::sleep(LOOK_PAUSE);
     }
+    Err(LeaseError::Twice { path, instance })
+}
+
+/// Waits for the end of an instance, in a thread of its own.
+pub async fn gone(state_dir: &Path, instance: Instance) -> Result<Gone, LeaseError> {
+    let (path, broken) = (place(state_dir, instance), place(state_dir, instance));
+    let (out, gone) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("other".into()).stack_size(64 << 10);
+    let spawned = thread.spawn(move || {
+        let before = lock(&path, FlockArg::LockSharedNonblock).map(|lock| lock.map(|_| Gone::Before));
+        let gone = match before {
+            Ok(None) => lock(&path, FlockArg::LockShared).map(|_| Gone::Now),
+            Ok(Some(before)) => Ok(before),
+            Err(err) => Err(err),
+        };
+        // That nobody listens any more is no matter.
+        drop(out.send(gone));
+    });
+    spawned.map_err(|err| LeaseError::Io { path: broken.clone(), err })?;
+    gone.await.unwrap_or(Err(LeaseError::BrokeOff { path: broken }))
+}
+
+fn place(state_dir: &Path, instance: Instance) -> PathBuf {
+    state_dir.join(format!("agent-{}.lock", instance.name()))
 }
 
 /// Does an agent act on this state now?
@@ -218,5 +257,17 @@ mod tests {
         occupy(dir.path(), Instance::B).unwrap();
         drop(first);
         occupy(dir.path(), Instance::A).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_instance_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(gone(dir.path(), Instance::B).await.unwrap(), Gone::Before);
+        let other = occupy(dir.path(), Instance::B).unwrap();
+        let mut ended = std::pin::pin!(gone(dir.path(), Instance::B));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut ended).await.is_err());
+        drop(other);
+        assert_eq!(ended.await.unwrap(), Gone::Now);
+        occupy(dir.path(), Instance::B).unwrap();
     }
 }

@@ -45,6 +45,8 @@ pub struct View {
     pub link: String,
     /// The document acted on.
     pub desired: Option<Arc<DesiredDocument>>,
+    /// Was the document read from the broker since this agent acts?
+    pub fresh: bool,
     /// The last few refused messages, newest last.
     pub refused: Vec<Refusal>,
     /// What people should look at.

@@ -130,6 +130,7 @@ impl Desired {
         match self.fetch(&client).await {
             Ok(()) => {
                 self.failures = 0;
+                self.context.board.update(|view| view.fresh = true);
                 self.read_at = now() + random::jittered(self.context.settings.desired);
             }
             Err(why) => {

@@ -57,11 +57,21 @@ impl Roster {
         self.now.send_replace(Some(Duty { supervisor, logs, _held: held }));
     }
 
-    /// Ends it; waits until nobody works for it any more, at most so long.
-    pub(crate) async fn end(&mut self, within: Duration) {
+    /// Ends it.
+    pub(crate) fn end(&mut self) -> Working {
         self.pen.send_replace(false);
         self.now.send_replace(None);
-        if let Some(mut last) = self.last.take()
+        Working(self.last.take())
+    }
+}
+
+/// Whoever still works for a duty that has ended.
+pub(crate) struct Working(Option<mpsc::Receiver<Infallible>>);
+
+impl Working {
+    /// Waits until nobody does, at most so long.
+    pub(crate) async fn ended(self, within: Duration) {
+        if let Some(mut last) = self.0
             && tokio::time::timeout(within, last.recv()).await.is_err()
         {
             tracing::warn!("a command did not end in time");

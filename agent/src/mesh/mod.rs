@@ -22,6 +22,7 @@ mod heartbeat;
 mod judge;
 mod random;
 mod refusals;
+pub(crate) mod rehearsal;
 mod releases;
 mod renew;
 mod report;
@@ -43,10 +44,12 @@ use crate::supervise::{Host, Supervisor, SupervisorHandle};
 use board::{Board, View};
 use context::{Context, Stop};
 use desired::Desired;
-use duty::{OnDuty, Pen, Roster};
+use duty::{Pen, Roster};
 use enroll::Enrollment;
 use identity::{DeviceKey, Identity, IdentityError, identity_file};
 use trust::{Trust, TrustFailure};
+
+pub(crate) use duty::OnDuty;
 
 pub use commands::Word;
 pub use context::Settings;
@@ -174,14 +177,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Ceases to act, in good order: steps under way are finished, then the last report goes out. It stays connected.
-    pub async fn halt(&mut self) {
-        let Some(Acting { supervisor, stop, mut tasks }) = self.acting.take() else { return };
-        self.roster.end(COMMAND_TIME_MAX).await;
-        supervisor.halt().await;
-        stop.send_replace(true);
-        finish(&mut tasks).await;
-        self.board.update(|view| view.desired = None);
+    /// Ceases to act, in good order: commands are ended, steps under way are finished, then the last report goes out. It
+    /// stays connected. Dropping what this returns ends the same at once.
+    pub fn halt(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let (acting, commands, board) = (self.acting.take(), self.roster.end(), self.board.clone());
+        async move {
+            let Some(Acting { supervisor, stop, mut tasks }) = acting else { return };
+            commands.ended(COMMAND_TIME_MAX).await;
+            supervisor.halt().await;
+            stop.send_replace(true);
+            finish(&mut tasks).await;
+            board.update(|view| (view.desired, view.fresh) = (None, false));
+        }
     }
 
     /// What it knows of itself.
@@ -212,6 +219,11 @@ impl Agent {
     /// What it runs, while it acts.
     pub fn supervisor(&self) -> Option<Arc<SupervisorHandle>> {
         self.acting.as_ref().map(|acting| acting.supervisor.clone())
+    }
+
+    /// Hears whether it acts, and with what.
+    pub(crate) fn on_duty(&self) -> OnDuty {
+        self.roster.look()
     }
 
     /// How it asks the coordinator for releases, once it is enrolled.

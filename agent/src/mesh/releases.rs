@@ -1,18 +1,20 @@
 //! Questions about releases, over the mesh: one answer each, within a bound.
 //!
-//! Decides nothing about what is asked or what an answer is worth; timestamps are opened here, because trust is.
+//! Decides nothing about what is asked or what an answer is worth.
 
 use std::sync::Arc;
 
 use async_nats::Client;
-use bramble_contracts::bytes::Sha256;
-use bramble_contracts::release::{ReleaseAnswer, ReleaseAsk, ReleaseTimestamp, TimestampError};
-use bramble_contracts::signed::VerifyError;
-use bramble_contracts::subjects::Up;
+use bramble_contracts::bytes::{KeyId, PublicKey};
 use bramble_contracts::envelope;
+use bramble_contracts::release::{ReleaseAnswer, ReleaseAsk};
+use bramble_contracts::signed::Role;
+use bramble_contracts::subjects::Up;
+use bramble_contracts::v1::RefusalKind;
 use tokio::sync::watch;
 
 use super::context::Context;
+use super::refusals::Bad;
 use super::{Mesh, renew};
 
 /// Nobody answers, in words. It says nothing of a release.
@@ -34,21 +36,23 @@ impl Releases {
         envelope::decode(&answer.map_err(|err| fail(&err))?.payload).map_err(|err| fail(&err))
     }
 
-    /// Opens a timestamp for a manifest at that time. A key that is not known may be a new one: then trust is asked for.
-    pub async fn open(&self, stamp: &[u8], manifest: &Sha256, now_ms: u64) -> Result<ReleaseTimestamp, TimestampError> {
-        let way = self.way();
-        let Ok((context, client)) = way else {
-            return ReleaseTimestamp::open(stamp, manifest, now_ms, |_, _| None);
-        };
-        let open = || ReleaseTimestamp::open(stamp, manifest, now_ms, |role, id| context.trust.key(role, id));
-        match open() {
-            Err(TimestampError::Signature(VerifyError::UnknownKey { .. })) => {
-                if let Err(why) = renew::trust_over_mesh(&context, &client).await {
-                    tracing::info!(%why, "no newer trust document");
-                }
-                open()
-            }
-            opened => opened,
+    /// The public key of that id, if it may sign in that role.
+    pub fn trusted(&self, role: Role, id: &KeyId) -> Option<PublicKey> {
+        self.0.borrow().as_ref().and_then(|mesh| mesh.context.trust.key(role, id))
+    }
+
+    /// Asks for a successor of the trust document; that there is none is told by what is refused then.
+    pub async fn ask_trust(&self) {
+        let Ok((context, client)) = self.way() else { return };
+        if let Err(why) = renew::trust_over_mesh(&context, &client).await {
+            tracing::info!(%why, "no newer trust document");
+        }
+    }
+
+    /// Refuses something that came, so that operators hear of it.
+    pub fn refuse(&self, kind: RefusalKind, why: &str) {
+        if let Some(mesh) = &*self.0.borrow() {
+            mesh.context.refusals.add(&Bad { kind, detail: why.to_owned(), generation: None });
         }
     }
 

@@ -1,4 +1,4 @@
-//! What agents ask their supervisor, over a socket: one line each way, `start b` and `ok`.
+//! What agents ask their supervisor, over a socket: one line each way, `begin b` and `ok`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,7 +59,11 @@ async fn act(
     let keeper = &keepers[&instance];
     tracing::info!(word, instance = instance.name(), "asked");
     match word {
-        "start" => keeper.ready().await.map(|()| "ok".into()),
+        "begin" => {
+            keeper.begin().await;
+            Ok("ok".into())
+        }
+        "ready" => keeper.ready().await.map(|()| "ok".into()),
         "stop" => keeper.stop().await.map(|()| "ok".into()),
         "running" => keeper.is_running().await.map(|runs| if runs { "yes".into() } else { "no".into() }),
         "enable" => {

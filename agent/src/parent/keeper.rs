@@ -19,7 +19,7 @@ use super::Site;
 use crate::core::backoff::Backoff;
 use crate::host::instances::{SUPERVISOR, SUPERVISOR_PID, Guarded, guard};
 use crate::host::{clock, cmd};
-use crate::run::RETIRED;
+use crate::core::upgrade::ExitCode;
 
 const ASKS_MAX: usize = 8;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -225,12 +225,12 @@ impl Life {
 
     /// Whatever the guard finds, the agent is started.
     async fn guard(&self) {
-        let state_dir = self.site.state_dir.clone();
-        match tokio::task::spawn_blocking(move || guard(&state_dir)).await {
+        let (site, instance) = (self.site.clone(), self.instance);
+        match tokio::task::spawn_blocking(move || guard(&site.state_dir, instance, &site.bounds)).await {
             Ok(Ok(Guarded::TurnedBack(version))) => {
                 tracing::error!(%version, "a new agent was started too often without being confirmed: the one before runs");
             }
-            Ok(Ok(Guarded::Confirmed | Guarded::Unconfirmed(_) | Guarded::Nothing)) => {}
+            Ok(Ok(Guarded::Starts)) => {}
             Ok(Err(err)) => tracing::error!(%err, "starts are not guarded"),
             Err(err) => tracing::error!(%err, "starts are not guarded"),
         }
@@ -267,7 +267,7 @@ impl Life {
 
 fn ended(status: io::Result<std::process::ExitStatus>, ready: bool) -> End {
     match status {
-        Ok(status) if status.code() == Some(i32::from(RETIRED)) => End::Retired,
+        Ok(status) if status.code() == Some(i32::from(ExitCode::Retire.code())) => End::Retired,
         Ok(status) if ready => End::Died(format!("it ended ({status})")),
         Ok(status) => End::Died(format!("it ended ({status}) before it was ready")),
         Err(err) => End::Died(format!("it was lost track of: {err}")),

@@ -20,6 +20,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::core::upgrade::Bounds;
 use crate::host::instances::{Binaries, Link};
 use crate::host::podman::service::Service;
 use crate::host::state::{self, StateFile};
@@ -37,6 +38,7 @@ struct Site {
     config: PathBuf,
     state_dir: PathBuf,
     run_dir: PathBuf,
+    bounds: Bounds,
 }
 
 impl Site {
@@ -55,11 +57,12 @@ impl Site {
 }
 
 /// Runs until SIGTERM or SIGINT, and takes the agents with it. Apps run on.
-pub async fn supervise(config_file: &Path, config: &Config) -> anyhow::Result<()> {
+pub async fn supervise(config: &Config) -> anyhow::Result<()> {
     let site = Site {
-        config: std::path::absolute(config_file)?,
+        config: std::path::absolute(&config.file)?,
         state_dir: config.state_dir.clone(),
         run_dir: config.podman.run_dir.clone(),
+        bounds: config.bounds(),
     };
     state::make_dir(&site.state_dir)?;
     state::make_dir(&site.run_dir)?;

@@ -25,7 +25,7 @@ pub use session::{Attached, Ends, Program, SessionWish};
 pub use streams::{Chunk, ExecWish, StreamError};
 
 use crate::core::app::{App, AppKey};
-use crate::core::plan::{Neighbour, Neighbours};
+use crate::core::plan::{Neighbour, Neighbours, Standing};
 use crate::core::report::{blocked, fit, unknown};
 use crate::core::step::Device;
 use app::{AppTask, News, Want};
@@ -72,6 +72,7 @@ pub struct SupervisorHandle {
     desired: watch::Sender<Option<Given>>,
     reports: Reports,
     alarms: watch::Receiver<Arc<Vec<String>>>,
+    settled: watch::Receiver<bool>,
     asks: mpsc::Sender<Ask>,
     end: watch::Sender<Option<End>>,
 }
@@ -85,6 +86,7 @@ impl Supervisor {
         let (desired, desired_in) = watch::channel(None);
         let (reports_out, reports) = watch::channel(Arc::new(Vec::new()));
         let (alarms_out, alarms) = watch::channel(Arc::new(Vec::new()));
+        let (settled_out, settled) = watch::channel(false);
         let (asks, asks_in) = mpsc::channel(ASKS_MAX);
         let (end, end_in) = watch::channel(None);
         let gatherer = Gatherer {
@@ -98,9 +100,10 @@ impl Supervisor {
             neighbours: watch::Sender::default(),
             reports_out,
             alarms_out,
+            settled_out,
         };
         tokio::spawn(gatherer.run(desired_in, asks_in, end_in));
-        SupervisorHandle { desired, reports, alarms, asks, end }
+        SupervisorHandle { desired, reports, alarms, settled, asks, end }
     }
 }
 
@@ -124,6 +127,11 @@ impl SupervisorHandle {
     /// What people should look at: damaged state, containers that are not ours in our way.
     pub fn alarms(&self) -> watch::Receiver<Arc<Vec<String>>> {
         self.alarms.clone()
+    }
+
+    /// Was every app of the document looked at by this supervisor, and is no container being started or stopped?
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.clone()
     }
 
     /// Answers when the supervisor's own loop turns: only that says that it is alive.
@@ -197,6 +205,7 @@ struct Gatherer<H: Host> {
     neighbours: watch::Sender<Arc<Neighbours>>,
     reports_out: watch::Sender<Arc<Vec<AppReport>>>,
     alarms_out: watch::Sender<Arc<Vec<String>>>,
+    settled_out: watch::Sender<bool>,
 }
 
 impl<H: Host> Gatherer<H> {
@@ -236,18 +245,21 @@ impl<H: Host> Gatherer<H> {
         }
         let how = *end.borrow();
         if how == Some(End::AfterSteps) {
-            self.finish(news).await;
+            self.finish(news, end).await;
         }
         self.tasks.shutdown().await;
     }
 
     /// Every app's loop ends by itself once nobody can want anything of it any more, and none begins another step.
-    async fn finish(&mut self, news: mpsc::Receiver<News>) {
+    async fn finish(&mut self, news: mpsc::Receiver<News>, mut end: watch::Receiver<Option<End>>) {
         drop(news);
         self.slots.clear();
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STEP_TIME_MAX, all).await.is_err() {
-            tracing::warn!("a step takes long and is broken off; what came of it is looked at by the next agent");
+        tokio::select! {
+            () = async { while self.tasks.join_next().await.is_some() {} } => {}
+            _ = end.wait_for(|end| *end == Some(End::AtOnce)) => {}
+            () = tokio::time::sleep(STEP_TIME_MAX) => {
+                tracing::warn!("a step takes long and is broken off; what came of it is looked at by the next agent");
+            }
         }
     }
 
@@ -384,7 +396,23 @@ impl<H: Host> Gatherer<H> {
         });
     }
 
+    /// An app that is in trouble, waits or is fetched is looked at: what cannot be helped keeps nobody waiting.
+    fn is_settled(&self) -> bool {
+        let done = |key: &AppKey| match self.ledger.withheld(key) {
+            Some(Withheld::Unusable(_)) => true,
+            Some(Withheld::Unread(_)) => false,
+            None => self.slots.get(key).is_some_and(|slot| {
+                let moving = |report: &AppReport| matches!(report.phase, Phase::Stopping | Phase::Starting);
+                slot.neighbour.standing != Standing::Unknown && slot.report.as_ref().is_some_and(|one| !moving(one))
+            }),
+        };
+        let leaving = self.slots.iter().any(|(key, slot)| !self.wanted.contains_key(key) && slot.report.is_some());
+        self.wanted.keys().all(done) && !leaving
+    }
+
     fn send_reports(&self) {
+        let settled = self.is_settled();
+        self.settled_out.send_if_modified(|sent| std::mem::replace(sent, settled) != settled);
         let withheld = self.wanted.iter().filter_map(|(key, app)| match self.ledger.withheld(key)? {
             Withheld::Unread(why) => Some((key, unknown(app, None, &format!("what runs is unknown: {why}")))),
             Withheld::Unusable(why) => Some((key, blocked(app, Phase::Failed, why))),

@@ -27,8 +27,6 @@ use crate::mesh::{Releases, Unreachable};
 /// So often in a row nothing may come before it is given up; what is there stays.
 const TRIES_MAX: u32 = 8;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-/// Behind the digest, while a binary comes in.
-const PART: &str = ".part";
 
 /// Bytes that are there.
 pub(crate) type Progress = Arc<AtomicU64>;
@@ -105,7 +103,8 @@ impl Download {
             self.progress.store(self.size, Ordering::Relaxed);
             return Ok(());
         }
-        let part = self.binaries.dir()?.join(format!(".{}{PART}", self.sha256));
+        self.binaries.dir()?;
+        let part = self.binaries.part(self.version);
         let mut file = self.resume(&part)?;
         let mut way = match source {
             Some(source) => Way::Source(source, None),

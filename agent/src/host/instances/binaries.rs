@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use bramble_contracts::v1::AgentVersion;
 
+use crate::core::upgrade::{Binary, Whole};
 use crate::host::state::{self, StateError};
 
 const NAME: &str = "bramble-agent-v";
+const PART_PREFIX: &str = ".bramble-agent-v";
+const PART_SUFFIX: &str = ".part";
 
 /// Why binaries or links cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +116,8 @@ impl Binaries {
 
     /// Lays a program down as the binary of a version; durable when this returns.
     pub fn install(&self, program: &Path, version: AgentVersion) -> Result<(), BinaryError> {
-        let (place, beside) = (self.path(version), self.dir()?.join(format!(".{NAME}{version}.new")));
+        state::make_dir(&self.dir)?;
+        let (place, beside) = (self.path(version), self.part(version));
         let fail = |doing, path: &Path| {
             let path = path.to_owned();
             move |err| BinaryError::Io { doing, path, err }
@@ -128,24 +132,29 @@ impl Binaries {
         self.sync()
     }
 
-    /// Removes every binary but these, and what was left half done.
-    pub fn keep_only(&self, keep: &[AgentVersion]) -> Result<(), BinaryError> {
-        for name in self.names()? {
-            let version = version_of(&name);
-            let is_half = name.starts_with('.') && [".new", ".part"].iter().any(|end| name.ends_with(end));
-            if is_half || version.is_some_and(|version| !keep.contains(&version)) {
-                tracing::info!(name, "an old agent is removed");
-                remove_if_there(&self.dir.join(name))?;
-            }
-        }
+    /// All of them, also those that are on their way in, with the name of each file.
+    pub fn all(&self) -> Result<Vec<(String, Binary)>, BinaryError> {
+        let read = |name: String| {
+            let (version, whole) = match name.strip_prefix(PART_PREFIX).and_then(|rest| rest.strip_suffix(PART_SUFFIX)) {
+                Some(version) => (version.parse().ok()?, Whole::Part),
+                None => (version_of(&name)?, Whole::Whole),
+            };
+            let bytes = fs::metadata(self.dir.join(&name)).ok()?.len();
+            Some((name, Binary { version, bytes, whole }))
+        };
+        Ok(self.names()?.into_iter().filter_map(read).collect())
+    }
+
+    /// Removes one of them.
+    pub fn remove(&self, name: &str) -> Result<(), BinaryError> {
+        tracing::info!(name, "a binary that nobody needs is removed");
+        remove_if_there(&self.dir.join(name))?;
         self.sync()
     }
 
-    /// The versions there are.
-    pub fn versions(&self) -> Result<Vec<AgentVersion>, BinaryError> {
-        let mut all: Vec<AgentVersion> = self.names()?.iter().filter_map(|name| version_of(name)).collect();
-        all.sort_unstable();
-        Ok(all)
+    /// Where the binary of a version lies while it comes in.
+    pub fn part(&self, version: AgentVersion) -> PathBuf {
+        self.dir.join(format!("{PART_PREFIX}{version}{PART_SUFFIX}"))
     }
 
     fn names(&self) -> Result<Vec<String>, BinaryError> {
@@ -202,10 +211,12 @@ mod tests {
         binaries.turn(Link::Current, version(2)).unwrap();
         let target = |link| binaries.target(link);
         assert_eq!((target(Link::Confirmed), target(Link::Current)), (Some(version(1)), Some(version(2))));
-        fs::write(dir.path().join("bin/.bramble-agent-v1.0.9.new"), "half").unwrap();
-        binaries.keep_only(&[version(1)]).unwrap();
-        assert_eq!(binaries.versions().unwrap(), [version(1)]);
+        fs::write(binaries.part(version(9)), "half").unwrap();
+        fs::write(dir.path().join("bin/other"), "x").unwrap();
+        let all: Vec<Binary> = binaries.all().unwrap().into_iter().map(|(_, binary)| binary).collect();
+        assert_eq!(all.iter().filter(|one| one.whole == Whole::Whole).count(), 3);
+        assert!(all.contains(&Binary { version: version(9), bytes: 4, whole: Whole::Part }) && all.len() == 4);
+        binaries.remove("bramble-agent-v1.0.2").unwrap();
         assert_eq!((target(Link::Confirmed), target(Link::Current)), (Some(version(1)), None), "it leads nowhere");
-        assert!(!dir.path().join("bin/.bramble-agent-v1.0.9.new").exists());
     }
 }

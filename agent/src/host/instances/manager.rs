@@ -49,7 +49,8 @@ pub enum ManagerError {
 /// What it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ask {
-    Start,
+    Begin,
+    Ready,
     Stop,
     Enable,
     Running,
@@ -79,10 +80,14 @@ impl Manager {
         group.contains("/bramble-agent@").then_some(Self::Systemd)
     }
 
-    /// Starts an instance, and waits until it says that it is ready. Given up when the future is dropped: then it is to be
-    /// stopped.
-    pub async fn start(&self, instance: Instance) -> Result<(), ManagerError> {
-        self.ask(Ask::Start, instance).await.map(drop)
+    /// Has an instance started, and does not wait until it is. One that runs is left alone.
+    pub async fn begin(&self, instance: Instance) -> Result<(), ManagerError> {
+        self.ask(Ask::Begin, instance).await.map(drop)
+    }
+
+    /// Waits until an instance says that it is ready, however long it takes; starts it where it does not run.
+    pub async fn ready(&self, instance: Instance) -> Result<(), ManagerError> {
+        self.ask(Ask::Ready, instance).await.map(drop)
     }
 
     /// Ends an instance, whatever it does, and waits for its end.
@@ -108,8 +113,8 @@ impl Manager {
             }
         };
         match ask {
-            Ask::Start => answer.await,
-            Ask::Stop | Ask::Enable | Ask::Running => match tokio::time::timeout(TIME_MAX, answer).await {
+            Ask::Ready => answer.await,
+            Ask::Begin | Ask::Stop | Ask::Enable | Ask::Running => match tokio::time::timeout(TIME_MAX, answer).await {
                 Ok(said) => said,
                 Err(_) => Err(ManagerError::Unreachable(format!("no answer within {} s", TIME_MAX.as_secs()))),
             },
@@ -126,7 +131,7 @@ enum Said {
 
 fn failed(ask: Ask, instance: Instance, why: impl Into<String>) -> ManagerError {
     let what = match ask {
-        Ask::Start => "started",
+        Ask::Begin | Ask::Ready => "started",
         Ask::Stop => "stopped",
         Ask::Enable => "enabled",
         Ask::Running => "looked at",
@@ -146,11 +151,9 @@ async fn systemd(ask: Ask, instance: Instance) -> Result<Said, ManagerError> {
     let unit = |instance: Instance| format!("bramble-agent@{}.service", instance.name());
     let (this, that) = (unit(instance), unit(other(instance)));
     let said = match ask {
-        Ask::Start => {
-            // It may have been ended for starting too often.
-            systemctl(&["reset-failed", &this]).await?;
-            systemctl(&["start", &this]).await?
-        }
+        Ask::Begin => systemctl(&["start", "--no-block", &this]).await?,
+        // It joins the start that is under way.
+        Ask::Ready => systemctl(&["start", &this]).await?,
         Ask::Stop => systemctl(&["stop", &this]).await?,
         Ask::Enable => {
             // First the one: a power cut between the two leaves both, and the lease keeps them apart.
@@ -179,7 +182,8 @@ async fn systemctl(words: &[&str]) -> Result<cmd::Finished, ManagerError> {
 async fn plain(socket: &Path, ask: Ask, instance: Instance) -> Result<Said, ManagerError> {
     let lost = |err: std::io::Error| ManagerError::Unreachable(format!("{}: {err}", socket.display()));
     let word = match ask {
-        Ask::Start => "start",
+        Ask::Begin => "begin",
+        Ask::Ready => "ready",
         Ask::Stop => "stop",
         Ask::Enable => "enable",
         Ask::Running => "running",

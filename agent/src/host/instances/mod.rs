@@ -8,5 +8,5 @@ mod guard;
 mod manager;
 
 pub use binaries::{Binaries, BinaryError, Link};
-pub use guard::{Guarded, STARTS_MAX, guard};
+pub use guard::{Guarded, guard, ledger_file, starts};
 pub use manager::{Manager, ManagerError, SUPERVISOR, SUPERVISOR_PID, die_with_supervisor, is_supervised, other};
