@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bramble_contracts::Name;
+use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::Instance;
 use serde::Deserialize;
 
 use crate::core::disk::DiskRules;
+use crate::core::upgrade::Bounds;
 use crate::host::device::Places;
+use crate::host::instances;
 use crate::host::logs::Budget;
 use crate::host::podman::service::{Registries, ServiceConfig};
+use crate::host::release::Source;
 use crate::host::sntp;
 use crate::mesh::Settings;
 use crate::mesh::http::{Base, HttpError};
@@ -94,6 +98,42 @@ pub struct Config {
     /// What stays free on the disk of `apps_dir`.
     #[serde(default)]
     pub disk: DiskConfig,
+    /// How the agent replaces itself.
+    #[serde(default)]
+    pub upgrade: UpgradeConfig,
+    /// The file itself.
+    #[serde(skip)]
+    pub file: PathBuf,
+}
+
+/// `[upgrade]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpgradeConfig {
+    /// A directory or an `http://` address where binaries lie under their digests; else they come over the mesh.
+    pub source: Option<String>,
+    /// The digest of version 1 of the fleet's release keys; else the first wish for a release says it.
+    pub keys_pin: Option<Sha256>,
+    /// Seconds within which a new agent has to start.
+    pub start_secs: u32,
+    /// Seconds within which a new agent that acts has to be confirmed.
+    pub trial_secs: u32,
+    /// Seconds before a release that failed through nobody's fault is tried again; the pause grows.
+    pub retry_secs: u32,
+}
+
+impl Default for UpgradeConfig {
+    fn default() -> Self {
+        let bounds = Bounds::default();
+        let secs = |ms: u64| u32::try_from(ms / 1000).unwrap_or(u32::MAX);
+        Self {
+            source: None,
+            keys_pin: None,
+            start_secs: secs(bounds.start_ms),
+            trial_secs: secs(bounds.trial_ms),
+            retry_secs: secs(bounds.pause_ms),
+        }
+    }
 }
 
 /// `[clock]`
@@ -262,8 +302,9 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self =
+        let mut config: Self =
             toml::from_str(text).map_err(|err| ConfigError::Parse { path: path.to_owned(), err: Box::new(err) })?;
+        config.file = path.to_owned();
         let value = |field, why: String| ConfigError::Value { path: path.to_owned(), field, why };
         config.base().map_err(|err| value("coordinator", err.to_string()))?;
         let bounds = [
@@ -273,11 +314,17 @@ impl Config {
             ("logs.container_mib", config.logs.container_mib, 1, 1024),
             ("logs.total_mib", config.logs.total_mib, config.logs.container_mib, 1 << 20),
             ("logs.deleted_days", config.logs.deleted_days, 0, 3650),
+            ("upgrade.start_secs", config.upgrade.start_secs, 5, 3600),
+            ("upgrade.trial_secs", config.upgrade.trial_secs, 5, 86_400),
+            ("upgrade.retry_secs", config.upgrade.retry_secs, 1, 86_400),
         ];
         for (field, got, min, max) in bounds {
             if !(min..=max).contains(&got) {
                 return Err(value(field, format!("{got} is not between {min} and {max}")));
             }
+        }
+        if let Some(source) = &config.upgrade.source {
+            Source::parse(source).map_err(|err| value("upgrade.source", err.to_string()))?;
         }
         if config.clock.servers.len() > sntp::SERVERS_MAX {
             let why = format!("{} are too many, {} at most", config.clock.servers.len(), sntp::SERVERS_MAX);
@@ -341,11 +388,37 @@ impl Config {
         ServiceConfig { program: self.podman.program.clone(), containers_conf, registries, ..below }
     }
 
+    /// How long the parts of an upgrade may take.
+    pub fn bounds(&self) -> Bounds {
+        let ms = |secs: u32| u64::from(secs) * 1000;
+        let UpgradeConfig { start_secs, trial_secs, retry_secs, .. } = self.upgrade;
+        let base = Bounds::default();
+        let pause_ms = ms(retry_secs);
+        Bounds {
+            start_ms: ms(start_secs),
+            trial_ms: ms(trial_secs),
+            pause_ms,
+            pause_max_ms: base.pause_max_ms.max(pause_ms),
+            ..base
+        }
+    }
+
+    /// Where binaries come from besides the mesh.
+    pub fn source(&self) -> Option<Source> {
+        self.upgrade.source.as_deref().and_then(|source| Source::parse(source).ok())
+    }
+
     /// How much of what apps print is kept.
     pub fn log_budget(&self) -> Budget {
         let bytes = |mib: u32| u64::from(mib) << 20;
         let LogsConfig { container_mib, total_mib, deleted_days } = self.logs;
         Budget { container: bytes(container_mib), total: bytes(total_mib), deleted_hours: deleted_days * 24 }
+    }
+
+    /// Is Podman's service this agent's own child? Not where somebody else runs it, nor under `bramble-agent supervise`,
+    /// which runs it for both agents of the device.
+    pub fn starts_podman(&self) -> bool {
+        self.podman.socket.is_none() && !instances::is_supervised()
     }
 
     /// Where Podman listens.

@@ -3,11 +3,18 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bramble_agent::check::{age_secs, check, text};
+use anyhow::Context as _;
+use bramble_agent::check::{self, age_secs, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
 use bramble_agent::core::upgrade::replay;
+use bramble_agent::host::instances::{self, Guarded};
+use bramble_agent::host::lease;
+use bramble_agent::parent;
 use bramble_agent::run;
 use bramble_agent::status::Status;
+use bramble_agent::version;
+use bramble_contracts::smoke::Suite;
+use bramble_contracts::v1::Instance;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -15,7 +22,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 /// The agent of a Bramble fleet: runs on the device, keeps its apps running.
 #[derive(Parser)]
-#[command(name = "bramble-agent", version)]
+#[command(name = "bramble-agent", version = version::text())]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -24,12 +31,19 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Run until told to stop; apps outlive it.
-    Run(ConfigArg),
+    Run(RunArgs),
+    /// Run this device's agents where there is no systemd: start them, start them again, and let one replace the other.
+    Supervise(ConfigArg),
+    /// Before each start of an agent: if a new one was started too often without being confirmed, go back to the one before.
+    Guard(RunArgs),
     /// What the agent on this machine says of itself.
     Status(ConfigArg),
     /// What is well on this machine and what is not; needs no network. Ends with 1 when something failed.
     Check(CheckArgs),
-    /// Tell what an upgrade log of an agent says, step by step.
+    /// Whether this program could take over this device: what the agent that acts asks a new one. Ends with 1 when it
+    /// could not.
+    SelfTest(CheckArgs),
+    /// What happened to upgrades of this device's agents, step by step.
     Replay(ReplayArgs),
     /// Print the version.
     Version,
@@ -43,6 +57,15 @@ struct ConfigArg {
 }
 
 #[derive(clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Which of two agents this is; agent.toml says so where this does not.
+    #[arg(long, value_name = "a|b", value_parser = instance)]
+    instance: Option<Instance>,
+}
+
+#[derive(clap::Args)]
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -53,9 +76,8 @@ struct CheckArgs {
 
 #[derive(clap::Args)]
 struct ReplayArgs {
-    /// `upgrade.log` of the state directory, or a copy of it.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// `upgrade.log` in the state folder.
+    log: PathBuf,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -79,29 +101,64 @@ fn main() -> ExitCode {
 fn act(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(arg) => {
+            let mut config = Config::load(&arg.config.config)?;
+            config.instance = arg.instance.unwrap_or(config.instance);
+            log_to();
+            Ok(runtime()?.block_on(run::run(&config))?.code())
+        }
+        Command::Supervise(arg) => {
             let config = Config::load(&arg.config)?;
             log_to();
-            runtime()?.block_on(run::run(config))?;
+            runtime()?.block_on(parent::supervise(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guard(arg) => {
+            before_start(&arg);
+            // Whatever it found, the agent is to start.
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::SelfTest(args) => show(check::self_test, &Config::load(&args.config.config)?, args.output),
+        Command::Replay(file) => {
+            let log = std::fs::read_to_string(&file.log).with_context(|| format!("cannot read {}", file.log.display()))?;
+            print!("{}", replay(&log)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
-        Command::Check(args) => look(&Config::load(&args.config.config)?, args.output),
-        Command::Replay(args) => {
-            let log = std::fs::read_to_string(&args.file);
-            let log = log.map_err(|err| anyhow::anyhow!("cannot read {}: {err}", args.file.display()))?;
-            print!("{}", replay(&log).map_err(|err| anyhow::anyhow!("{}: {err}", args.file.display()))?);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Check(args) => show(check::check, &Config::load(&args.config.config)?, args.output),
         Command::Version => {
-            println!("{}", env!("CARGO_PKG_VERSION"));
+            println!("{}", version::text());
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn look(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
+fn instance(text: &str) -> Result<Instance, String> {
+    let all = [Instance::A, Instance::B];
+    all.into_iter().find(|one| one.name() == text).ok_or_else(|| "it is a or b".to_owned())
+}
+
+fn before_start(arg: &RunArgs) {
+    let guarded = Config::load(&arg.config.config).map(|config| {
+        let instance = arg.instance.unwrap_or(config.instance);
+        instances::guard(&config.state_dir, instance, &config.bounds())
+    });
+    match guarded {
+        Ok(Ok(Guarded::Starts)) => {}
+        Ok(Ok(Guarded::TurnedBack(version))) => {
+            eprintln!("a new agent was started too often without being confirmed: version {version} runs again");
+        }
+        Ok(Err(err)) => eprintln!("starts are not guarded: {err}"),
+        Err(err) => eprintln!("starts are not guarded: {err}"),
+    }
+}
+
+fn show<'a, F: Future<Output = Suite>>(
+    look: impl FnOnce(&'a Config) -> F,
+    config: &'a Config,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
-    let suite = runtime.block_on(check(config));
+    let suite = runtime.block_on(look(config));
     match output {
         Output::Text => print!("{}", text(&suite)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&suite)?),
@@ -116,7 +173,7 @@ fn status(config: &Config) -> ExitCode {
         eprintln!("no agent has run since boot: {} is not there", config.status_file().display());
         return ExitCode::from(3);
     };
-    let running = run::is_running(config);
+    let running = lease::is_held(&config.state_dir);
     print!("{}", status.text(running, age_secs(status.up_ms)));
     if running { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

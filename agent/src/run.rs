@@ -1,99 +1,168 @@
 //! `bramble-agent run`: one agent on one device, from start to the signal that ends it. Apps outlive it.
 //!
-//! Decides in which order parts start, and what "alive" means to systemd. Decides nothing about apps or messages.
+//! Decides in which order parts start, and what "alive" means to systemd. Decides nothing about apps, messages or upgrades:
+//! whether this agent acts is the lease's word, when it lets the lease go or ends is the upgrade's.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use bramble_contracts::Name;
-use bramble_contracts::v1::DeviceFacts;
-use nix::fcntl::{Flock, FlockArg};
+use bramble_contracts::v1::{DeviceFacts, Instance};
+use bramble_contracts::{DeviceId, Name, SessionId};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::core::backoff::Backoff;
+use crate::core::upgrade::ExitCode;
 use crate::host::device::PodmanHost;
+use crate::host::instances;
+use crate::host::lease;
 use crate::host::logs::{self, Logs};
 use crate::host::podman::Podman;
 use crate::host::podman::service::{Service, ServiceState};
 use crate::host::{clock, facts, state, systemd};
-use crate::mesh::board::{Alarm, Board};
-use crate::mesh::{self, Agent, Facts, health};
+use crate::mesh::board::{Alarm, Board, View};
+use crate::mesh::{self, Agent, Facts, OnDuty, StartError, Word, health};
 use crate::status::Status;
 use crate::supervise::SupervisorHandle;
+use crate::upgrade::Driver;
+use crate::version;
 
 /// The main loop must have turned within this, or systemd is not told that we live.
 const ALIVE_WITHIN: Duration = Duration::from_secs(30);
-const LOCK: &str = "acting.lock";
 const VERSION_PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
 const PODMAN_PATIENCE: Duration = Duration::from_secs(10);
 const PULSE: Duration = Duration::from_secs(5);
 const STATUS_SETTLE: Duration = Duration::from_secs(1);
 const STATUS_PERIOD: Duration = Duration::from_secs(30);
 const STOP_TIME_MAX: Duration = Duration::from_secs(8);
+/// What the coordinator says of an upgrade waits here.
+const WORDS_MAX: usize = 4;
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let _acting = lock(&config)?;
-    state::make_dir(&config.podman.run_dir)?;
-    let service = match &config.podman.socket {
-        Some(_) => None,
-        None => Some(Service::start(config.service())),
-    };
-    let host = PodmanHost::new(Podman::new(config.socket()), config.places());
-    let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
-    let agent = Agent::start(mesh_config(&config, facts)?, Arc::new(host))?;
-    systemd::ready();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), session = %agent.session(), "agent runs");
-    let pulse = Arc::new(AtomicU64::new(up_ms()));
-    let alive = {
-        let pulse = pulse.clone();
-        move || up_ms().saturating_sub(pulse.load(Ordering::Relaxed)) < ms(ALIVE_WITHIN)
-    };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = keep_pulse(agent.shared_supervisor(), &pulse) => {}
-        () = async { systemd::keep_watchdog(alive).await; std::future::pending().await } => {}
-        () = tell(&agent, &config) => {}
-        () = look(&config, facts_out) => {}
-        () = watch_podman(service.as_ref().map(Service::state), agent.board()) => {}
-        () = watch_store(service.as_ref().map(Service::mended), agent.board()) => {}
-    }
-    tracing::info!("agent stops; apps run on");
-    systemd::stopping();
-    let stop = async {
-        agent.shutdown().await;
-        if let Some(service) = service {
-            service.stop().await;
-        }
-    };
-    if tokio::time::timeout(STOP_TIME_MAX, stop).await.is_err() {
-        tracing::warn!("the agent did not stop in good order in time; nothing is lost by that");
-    }
-    Ok(())
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to; whoever did so starts it again when it is to run.
+    Told,
+    /// It is to be started again at once: perhaps as another version.
+    Again,
+    /// Another one has taken its place.
+    Retired,
 }
 
-fn mesh_config(config: &Config, facts: Facts) -> anyhow::Result<mesh::Config> {
+impl Ended {
+    /// As whoever started it reads it.
+    pub fn code(self) -> process::ExitCode {
+        match self {
+            Self::Told => process::ExitCode::SUCCESS,
+            Self::Again => process::ExitCode::from(ExitCode::Restart.code()),
+            Self::Retired => process::ExitCode::from(ExitCode::Retire.code()),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or until its upgrade ends it.
+pub async fn run(config: &Config) -> anyhow::Result<Ended> {
+    instances::die_with_supervisor()?;
+    let _place = lease::occupy(&config.state_dir, config.instance)?;
+    state::make_dir(&config.podman.run_dir)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
+    let (words, words_in) = mpsc::channel(WORDS_MAX);
+    let agent = Agent::ready(mesh_config(config, facts, words)?)?;
+    let mut driver = Driver::new(config, &agent, words_in)?;
+    tracing::info!(
+        version = version::text(),
+        instance = config.instance.name(),
+        session = %agent.session(),
+        "agent runs"
+    );
+    let pulse = Arc::new(AtomicU64::new(clock::up_ms()));
+    let alive = {
+        let pulse = pulse.clone();
+        move || clock::up_ms().saturating_sub(pulse.load(Ordering::Relaxed)) < ms(ALIVE_WITHIN)
+    };
+    let (teller, on_duty) = (Teller::of(config, &agent), agent.on_duty());
+    let (podman, board) = (watch::Sender::new(None), agent.board());
+    let (service, mended) = (podman.subscribe(), podman.subscribe());
+    let mut acting = Acting { config: config.clone(), agent, podman };
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(Ended::Told),
+        _ = interrupt.recv() => Ok(Ended::Told),
+        ended = driver.run(&mut acting) => ended,
+        never = keep_pulse(on_duty, &pulse) => match never {},
+        never = teller.tell() => match never {},
+        never = look(config, facts_out) => match never {},
+        never = watch_podman(service, board.clone()) => match never {},
+        never = watch_store(mended, board) => match never {},
+        () = async { systemd::keep_watchdog(alive).await; std::future::pending().await } => Ok(Ended::Told),
+    };
+    tracing::info!(?ended, "agent stops; apps run on");
+    systemd::stopping();
+    if tokio::time::timeout(STOP_TIME_MAX, acting.stop()).await.is_err() {
+        tracing::warn!("the agent did not stop in good order in time; nothing is lost by that");
+    }
+    ended
+}
+
+fn mesh_config(config: &Config, facts: Facts, words: mpsc::Sender<Word>) -> anyhow::Result<mesh::Config> {
     Ok(mesh::Config {
         settings: config.settings()?,
         name: config.name.clone().or_else(host_name),
         token_file: config.token_file.clone(),
         facts,
-        logs: Logs::start(logs::Places::below(&config.apps_dir), config.log_budget()),
+        words,
     })
 }
 
+/// The agent, and what it needs to act.
+pub(crate) struct Acting {
+    config: Config,
+    agent: Agent,
+    /// Podman's service, once this agent acts and where it is its own.
+    podman: watch::Sender<Option<Arc<Service>>>,
+}
+
+impl Acting {
+    pub(crate) fn on_duty(&self) -> OnDuty {
+        self.agent.on_duty()
+    }
+
+    /// What it supervises with, while it acts.
+    pub(crate) fn supervisor(&self) -> Option<Arc<SupervisorHandle>> {
+        self.agent.supervisor()
+    }
+
+    /// Supervises apps, answers commands and reports from now on.
+    pub(crate) fn act(&mut self) -> Result<(), StartError> {
+        if self.config.starts_podman() && self.podman.borrow().is_none() {
+            self.podman.send_replace(Some(Arc::new(Service::start(self.config.service()))));
+        }
+        let host = PodmanHost::new(Podman::new(self.config.socket()), self.config.places());
+        let logs = Logs::start(logs::Places::below(&self.config.apps_dir), self.config.log_budget());
+        self.agent.act(Arc::new(host), logs)
+    }
+
+    /// Ceases to, in good order, by and by.
+    pub(crate) fn halt(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        self.agent.halt()
+    }
+
+    async fn stop(self) {
+        self.agent.shutdown().await;
+        if let Some(service) = self.podman.send_replace(None) {
+            service.stop().await;
+        }
+    }
+}
+
 /// Looks at the machine once Podman answers, and then now and then.
-async fn look(config: &Config, out: watch::Sender<DeviceFacts>) {
+async fn look(config: &Config, out: watch::Sender<DeviceFacts>) -> Infallible {
     let podman = Podman::new(config.socket());
     let mut failures = 0;
     let version = loop {
@@ -124,37 +193,33 @@ fn host_name() -> Option<Name> {
     text.trim().split('.').next()?.to_ascii_lowercase().parse().ok()
 }
 
-/// Does an agent act on this state now?
-pub fn is_running(config: &Config) -> bool {
-    let Ok(file) = File::open(config.state_dir.join(LOCK)) else { return false };
-    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
-}
-
-/// Two agents never act on one state: the second one ends with an error.
-fn lock(config: &Config) -> anyhow::Result<Flock<File>> {
-    state::make_dir(&config.state_dir)?;
-    let path: PathBuf = config.state_dir.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, err)| {
-        anyhow::anyhow!("{} is held ({err}): another agent acts on this state; stop it first", path.display())
-    })
-}
-
-/// Asks the supervisor's own loop something small: only an answer from there says that we are alive.
-async fn keep_pulse(supervisor: Arc<SupervisorHandle>, pulse: &AtomicU64) {
+/// Asks the supervisor's own loop something small: only an answer from there says that we are alive. Where nothing is
+/// supervised, that we come here says so.
+async fn keep_pulse(on_duty: OnDuty, pulse: &AtomicU64) -> Infallible {
     loop {
         // Only an answer counts: a supervisor that has stopped is not alive.
-        if supervisor.alive().await.is_ok() {
-            pulse.store(up_ms(), Ordering::Relaxed);
+        let alive = match on_duty.duty() {
+            Some(duty) => duty.supervisor.alive().await.is_ok(),
+            None => true,
+        };
+        if alive {
+            pulse.store(clock::up_ms(), Ordering::Relaxed);
         }
         tokio::time::sleep(PULSE).await;
     }
 }
 
+/// Waits for Podman's service to be ours; for ever where it is somebody else's.
+async fn started(mut podman: watch::Receiver<Option<Arc<Service>>>) -> Arc<Service> {
+    match podman.wait_for(Option::is_some).await.map(|service| service.clone()) {
+        Ok(Some(service)) => service,
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
 /// Says when Podman does not run, once that is more than a moment.
-async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Board) {
-    let Some(mut state) = service else { return std::future::pending().await };
+async fn watch_podman(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
+    let mut state = started(podman).await.state();
     loop {
         let down = match &*state.borrow_and_update() {
             ServiceState::Down(why) => Some(why.clone()),
@@ -178,8 +243,8 @@ async fn watch_podman(service: Option<watch::Receiver<ServiceState>>, board: Boa
 }
 
 /// Says when a damaged store was mended; that stays said as long as this agent runs.
-async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Board) {
-    let Some(mut mended) = service else { return std::future::pending().await };
+async fn watch_store(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
+    let mut mended = started(podman).await.mended();
     loop {
         if let Some(done) = mended.borrow_and_update().clone() {
             board.alarm(Alarm::Store, done);
@@ -191,45 +256,77 @@ async fn watch_store(service: Option<watch::Receiver<Option<String>>>, board: Bo
 }
 
 /// Keeps the status file true.
-async fn tell(agent: &Agent, config: &Config) {
-    let path = config.status_file();
-    let mut changes = agent.changes();
-    let mut reports = agent.supervisor().reports();
-    loop {
-        if let Err(err) = status(agent).write(&path) {
-            tracing::warn!(path = %path.display(), %err, "the status file cannot be written");
-        }
-        tokio::time::sleep(STATUS_SETTLE).await;
-        tokio::select! {
-            _ = changes.changed() => {}
-            _ = reports.changed() => {}
-            () = tokio::time::sleep(STATUS_PERIOD) => {}
-        }
-    }
+struct Teller {
+    path: PathBuf,
+    instance: Instance,
+    session: SessionId,
+    device: watch::Receiver<Option<DeviceId>>,
+    view: watch::Receiver<View>,
+    on_duty: OnDuty,
 }
 
-fn status(agent: &Agent) -> Status {
-    let view = agent.view();
-    let apps = agent.supervisor().reports().borrow().clone();
-    let alarms = agent.supervisor().alarms().borrow().clone();
-    Status {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        device: agent.device().borrow().as_ref().map(ToString::to_string),
-        session: agent.session().to_string(),
-        health: health::judge(view.desired.as_deref(), &apps, &view.clock),
-        generation: view.desired.as_ref().map_or(0, |document| document.generation.0),
-        apps: apps.to_vec(),
-        alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
-        refused: view.refused.last().map_or(0, |refusal| refusal.number),
-        link: view.link,
-        clock: view.clock,
-        up_ms: up_ms(),
+impl Teller {
+    fn of(config: &Config, agent: &Agent) -> Self {
+        Self {
+            path: config.status_file(),
+            instance: config.instance,
+            session: agent.session(),
+            device: agent.device(),
+            view: agent.changes(),
+            on_duty: agent.on_duty(),
+        }
     }
-}
 
-fn up_ms() -> u64 {
-    ms(clock::uptime())
+    async fn tell(mut self) -> Infallible {
+        loop {
+            if let Err(err) = self.status().write(&self.path) {
+                tracing::warn!(path = %self.path.display(), %err, "the status file cannot be written");
+            }
+            tokio::time::sleep(STATUS_SETTLE).await;
+            let mut reports = self.on_duty.duty().map(|duty| duty.supervisor.reports());
+            let news = async {
+                let open = match &mut reports {
+                    Some(reports) => reports.changed().await.is_ok(),
+                    None => false,
+                };
+                if !open {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                // The board is our own agent's: it does not go.
+                _ = self.view.changed() => {}
+                () = self.on_duty.changed() => {}
+                () = news => {}
+                () = tokio::time::sleep(STATUS_PERIOD) => {}
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let view = self.view.borrow().clone();
+        let duty = self.on_duty.duty();
+        let supervisor = duty.as_ref().map(|duty| &duty.supervisor);
+        let apps = supervisor.map(|supervisor| supervisor.reports().borrow().clone()).unwrap_or_default();
+        let alarms = supervisor.map(|supervisor| supervisor.alarms().borrow().clone()).unwrap_or_default();
+        Status {
+            pid: process::id(),
+            version: version::text().into(),
+            instance: self.instance,
+            acts: duty.is_some(),
+            device: self.device.borrow().as_ref().map(ToString::to_string),
+            session: self.session.to_string(),
+            health: health::judge(view.desired.as_deref(), &apps, &view.clock),
+            generation: view.desired.as_ref().map_or(0, |document| document.generation.0),
+            apps: apps.to_vec(),
+            alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
+            refused: view.refused.last().map_or(0, |refusal| refusal.number),
+            link: view.link,
+            clock: view.clock,
+            program: view.program,
+            up_ms: clock::up_ms(),
+        }
+    }
 }
 
 fn ms(time: Duration) -> u64 {

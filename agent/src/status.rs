@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use bramble_contracts::v1::Health;
-use bramble_contracts::v2::{AppReport, ClockReport};
+use bramble_contracts::v1::{Health, Instance};
+use bramble_contracts::v2::{AgentReport, AppReport, ClockReport};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,12 @@ pub struct Status {
     pub pid: u32,
     /// Its version.
     pub version: String,
+    /// Which of two agents it is.
+    #[serde(default)]
+    pub instance: Instance,
+    /// Does it act? Else it waits until the other one of the device lets go.
+    #[serde(default)]
+    pub acts: bool,
     /// Of the device; absent before enrolment.
     pub device: Option<String>,
     /// This run.
@@ -33,6 +39,9 @@ pub struct Status {
     /// What its wall clock is worth.
     #[serde(default)]
     pub clock: ClockReport,
+    /// The agent itself.
+    #[serde(default)]
+    pub program: AgentReport,
     /// Its apps.
     pub apps: Vec<AppReport>,
     /// What people should look at.

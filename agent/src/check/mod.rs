@@ -7,6 +7,7 @@ mod certificate;
 mod lvm;
 mod machine;
 mod podman;
+mod self_test;
 mod state;
 mod store;
 mod time;
@@ -87,6 +88,8 @@ pub async fn check(config: &Config) -> Suite {
     let checks = join_all(parts).await.into_iter().flatten().collect();
     Suite { name: "device".to_owned(), checks }
 }
+
+pub use self_test::{Blame, blame, self_test};
 
 /// The suite for people: one line each.
 pub fn text(suite: &Suite) -> String {

@@ -180,6 +180,25 @@ pub fn start_heard(
     Ok(child)
 }
 
+/// What systemd says to those it starts: it is not meant for theirs.
+const SYSTEMD: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"];
+
+/// Starts a program that writes where we write, in its own process group. It is killed when the handle is dropped.
+pub fn start_child(program: &Path, args: &[String], env: &[(&str, String)]) -> Result<Child, CmdError> {
+    let mut command = Command::new(program);
+    for name in SYSTEMD {
+        command.env_remove(name);
+    }
+    command
+        .args(args)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|err| CmdError::Start { program: program.to_owned(), err })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

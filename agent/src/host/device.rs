@@ -378,9 +378,21 @@ impl Host for PodmanHost {
         let (out, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(ports::forward(self.ports.mark().to_owned(), out.clone()));
         tokio::spawn(super::watch::forward(self.podman.clone(), out.clone(), label::APP));
-        let (podman, room) = (self.podman.clone(), Arc::clone(&self.room));
-        tokio::spawn(async move { leash::end_strays(&podman).await });
-        tokio::spawn(async move { room.keep(out).await });
+        let (podman, room, asked) = (self.podman.clone(), Arc::clone(&self.room), out.clone());
+        // Whoever does not supervise any more changes nothing any more.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = leash::end_strays(&podman) => {}
+                () = asked.closed() => {}
+            }
+        });
+        tokio::spawn(async move {
+            let asked = out.clone();
+            tokio::select! {
+                () = room.keep(out) => {}
+                () = asked.closed() => {}
+            }
+        });
         events
     }
 

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bramble_contracts::v1::Refusal;
-use bramble_contracts::v2::ClockReport;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v2::{AgentReport, ClockReport, DesiredDocument};
 use tokio::sync::watch;
 
 use crate::core::clock::{self, ClockFit, ClockUnfit};
@@ -33,6 +32,8 @@ pub enum Alarm {
     Clock,
     /// The floor of the clock cannot be read or written.
     ClockFloor,
+    /// The agent's own upgrade: its files, or whoever starts it.
+    Upgrade,
 }
 
 /// How the agent stands with the mesh.
@@ -44,12 +45,16 @@ pub struct View {
     pub link: String,
     /// The document acted on.
     pub desired: Option<Arc<DesiredDocument>>,
+    /// Was the document read from the broker since this agent acts?
+    pub fresh: bool,
     /// The last few refused messages, newest last.
     pub refused: Vec<Refusal>,
     /// What people should look at.
     pub alarms: BTreeMap<Alarm, String>,
     /// What the wall clock is worth.
     pub clock: ClockReport,
+    /// The agent itself, as a program.
+    pub program: AgentReport,
     /// Reports acknowledged by the broker in this session.
     pub reports_acked: u64,
 }

@@ -11,20 +11,24 @@ use std::time::Duration;
 
 use async_nats::{Client, Message, Subject};
 use bramble_contracts::v1::{Command, ExecArgs, FrameBody, ReplyFrame, SessionArgs, Verb};
+use bramble_contracts::v2::UpgradeWord;
 use bramble_contracts::{envelope, subjects};
 use session::{Running, Said};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::context::{Context, Stop};
+use super::duty::{Duty, OnDuty};
 use super::gate::{Admission, Gate, InputAdmission};
 use super::identity::millis;
 use super::stored::Stored;
 use crate::core::app::AppKey;
 use crate::host::clock;
-use crate::host::logs::Logs;
-use crate::supervise::{Chunk, ExecWish, OutputStream, SupervisorHandle};
+use crate::supervise::{Chunk, ExecWish, OutputStream};
 
 const INPUT_VERB: &str = "input";
+const UPGRADE_VERB: &str = "upgrade";
+/// What the coordinator says of an upgrade is taken and answered within this.
+const WORD_TIME_MAX: Duration = Duration::from_secs(8);
 const AT_ONCE: usize = 8;
 pub(crate) const CHUNK_MAX: usize = 32 * 1024;
 /// Below the number of answers that the device's permissions allow.
@@ -32,9 +36,19 @@ const FRAMES_MAX: u32 = 9_900;
 /// Below the time in which they allow them.
 const TIME_MAX: Duration = Duration::from_secs(590);
 
+/// What the coordinator says of this agent's upgrade, and where it is answered: done, or why not.
+#[derive(Debug)]
+pub struct Word {
+    /// What it says.
+    pub word: UpgradeWord,
+    /// The answer; nothing is lost when nobody waits for it any more.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
 pub(crate) struct Commands {
     context: Arc<Context>,
-    supervisor: Arc<SupervisorHandle>,
+    on_duty: OnDuty,
+    words: mpsc::Sender<Word>,
     gate: Gate,
     slots: Arc<Semaphore>,
     /// What can be typed to, or told that nobody listens any more.
@@ -43,16 +57,19 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    pub(crate) fn new(context: Arc<Context>, supervisor: Arc<SupervisorHandle>, logs: Logs) -> Self {
+    pub(crate) fn new(context: Arc<Context>, on_duty: OnDuty, words: mpsc::Sender<Word>) -> Self {
         let gate = Gate::new(context.device.clone(), context.session);
         let (slots, running) = (Arc::new(Semaphore::new(AT_ONCE)), Running::new());
-        Self { context, supervisor, gate, slots, running, logs: logs::Readers::new(logs) }
+        Self { context, on_duty, words, gate, slots, running, logs: logs::Readers::new() }
     }
 
     pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<(Client, Message)>, mut stop: Stop) {
         loop {
             tokio::select! {
                 () = stop.asked() => return,
+                () = self.on_duty.changed() => if self.on_duty.duty().is_none() {
+                    self.running.end_all();
+                },
                 Some((client, message)) = inbound.recv() => {
                     if message.subject.as_str() == subjects::command(&self.context.device, INPUT_VERB) {
                         self.heard_input(client, message);
@@ -69,26 +86,25 @@ impl Commands {
         let trust = &self.context.trust;
         let uptime = millis(clock::uptime());
         let admission = self.gate.admit(&message.payload, &message.subject, uptime, |role, id| trust.key(role, id));
-        let refused = match &admission {
-            Admission::Stale(bad) => Some(bad.detail.clone()),
-            Admission::Admitted(_) | Admission::Echo | Admission::Dropped(_) => None,
-        };
-        let Some(reply) = message.reply else {
-            if let Admission::Stale(bad) | Admission::Dropped(bad) = admission {
+        let frames = message.reply.map(|reply| Frames { client, reply, seq: 0, spent: 0, ways: 0 });
+        match (admission, frames) {
+            (Admission::Echo, _) => {}
+            // The other agent of this device answers what is said to it.
+            (Admission::OtherRun(_), _) if self.is_for_another(&message.subject) => {}
+            (Admission::Admitted(command), Some(frames)) => self.start(*command, frames).await,
+            (Admission::Admitted(_), None) => {}
+            (Admission::Stale(bad) | Admission::OtherRun(bad), Some(mut frames)) => {
+                self.context.refusals.add(&bad);
+                frames.refuse(bad.detail).await;
+            }
+            (Admission::Stale(bad) | Admission::OtherRun(bad), None) | (Admission::Dropped(bad), _) => {
                 self.context.refusals.add(&bad);
             }
-            return;
-        };
-        let mut frames = Frames { client, reply, seq: 0, spent: 0, ways: 0 };
-        match admission {
-            Admission::Echo => {}
-            Admission::Dropped(bad) => self.context.refusals.add(&bad),
-            Admission::Stale(bad) => {
-                self.context.refusals.add(&bad);
-                frames.refuse(refused.unwrap_or_default()).await;
-            }
-            Admission::Admitted(command) => self.start(*command, frames).await,
         }
+    }
+
+    fn is_for_another(&self, subject: &str) -> bool {
+        self.on_duty.duty().is_none() || subject == subjects::command(&self.context.device, UPGRADE_VERB)
     }
 
     /// Input is answered by its command, or not at all.
@@ -109,14 +125,20 @@ impl Commands {
     async fn start(&mut self, command: Command, mut frames: Frames) {
         let counter = command.counter;
         let verb = match command.verb {
-            Verb::Session(args) => return self.start_session(counter, args, frames).await,
-            Verb::Log(ask) => return self.logs.start(ask, frames).await,
+            Verb::Upgrade(word) => return self.upgrade(word, frames),
+            verb => verb,
+        };
+        let Some(duty) = self.on_duty.duty() else {
+            return frames.refuse("another agent of this device acts now; try again in a moment".into()).await;
+        };
+        let verb = match verb {
+            Verb::Session(args) => return self.start_session(duty, counter, args, frames).await,
+            Verb::Log(ask) => return self.logs.start(duty, self.on_duty.clone(), ask, frames).await,
             Verb::Logs(_) => {
                 let text = "this agent sends logs in windows, which the coordinator does not know: update it";
                 return frames.refuse(text.into()).await;
             }
-            Verb::Upgrade(_) => return frames.refuse("no upgrade of this agent is under way".into()).await,
-            verb @ (Verb::Desired | Verb::Exec(_)) => verb,
+            verb @ (Verb::Desired | Verb::Exec(_) | Verb::Upgrade(_)) => verb,
         };
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             frames.refuse(format!("this device carries out {AT_ONCE} commands already; try again in a moment")).await;
@@ -124,12 +146,30 @@ impl Commands {
         };
         tracing::info!(verb = verb.name(), counter, "command");
         let hears = self.enter(counter);
-        let work = Work { context: self.context.clone(), supervisor: self.supervisor.clone(), frames };
+        let work = Work { context: self.context.clone(), duty, frames, hears: hears.clone() };
         tokio::spawn(async move {
             let _slot = slot;
             tokio::select! {
                 () = work.run(verb) => {}
                 () = session::hung_up(hears) => tracing::debug!("nobody listens to a command any more"),
+            }
+        });
+    }
+
+    /// Answered once what it says is durable.
+    fn upgrade(&self, word: UpgradeWord, mut frames: Frames) {
+        tracing::info!(?word, "the coordinator speaks of this agent's upgrade");
+        let words = self.words.clone();
+        tokio::spawn(async move {
+            let (answer, answered) = oneshot::channel();
+            let heard = words.send_timeout(Word { word, answer }, WORD_TIME_MAX).await;
+            let done = tokio::time::timeout(WORD_TIME_MAX, answered).await;
+            match (heard, done) {
+                (Ok(()), Ok(Ok(Ok(())))) => frames.send(FrameBody::End { exit_code: None }).await,
+                (Ok(()), Ok(Ok(Err(why)))) => frames.refuse(why).await,
+                (Err(_), _) | (_, Err(_) | Ok(Err(_))) => {
+                    frames.refuse("the agent is busy or about to end; try again in a moment".into()).await;
+                }
             }
         });
     }
@@ -140,7 +180,7 @@ impl Commands {
         self.running.enter(counter)
     }
 
-    async fn start_session(&mut self, counter: u64, args: SessionArgs, mut frames: Frames) {
+    async fn start_session(&mut self, duty: Duty, counter: u64, args: SessionArgs, mut frames: Frames) {
         let running = &self.running;
         self.gate.forget_ended(|command| running.runs(command));
         let place = match self.running.enter_session(counter) {
@@ -148,16 +188,16 @@ impl Commands {
             Err(why) => return frames.refuse(why).await,
         };
         tracing::info!(verb = "session", counter, "command");
-        let supervisor = self.supervisor.clone();
-        tokio::spawn(async move { session::run(&supervisor, args, frames, place).await });
+        tokio::spawn(async move { session::run(&duty.supervisor, args, frames, place).await });
     }
 }
 
 /// One command being carried out.
 struct Work {
     context: Arc<Context>,
-    supervisor: Arc<SupervisorHandle>,
+    duty: Duty,
     frames: Frames,
+    hears: watch::Receiver<Said>,
 }
 
 impl Work {
@@ -200,11 +240,11 @@ impl Work {
             argv: args.argv,
             timeout,
         };
-        match self.supervisor.exec(wish).await {
+        match self.duty.supervisor.exec(wish).await {
             Ok(chunks) => {
                 // Nothing yet: it says that the program is being run, which may be silent for as long as it likes.
                 self.frames.send(FrameBody::Stdout(Vec::new())).await;
-                self.frames.output(chunks).await;
+                self.frames.output(chunks, self.hears).await;
             }
             Err(err) => self.frames.refuse(err.to_string()).await,
         }
@@ -265,8 +305,14 @@ impl Frames {
     }
 
     /// A program's output, as it comes.
-    async fn output(&mut self, mut chunks: mpsc::Receiver<Chunk>) {
-        while let Some(chunk) = chunks.recv().await {
+    async fn output(&mut self, mut chunks: mpsc::Receiver<Chunk>, hears: watch::Receiver<Said>) {
+        let mut stopping = std::pin::pin!(session::stopping(hears));
+        loop {
+            let chunk = tokio::select! {
+                chunk = chunks.recv() => chunk,
+                () = &mut stopping => None,
+            };
+            let Some(chunk) = chunk else { break };
             match chunk {
                 Chunk::Output { piece, .. } => {
                     for part in piece.bytes.chunks(CHUNK_MAX) {

@@ -12,7 +12,7 @@ use async_nats::{Auth, Client, ConnectErrorKind, ConnectOptions, Event, Message,
 use bramble_contracts::subjects;
 use bramble_contracts::trust::TrustDocument;
 use futures::StreamExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -52,10 +52,10 @@ pub(crate) struct Link {
     pub(crate) epoch: u64,
 }
 
-/// Where messages go.
+/// Where messages go. Pushes go to whoever listens: an agent that does not act reads the document once it does.
 #[derive(Clone)]
 pub(crate) struct Inbound {
-    pub(crate) pushes: mpsc::Sender<Message>,
+    pub(crate) pushes: broadcast::Sender<Message>,
     pub(crate) commands: mpsc::Sender<(Client, Message)>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn broker_addresses(trust: &TrustDocument) -> Vec<ServerAddr> {
 }
 
 /// One connection and the task that carries its messages on.
-struct Session {
+pub(super) struct Session {
     client: Client,
     events: mpsc::Receiver<Event>,
     pump: JoinHandle<()>,
@@ -77,13 +77,20 @@ struct Session {
     dates: Dates,
 }
 
+impl Session {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// Why no connection came up.
-enum Failed {
-    /// The broker does not accept our JWT.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("the broker does not accept this device's JWT")]
     Refused,
-    /// Its certificate, in words.
+    #[error("the broker's certificate is not believed ({0})")]
     Certificate(String),
-    /// Anything else, in words.
+    #[error("no broker answers ({0})")]
     Other(String),
 }
 
@@ -169,8 +176,7 @@ impl Connector {
                         self.mend().await;
                     }
                 }
-                Err(Failed::Certificate(why)) => self.say(format!("the broker's certificate is not believed ({why})")),
-                Err(Failed::Other(why)) => self.say(format!("no broker answers ({why})")),
+                Err(failed @ (Failed::Certificate(_) | Failed::Other(_))) => self.say(failed.to_string()),
             }
             tokio::time::sleep(self.pause(attempt)).await;
         }
@@ -182,7 +188,7 @@ impl Connector {
     }
 
     /// One try at a connection, subscribed when it returns.
-    async fn open(&self) -> Result<Session, Failed> {
+    pub(super) async fn open(&self) -> Result<Session, Failed> {
         let other = |err: &dyn std::fmt::Display| Failed::Other(err.to_string());
         let trust = self.context.trust.now();
         let addresses = broker_addresses(&trust);
@@ -425,7 +431,7 @@ impl Connector {
     }
 }
 
-async fn close(session: Session) {
+pub(super) async fn close(session: Session) {
     if let Err(err) = session.client.drain().await {
         tracing::debug!(%err, "an old connection was gone already");
     }
@@ -441,11 +447,8 @@ async fn pump(
 ) {
     loop {
         tokio::select! {
-            Some(message) = pushes.next() => {
-                if inbound.pushes.send(message).await.is_err() {
-                    return;
-                }
-            }
+            // That nobody listens is no loss.
+            Some(message) = pushes.next() => drop(inbound.pushes.send(message)),
             Some(message) = commands.next() => {
                 if inbound.commands.try_send((client.clone(), message)).is_err() {
                     context.board.alarm(Alarm::Flood, "commands came faster than this device could take them");

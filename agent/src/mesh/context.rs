@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use super::board::Board;
 use super::http::Base;
-use super::identity::{DeviceKey, Identity, Received, identity_file};
+use super::StartError;
+use super::duty::Pen;
+use super::identity::{DeviceKey, Identity, Received, Span, identity_file};
 use super::refusals::Refusals;
 use super::trust::Trust;
 use crate::host::state::StateError;
@@ -48,12 +50,6 @@ impl Stop {
             tracing::debug!("the agent was dropped");
         }
     }
-
-    /// Waits for it, and then so long.
-    pub(crate) async fn and_then(mut self, wait: Duration) {
-        self.asked().await;
-        tokio::time::sleep(wait).await;
-    }
 }
 
 pub(crate) struct Context {
@@ -64,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) trust: Trust,
     pub(crate) board: Board,
     pub(crate) refusals: Refusals,
+    pub(crate) pen: Pen,
     pub(crate) identity: Mutex<Identity>,
 }
 
@@ -73,12 +70,31 @@ impl Context {
         (identity.jwt.clone(), identity.received.clone())
     }
 
-    /// Keeps a new JWT; durable when this returns.
+    /// Keeps a new JWT; durable when this returns, unless another agent acts, which keeps one of its own.
     pub(crate) fn keep_jwt(&self, jwt: String) -> Result<(), StateError> {
         let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Identity { jwt, received: Received::now(), ..identity.clone() };
-        identity_file(&self.settings.state_dir).store_json(&next)?;
+        if self.pen.is_ours() {
+            identity_file(&self.settings.state_dir).store_json(&next)?;
+        }
         *identity = next;
         Ok(())
+    }
+
+    /// Before it acts: takes over what another agent has stored since this one read it. The newer JWT counts.
+    pub(crate) fn catch_up(&self) -> Result<(), StartError> {
+        let file = identity_file(&self.settings.state_dir);
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stored) = file.load_json::<Identity>()?.value() {
+            let made = |jwt: &str| Span::of(jwt).as_ref().map(Span::issued);
+            if made(&stored.jwt) >= made(&identity.jwt) {
+                *identity = stored;
+            } else {
+                file.store_json(&*identity)?;
+            }
+        }
+        drop(identity);
+        self.trust.reload()?;
+        Ok(self.refusals.reload()?)
     }
 }

@@ -10,7 +10,8 @@ use async_nats::{Client, HeaderMap, Message};
 use bramble_contracts::bytes::PublicKey;
 use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{Generation, subjects};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::board::Alarm;
@@ -79,13 +80,17 @@ impl Desired {
         new
     }
 
-    pub(crate) async fn run(mut self, mut pushes: mpsc::Receiver<Message>, mut stop: Stop) {
+    pub(crate) async fn run(mut self, mut pushes: broadcast::Receiver<Message>, mut stop: Stop) {
         let mut epoch = 0;
         let mut link = self.link.clone();
         loop {
             tokio::select! {
                 () = stop.asked() => return,
-                Some(message) = pushes.recv() => self.pushed(message).await,
+                pushed = pushes.recv() => match pushed {
+                    Ok(message) => self.pushed(message).await,
+                    Err(RecvError::Lagged(_)) => self.read().await,
+                    Err(RecvError::Closed) => return,
+                },
                 Ok(()) = link.changed() => {
                     let now_epoch = link.borrow_and_update().epoch;
                     if now_epoch != epoch {
@@ -125,6 +130,7 @@ impl Desired {
         match self.fetch(&client).await {
             Ok(()) => {
                 self.failures = 0;
+                self.context.board.update(|view| view.fresh = true);
                 self.read_at = now() + random::jittered(self.context.settings.desired);
             }
             Err(why) => {

@@ -28,6 +28,8 @@ pub(crate) enum Admission {
     Admitted(Box<Command>),
     /// It is being carried out already: say nothing.
     Echo,
+    /// For another run of this device's agent: one that has ended, or the other one of two.
+    OtherRun(Bad),
     /// Signed, and no: count it and say why.
     Stale(Bad),
     /// Not signed by us: count it and say nothing.
@@ -110,7 +112,8 @@ impl Gate {
             return stale("command came on the subject of another verb");
         }
         if command.session != self.session {
-            return stale("command is for another run of the agent; it has restarted, try again");
+            let text = "command is for another run of the agent; it has restarted, try again";
+            return Admission::OtherRun(bad(RefusalKind::StaleCommand, text.to_owned()));
         }
         if self.recent.has(bytes, uptime_ms) {
             return Admission::Echo;
@@ -217,7 +220,7 @@ mod tests {
     fn kind(admission: Admission) -> Option<(RefusalKind, bool)> {
         match admission {
             Admission::Admitted(_) | Admission::Echo => None,
-            Admission::Stale(bad) => Some((bad.kind, true)),
+            Admission::Stale(bad) | Admission::OtherRun(bad) => Some((bad.kind, true)),
             Admission::Dropped(bad) => Some((bad.kind, false)),
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::board::{Alarm, Board};
 use super::connection::Link;
 use super::context::{Context, Stop};
+use super::duty::Pen;
 use super::{random, time};
 use crate::core::clock::{self as core, Floor, Now, StoredFloor, Told};
 use crate::host::clock::{self, ClockSet};
@@ -42,6 +43,7 @@ pub(crate) struct Asker {
 
 pub(crate) struct Guard {
     board: Board,
+    pen: Pen,
     servers: Servers,
     mesh: watch::Receiver<Option<Asker>>,
     file: StateFile,
@@ -58,6 +60,7 @@ impl Guard {
         state_dir: &Path,
         servers: Vec<String>,
         board: Board,
+        pen: Pen,
         mesh: watch::Receiver<Option<Asker>>,
     ) -> Self {
         let file = floor_file(state_dir);
@@ -78,7 +81,7 @@ impl Guard {
         let floor = Floor { built_ms: clock::built_ms(), trusted_ms: known.map_or(0, |known| known.trusted_ms) };
         let (told, last) = (Told::default(), clock::now());
         let mut new =
-            Self { board, servers: Servers::new(servers), mesh, file, stored, floor, told, last, unfit_looks: 0 };
+            Self { board, pen, servers: Servers::new(servers), mesh, file, stored, floor, told, last, unfit_looks: 0 };
         // Before anybody was asked: a clock before the floor is wrong already.
         new.tell(last);
         new
@@ -170,7 +173,7 @@ impl Guard {
                 "the floor of the clock was in the future: a fresh signature and the clock overrule it");
         }
         self.floor = floor;
-        if core::worth_storing(floor, self.stored) {
+        if self.pen.is_ours() && core::worth_storing(floor, self.stored) {
             self.store(StoredFloor { trusted_ms: floor.trusted_ms }).await;
         }
     }

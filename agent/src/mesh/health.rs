@@ -1,13 +1,8 @@
 //! How the device is, in one word; pure.
 
-use bramble_contracts::v1::{AgentVersion, ContainerState, Health, Phase, Status};
+use bramble_contracts::v1::{ContainerState, Health, Phase, Status};
 use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::v2::{AppReport, ClockReport};
-
-/// Of this program.
-pub fn agent_version() -> AgentVersion {
-    env!("CARGO_PKG_VERSION").parse().expect("invariant: the package's version is a version")
-}
 
 /// Judges by the clock, by what is desired and by what every app says of itself.
 pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock: &ClockReport) -> Health {

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 
 use super::connection::Link;
 use super::context::{Context, Stop};
+use super::duty::OnDuty;
 use super::identity::millis;
 use super::judge::generation_of;
 use super::{health, random};
 use crate::host::clock;
-use crate::supervise::Reports;
+use crate::version;
 
-pub(crate) async fn run(context: Arc<Context>, reports: Reports, mut link: watch::Receiver<Link>, mut stop: Stop) {
+pub(crate) async fn run(context: Arc<Context>, on_duty: OnDuty, mut link: watch::Receiver<Link>, mut stop: Stop) {
     let mut seq = 0;
     let mut epoch = 0;
     let subject = Bucket::Liveness.subject(&liveness_key(&context.device, context.settings.instance));
@@ -27,7 +28,7 @@ pub(crate) async fn run(context: Arc<Context>, reports: Reports, mut link: watch
         let now = link.borrow_and_update().clone();
         if let (Some(client), true) = (now.client, now.connected) {
             epoch = now.epoch;
-            let beat = beat(&context, &reports, seq);
+            let beat = beat(&context, &on_duty, seq);
             seq = seq.wrapping_add(1);
             let bytes = envelope::encode(&beat).expect("invariant: a heartbeat is far below its limit");
             if let Err(err) = client.publish(subject.clone(), bytes.into()).await {
@@ -45,17 +46,18 @@ pub(crate) async fn run(context: Arc<Context>, reports: Reports, mut link: watch
     }
 }
 
-fn beat(context: &Context, reports: &Reports, seq: u32) -> Heartbeat {
+fn beat(context: &Context, on_duty: &OnDuty, seq: u32) -> Heartbeat {
     let view = context.board.view();
+    let reports = on_duty.duty().map(|duty| duty.supervisor.reports().borrow().clone()).unwrap_or_default();
     Heartbeat {
         session: context.session,
         instance: context.settings.instance,
         seq,
         uptime_ms: millis(clock::uptime()),
         generation: generation_of(view.desired.as_deref()),
-        version: health::agent_version(),
+        version: version::number(),
         newest_document: NEWEST_DOCUMENT,
-        health: health::judge(view.desired.as_deref(), &reports.borrow(), &view.clock),
+        health: health::judge(view.desired.as_deref(), &reports, &view.clock),
     }
 }
 

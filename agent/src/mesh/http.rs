@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::tls::TlsError;
+use crate::version;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// As many trust documents as one answer carries, in base64, and room.
@@ -203,7 +204,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header(HOST, format!("{host}:{}", self.base.port))
-            .header(USER_AGENT, concat!("bramble-agent/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, format!("bramble-agent/{}", version::text()))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))

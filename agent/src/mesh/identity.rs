@@ -32,9 +32,14 @@ pub enum IdentityError {
 pub(crate) struct DeviceKey(KeyPair);
 
 impl DeviceKey {
+    /// Where it lies.
+    pub(crate) fn file(state_dir: &Path) -> StateFile {
+        StateFile::new(state_dir.join("keys/device"), 1)
+    }
+
     /// The key in `state_dir`; made and durable when this returns.
     pub(crate) fn load_or_make(state_dir: &Path) -> Result<Self, IdentityError> {
-        let file = StateFile::new(state_dir.join("keys/device"), 1);
+        let file = Self::file(state_dir);
         let not_a_key = || IdentityError::NotAKey { path: file.path().display().to_string() };
         if let Some(seed) = file.load()?.value() {
             let seed = zeroize::Zeroizing::new(seed);
@@ -147,6 +152,11 @@ impl Span {
     pub fn of(jwt: &str) -> Option<Self> {
         let claims = jwt.split('.').nth(1)?;
         serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?).ok()
+    }
+
+    /// When it was made, in seconds since 1970.
+    pub fn issued(&self) -> u64 {
+        self.iat
     }
 
     /// How long it is valid in all; `None` for ever.

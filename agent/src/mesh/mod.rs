@@ -16,22 +16,26 @@ pub mod trust;
 mod commands;
 mod connection;
 mod desired;
+mod duty;
 mod gate;
 mod heartbeat;
 mod judge;
 mod random;
 mod refusals;
+pub(crate) mod rehearsal;
+mod releases;
 mod renew;
 mod report;
 mod stored;
 mod time;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bramble_contracts::{DeviceId, Name, SessionId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::host::logs::Logs;
@@ -40,15 +44,22 @@ use crate::supervise::{Host, Supervisor, SupervisorHandle};
 use board::{Board, View};
 use context::{Context, Stop};
 use desired::Desired;
+use duty::{Pen, Roster};
 use enroll::Enrollment;
 use identity::{DeviceKey, Identity, IdentityError, identity_file};
 use trust::{Trust, TrustFailure};
 
+pub(crate) use duty::OnDuty;
+
+pub use commands::Word;
 pub use context::Settings;
+pub use releases::{Releases, Unreachable};
 pub use report::Facts;
 
 /// Pushes wait here while one is stored.
 const PUSHES_MAX: usize = 64;
+/// Commands that are being answered are waited for so long when it ceases to act.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(2);
 /// Commands, and what is typed to programs that run.
 const COMMANDS_MAX: usize = 64;
 /// Whoever waits for an answer from the network when the agent ends is not waited for longer than this.
@@ -82,45 +93,102 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Tells about the machine.
     pub facts: Facts,
-    /// What apps print.
-    pub logs: Logs,
+    /// Hears what the coordinator says of this agent's upgrade.
+    pub words: mpsc::Sender<Word>,
 }
 
 /// A running agent. Dropping it ends everything but the apps.
+///
+/// It is ready when it is made: connected as soon as that can be, and beating, but nothing is supervised, reported or
+/// stored. Once it acts, it enrols if it must, acts on what is stored, answers and reports.
 pub struct Agent {
     board: Board,
     session: SessionId,
     device: watch::Receiver<Option<DeviceId>>,
+    roster: Roster,
+    mesh: watch::Receiver<Option<Arc<Mesh>>>,
+    start: Start,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    acting: Option<Acting>,
+}
+
+/// What runs only while the agent acts.
+struct Acting {
     supervisor: Arc<SupervisorHandle>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 impl Agent {
-    /// Starts one: what is stored is acted on before anything else; then it enrols if it must, and connects.
-    pub fn start<H: Host>(config: Config, host: Arc<H>) -> Result<Self, StartError> {
+    /// Makes one that is ready and does not act.
+    pub fn ready(config: Config) -> Result<Self, StartError> {
         let board = Board::default();
         let session = bramble_contracts::bytes::Fixed(random::bytes());
-        let supervisor = Arc::new(Supervisor::start(host));
         let (stop, stopped) = watch::channel(false);
         let stopped = Stop(stopped);
         let (device_out, device) = watch::channel(None);
-        let (asker, mesh) = watch::channel(None);
+        let (mesh_out, mesh) = watch::channel(None);
+        let (asker, asked) = watch::channel(None);
         let Settings { state_dir, ntp, .. } = config.settings.clone();
-        let start = Start { config, board: board.clone(), session, supervisor: supervisor.clone(), asker };
+        let roster = Roster::default();
+        let (pen, on_duty) = (roster.pen(), roster.look());
         let mut tasks = JoinSet::new();
-        tasks.spawn(guard::Guard::new(&state_dir, ntp, board.clone(), mesh).run(stopped.clone()));
-        match identity_file(&start.config.settings.state_dir).load_json::<Identity>()?.value() {
-            Some(identity) => {
-                device_out.send_replace(Some(identity.device.clone()));
-                let mesh = start.prepare(identity)?;
-                tasks.spawn(mesh.run(stopped));
-            }
-            None => {
-                tasks.spawn(start.enrol_first(device_out, stopped));
-            }
+        tasks.spawn(guard::Guard::new(&state_dir, ntp, board.clone(), pen.clone(), asked).run(stopped.clone()));
+        let start = Start {
+            config,
+            board: board.clone(),
+            session,
+            pen,
+            asker: Arc::new(asker),
+            device: Arc::new(device_out),
+            mesh: Arc::new(mesh_out),
+        };
+        if let Some(identity) = identity_file(&state_dir).load_json::<Identity>()?.value() {
+            start.prepare(identity)?;
         }
-        Ok(Self { board, session, device, supervisor, stop, tasks })
+        tasks.spawn(run_mesh(mesh.clone(), on_duty, start.config.words.clone(), stopped));
+        Ok(Self { board, session, device, roster, mesh, start, stop, tasks, acting: None })
+    }
+
+    /// Makes one that acts.
+    pub fn start<H: Host>(config: Config, host: Arc<H>, logs: Logs) -> Result<Self, StartError> {
+        let mut agent = Self::ready(config)?;
+        agent.act(host, logs)?;
+        Ok(agent)
+    }
+
+    /// Begins to act: what is stored is acted on before anything else; then it enrols if it must. Only the holder of the
+    /// acting lease calls this.
+    pub fn act<H: Host>(&mut self, host: Arc<H>, logs: Logs) -> Result<(), StartError> {
+        let mesh = self.mesh.borrow().clone();
+        if let Some(mesh) = &mesh {
+            mesh.context.catch_up()?;
+        }
+        let supervisor = Arc::new(Supervisor::start(host));
+        self.roster.begin(supervisor.clone(), logs);
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        match mesh {
+            Some(mesh) => tasks.spawn(mesh.act(supervisor.clone(), Stop(stopped))),
+            None => tasks.spawn(self.start.clone().enrol_and_act(supervisor.clone(), Stop(stopped))),
+        };
+        self.acting = Some(Acting { supervisor, stop, tasks });
+        Ok(())
+    }
+
+    /// Ceases to act, in good order: commands are ended, steps under way are finished, then the last report goes out. It
+    /// stays connected. Dropping what this returns ends the same at once.
+    pub fn halt(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let (acting, commands, board) = (self.acting.take(), self.roster.end(), self.board.clone());
+        async move {
+            let Some(Acting { supervisor, stop, mut tasks }) = acting else { return };
+            commands.ended(COMMAND_TIME_MAX).await;
+            supervisor.halt().await;
+            stop.send_replace(true);
+            finish(&mut tasks).await;
+            board.update(|view| (view.desired, view.fresh) = (None, false));
+        }
     }
 
     /// What it knows of itself.
@@ -148,41 +216,69 @@ impl Agent {
         self.session
     }
 
-    /// What it runs.
-    pub fn supervisor(&self) -> &SupervisorHandle {
-        &self.supervisor
+    /// What it runs, while it acts.
+    pub fn supervisor(&self) -> Option<Arc<SupervisorHandle>> {
+        self.acting.as_ref().map(|acting| acting.supervisor.clone())
     }
 
-    /// The same, to keep.
-    pub fn shared_supervisor(&self) -> Arc<SupervisorHandle> {
-        self.supervisor.clone()
+    /// Hears whether it acts, and with what.
+    pub(crate) fn on_duty(&self) -> OnDuty {
+        self.roster.look()
+    }
+
+    /// How it asks the coordinator for releases, once it is enrolled.
+    pub fn releases(&self) -> Releases {
+        Releases(self.mesh.clone())
     }
 
     /// Ends it in good order. Apps run on.
     pub async fn shutdown(mut self) {
+        if let Some(Acting { supervisor, stop, mut tasks }) = self.acting.take() {
+            stop.send_replace(true);
+            finish(&mut tasks).await;
+            supervisor.shutdown().await;
+        }
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
-            if let Err(err) = ended {
-                tracing::warn!(%err, "a part of the mesh ended badly");
-            }
-        }
-        if let Ok(supervisor) = Arc::try_unwrap(self.supervisor) {
-            supervisor.shutdown().await;
+            told(ended);
         }
     }
 }
 
+/// Waits for parts that were told to end, at most so long: an answer from the network is not waited for longer.
+async fn finish(tasks: &mut JoinSet<()>) {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            told(ended);
+        }
+    };
+    if tokio::time::timeout(STOP_TIME_MAX, all).await.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+fn told(ended: Result<(), tokio::task::JoinError>) {
+    match ended {
+        Err(err) if err.is_panic() => tracing::error!(%err, "a part of the mesh ended badly"),
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// What it takes to make the mesh once there is an identity.
+#[derive(Clone)]
 struct Start {
     config: Config,
     board: Board,
     session: SessionId,
-    supervisor: Arc<SupervisorHandle>,
+    pen: Pen,
     /// The clock guard hears here how to ask the coordinator.
-    asker: watch::Sender<Option<guard::Asker>>,
+    asker: Arc<watch::Sender<Option<guard::Asker>>>,
+    device: Arc<watch::Sender<Option<DeviceId>>>,
+    mesh: Arc<watch::Sender<Option<Arc<Mesh>>>>,
 }
 
 impl Start {
-    async fn enrol_first(self, device: watch::Sender<Option<DeviceId>>, mut stopped: Stop) {
+    async fn enrol_and_act(self, supervisor: Arc<SupervisorHandle>, mut stop: Stop) {
         let enrollment = Enrollment {
             state_dir: self.config.settings.state_dir.clone(),
             coordinator: self.config.settings.coordinator.clone(),
@@ -195,14 +291,10 @@ impl Start {
         let told = |text: &str| board.update(|view| view.link = format!("not enrolled: {text}"));
         let identity = tokio::select! {
             identity = enrollment.run(told) => identity,
-            () = stopped.asked() => return,
+            () = stop.asked() => return,
         };
-        let id = identity.device.clone();
         match self.prepare(identity) {
-            Ok(mesh) => {
-                device.send_replace(Some(id));
-                mesh.run(stopped).await;
-            }
+            Ok(mesh) => mesh.act(supervisor, stop).await,
             Err(err) => {
                 tracing::error!(%err, "enrolled, and cannot go on; the next start tries again");
                 board.update(|view| view.link = err.to_string());
@@ -210,76 +302,82 @@ impl Start {
         }
     }
 
-    /// Everything up to the network: the stored document is acted on here.
-    fn prepare(self, identity: Identity) -> Result<Mesh, StartError> {
+    /// Everything up to the network.
+    fn prepare(&self, identity: Identity) -> Result<Arc<Mesh>, StartError> {
         let dir = self.config.settings.state_dir.clone();
-        let trust = Trust::load(&dir)?.ok_or_else(|| StartError::NoTrust(identity::trust_file(&dir).path().into()))?;
+        let trust = Trust::load(&dir, self.pen.clone())?;
+        let trust = trust.ok_or_else(|| StartError::NoTrust(identity::trust_file(&dir).path().into()))?;
         let context = Arc::new(Context {
             device: identity.device.clone(),
             session: self.session,
             key: DeviceKey::load_or_make(&dir)?,
             trust,
-            refusals: refusals::Refusals::load(&dir, self.board.clone())?,
-            board: self.board,
+            refusals: refusals::Refusals::load(&dir, self.pen.clone(), self.board.clone())?,
+            pen: self.pen.clone(),
+            board: self.board.clone(),
             identity: Mutex::new(identity),
             settings: self.config.settings.clone(),
         });
         if let Some(path) = &self.config.token_file {
             enroll::discard_token(path);
         }
-        let (link, links) = watch::channel(connection::Link::default());
-        self.asker.send_replace(Some(guard::Asker { context: context.clone(), link: links.clone() }));
-        let desired = Desired::start(context.clone(), self.supervisor.clone(), links.clone());
-        let Config { facts, logs, .. } = self.config;
-        Ok(Mesh { context, supervisor: self.supervisor, desired, link, links, facts, logs })
+        let (link, pushes) = (watch::Sender::default(), broadcast::Sender::new(PUSHES_MAX));
+        self.asker.send_replace(Some(guard::Asker { context: context.clone(), link: link.subscribe() }));
+        self.device.send_replace(Some(context.device.clone()));
+        let facts = self.config.facts.clone();
+        let mesh = Arc::new(Mesh { context, link, pushes, facts, reports: Arc::default() });
+        self.mesh.send_replace(Some(mesh.clone()));
+        Ok(mesh)
     }
 }
 
 /// Everything that needs the network, ready to go.
 struct Mesh {
     context: Arc<Context>,
-    supervisor: Arc<SupervisorHandle>,
-    desired: Desired,
     link: watch::Sender<connection::Link>,
-    links: watch::Receiver<connection::Link>,
+    pushes: broadcast::Sender<async_nats::Message>,
     facts: Facts,
-    logs: Logs,
+    /// How many were sent in this session.
+    reports: Arc<AtomicU64>,
 }
 
 impl Mesh {
-    async fn run(self, stop: Stop) {
-        let (pushes, pushes_in) = mpsc::channel(PUSHES_MAX);
-        let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
-        let inbound = connection::Inbound { pushes, commands };
+    /// What an agent does for the mesh while it acts.
+    async fn act(self: Arc<Self>, supervisor: Arc<SupervisorHandle>, stop: Stop) {
+        let links = || self.link.subscribe();
+        let pushes = self.pushes.subscribe();
+        let desired = Desired::start(self.context.clone(), supervisor.clone(), links());
         let reporter = report::Reporter {
             context: self.context.clone(),
-            reports: self.supervisor.reports(),
-            supervisor_alarms: self.supervisor.alarms(),
-            link: self.links.clone(),
-            facts: self.facts,
+            reports: supervisor.reports(),
+            supervisor_alarms: supervisor.alarms(),
+            link: links(),
+            facts: self.facts.clone(),
+            seq: self.reports.clone(),
         };
-        let beat = heartbeat::run(self.context.clone(), self.supervisor.reports(), self.links, stop.clone());
-        let mut parts = JoinSet::new();
-        parts.spawn(beat);
-        parts.spawn(reporter.run(stop.clone()));
-        parts.spawn(self.desired.run(pushes_in, stop.clone()));
-        let commands = commands::Commands::new(self.context.clone(), self.supervisor, self.logs);
-        parts.spawn(commands.run(commands_in, stop.clone()));
-        parts.spawn(connection::Connector::new(self.context, self.link, inbound).run(stop.clone()));
-        let mut late = std::pin::pin!(stop.and_then(STOP_TIME_MAX));
-        let mut in_time = true;
-        loop {
-            tokio::select! {
-                ended = parts.join_next() => match ended {
-                    None => return,
-                    Some(Err(err)) if err.is_panic() => tracing::error!(%err, "a part of the mesh ended badly"),
-                    Some(Ok(()) | Err(_)) => {}
-                },
-                () = &mut late, if in_time => {
-                    in_time = false;
-                    parts.abort_all();
-                }
-            }
-        }
+        tokio::join!(desired.run(pushes, stop.clone()), reporter.run(stop));
     }
+}
+
+/// What an agent does for the mesh as long as it runs.
+async fn run_mesh(
+    mut mesh: watch::Receiver<Option<Arc<Mesh>>>,
+    on_duty: OnDuty,
+    words: mpsc::Sender<Word>,
+    mut stop: Stop,
+) {
+    let mesh = tokio::select! {
+        enrolled = mesh.wait_for(Option::is_some) => enrolled.ok().and_then(|mesh| mesh.clone()),
+        () = stop.asked() => None,
+    };
+    let Some(mesh) = mesh else { return };
+    let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
+    let inbound = connection::Inbound { pushes: mesh.pushes.clone(), commands };
+    let context = || mesh.context.clone();
+    let mut parts = JoinSet::new();
+    parts.spawn(heartbeat::run(context(), on_duty.clone(), mesh.link.subscribe(), stop.clone()));
+    parts.spawn(commands::Commands::new(context(), on_duty, words).run(commands_in, stop.clone()));
+    parts.spawn(connection::Connector::new(context(), mesh.link.clone(), inbound).run(stop.clone()));
+    stop.asked().await;
+    finish(&mut parts).await;
 }

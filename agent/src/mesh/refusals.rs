@@ -10,6 +10,7 @@ use bramble_contracts::Generation;
 use bramble_contracts::v1::{Refusal, RefusalKind};
 
 use super::board::Board;
+use super::duty::Pen;
 use crate::host::state::{StateError, StateFile};
 
 const KEPT: usize = 16;
@@ -26,6 +27,7 @@ pub(crate) struct Bad {
 
 pub(crate) struct Refusals {
     file: StateFile,
+    pen: Pen,
     board: Board,
     inner: Mutex<Inner>,
 }
@@ -38,14 +40,27 @@ struct Inner {
 
 impl Refusals {
     /// Goes on where the last run stopped, or above.
-    pub(crate) fn load(state_dir: &Path, board: Board) -> Result<Self, StateError> {
+    pub(crate) fn load(state_dir: &Path, pen: Pen, board: Board) -> Result<Self, StateError> {
         let file = StateFile::new(state_dir.join("refusals"), 1);
         let reserved = file.load_json::<u64>()?.value().unwrap_or(0);
-        Ok(Self { file, board, inner: Mutex::new(Inner { next: reserved + 1, reserved, recent: vec![] }) })
+        Ok(Self { file, pen, board, inner: Mutex::new(Inner { next: reserved + 1, reserved, recent: vec![] }) })
     }
 
-    /// Refuses one message.
+    /// Goes on behind what another agent of this device has numbered.
+    pub(crate) fn reload(&self) -> Result<(), StateError> {
+        let stored = self.file.load_json::<u64>()?.value().unwrap_or(0);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if stored > inner.reserved {
+            (inner.next, inner.reserved) = (stored + 1, stored);
+        }
+        Ok(())
+    }
+
+    /// Refuses one message. Where another agent acts, it hears the same messages and tells of them.
     pub(crate) fn add(&self, bad: &Bad) {
+        if !self.pen.is_ours() {
+            return tracing::debug!(kind = ?bad.kind, detail = bad.detail, "message refused");
+        }
         let detail: String = bad.detail.chars().take(DETAIL_MAX).collect();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |r: &&mut Refusal| r.kind == bad.kind && r.detail == detail && r.generation == bad.generation;
@@ -85,14 +100,14 @@ mod tests {
     fn numbers_never_repeat_and_repeats_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let board = Board::default();
-        let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
+        let refusals = Refusals::load(dir.path(), Pen::ours(), board.clone()).unwrap();
         for _ in 0..1000 {
             refusals.add(&bad("a"));
         }
         refusals.add(&bad("b"));
         let seen = board.view().refused;
         assert_eq!(seen.iter().map(|r| (r.number, r.times)).collect::<Vec<_>>(), [(1, 1000), (2, 1)]);
-        let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
+        let refusals = Refusals::load(dir.path(), Pen::ours(), board.clone()).unwrap();
         refusals.add(&bad("a"));
         assert!(board.view().refused[0].number > 2);
     }
@@ -101,7 +116,7 @@ mod tests {
     fn a_flood_is_bounded_in_memory_and_writes() {
         let dir = tempfile::tempdir().unwrap();
         let board = Board::default();
-        let refusals = Refusals::load(dir.path(), board.clone()).unwrap();
+        let refusals = Refusals::load(dir.path(), Pen::ours(), board.clone()).unwrap();
         for n in 0..5000 {
             refusals.add(&bad(&format!("{n} {}", "x".repeat(1000))));
         }

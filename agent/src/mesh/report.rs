@@ -4,14 +4,14 @@
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
 use bramble_contracts::v1::DeviceFacts;
-use bramble_contracts::v2::{AgentReport, NEWEST_DOCUMENT};
-use bramble_contracts::v2::{AppReport, Report};
+use bramble_contracts::v2::{AppReport, NEWEST_DOCUMENT, Report, UpgradePhase};
 use tokio::sync::watch;
 
 use super::board::View;
@@ -20,10 +20,12 @@ use super::context::{Context, Stop};
 use super::judge::generation_of;
 use super::{health, random};
 use crate::supervise::Reports;
+use crate::version;
 
 /// Changes gather this long before they are sent.
 const SETTLE: Duration = Duration::from_millis(200);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+const TRIAL_MAX: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Below the broker's limit with room for headers.
 pub(crate) const BYTES_MAX: usize = 62 * 1024;
@@ -37,23 +39,25 @@ pub(crate) struct Reporter {
     pub(crate) supervisor_alarms: watch::Receiver<Arc<Vec<String>>>,
     pub(crate) link: watch::Receiver<Link>,
     pub(crate) facts: Facts,
+    /// Counts the reports of this session, also when it acts a second time.
+    pub(crate) seq: Arc<AtomicU64>,
 }
 
 impl Reporter {
     pub(crate) async fn run(mut self, mut stop: Stop) {
         let mut board = self.context.board.changes();
-        let (mut seq, mut failures, mut epoch) = (0, 0, 0);
+        let (mut failures, mut epoch) = (0, 0);
         let mut sent: Option<Report> = None;
         loop {
             let link = self.link.borrow_and_update().clone();
-            let mut pause = self.context.settings.report;
+            let mut pause = pause(self.context.settings.report, &board.borrow());
             if let (Some(client), true) = (link.client, link.connected) {
                 if epoch != link.epoch {
                     (epoch, failures, sent) = (link.epoch, 0, None);
                 }
                 let report = self.compose(&board.borrow_and_update().clone());
                 if sent.as_ref() != Some(&report) {
-                    seq += 1;
+                    let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
                     match self.send(&client, Report { seq, ..report.clone() }).await {
                         Ok(()) => {
                             (failures, sent) = (0, Some(report));
@@ -94,11 +98,11 @@ impl Reporter {
             generation: generation_of(view.desired.as_deref()),
             newest_document: NEWEST_DOCUMENT,
             trust_version: self.context.trust.now().version,
-            agent: health::agent_version(),
+            agent: version::number(),
             health: health::judge(view.desired.as_deref(), &apps, &view.clock),
             facts: self.facts.borrow_and_update().clone(),
             clock: view.clock.clone(),
-            program: AgentReport::default(),
+            program: view.program.clone(),
             apps: apps.to_vec(),
             refused: view.refused.clone(),
             alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
@@ -110,6 +114,12 @@ impl Reporter {
         let answer = client.request(subject, fit(report).into()).await.map_err(|err| err.to_string())?;
         acknowledged(&answer.payload)
     }
+}
+
+/// On trial it reports often: a last word of the agent before it, that came late, must not stand for long.
+fn pause(usual: Duration, view: &View) -> Duration {
+    let phase = view.program.upgrade.as_ref().map(|upgrade| upgrade.phase);
+    if phase == Some(UpgradePhase::Trial) { usual.min(TRIAL_MAX) } else { usual }
 }
 
 /// Did JetStream store it?
@@ -191,7 +201,7 @@ fn drop_lines(apps: &mut [AppReport], excess: usize) -> bool {
 mod tests {
     use bramble_contracts::bytes::Fixed;
     use bramble_contracts::v1::{ContainerReport, ContainerRole, ContainerState, Health, Instance, Phase, Status};
-    use bramble_contracts::v2::{ClockReport, Stage, StageName, StageState};
+    use bramble_contracts::v2::{AgentReport, ClockReport, Stage, StageName, StageState};
     use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
     use proptest::prelude::{prop_assert, proptest};
 
@@ -237,7 +247,7 @@ mod tests {
             generation: Generation(1),
             newest_document: 1,
             trust_version: 1,
-            agent: health::agent_version(),
+            agent: version::number(),
             health: Health::Degraded,
             facts: DeviceFacts::default(),
             clock: ClockReport::default(),

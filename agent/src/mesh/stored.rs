@@ -70,6 +70,20 @@ impl Stored {
         Ok(self.document.load()?.value().and_then(|body| body.get(32..).map(<[u8]>::to_vec)))
     }
 
+    /// Verifies what is stored, and writes nothing. Damage and a key that is not known any more are no reason not to act,
+    /// and none not to be told.
+    pub(crate) fn verified(
+        &self,
+        device: &DeviceId,
+        known: impl Fn(&PublicKey) -> bool,
+    ) -> Result<Option<DesiredDocument>, String> {
+        let Kept { document, alarm, .. } = self.read(device, known);
+        match (document, alarm) {
+            (None, Some(alarm)) => Err(alarm),
+            (document, _) => Ok(document),
+        }
+    }
+
     /// Verifies what is stored.
     pub(crate) fn load(&self, context: &Context) -> Kept {
         let known = |key: &PublicKey| context.trust.key(Role::Fleet, &key_id(key)).is_some();

@@ -10,6 +10,7 @@ use bramble_contracts::signed::Role;
 use bramble_contracts::trust::{TrustDocument, TrustError};
 use tokio::sync::watch;
 
+use super::duty::Pen;
 use super::identity::trust_file;
 use crate::host::state::{StateError, StateFile};
 
@@ -28,16 +29,17 @@ pub enum TrustFailure {
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
     file: StateFile,
+    pen: Pen,
     now: Arc<watch::Sender<Arc<TrustDocument>>>,
 }
 
 impl Trust {
     /// What is stored; `None` before enrolment.
-    pub(crate) fn load(state_dir: &Path) -> Result<Option<Self>, TrustFailure> {
+    pub(crate) fn load(state_dir: &Path, pen: Pen) -> Result<Option<Self>, TrustFailure> {
         let file = trust_file(state_dir);
         let Some(bytes) = file.load()?.value() else { return Ok(None) };
         let document = TrustDocument::open_stored(&bytes)?;
-        Ok(Some(Self { file, now: Arc::new(watch::Sender::new(Arc::new(document))) }))
+        Ok(Some(Self { file, pen, now: Arc::new(watch::Sender::new(Arc::new(document))) }))
     }
 
     /// The document in force.
@@ -55,8 +57,22 @@ impl Trust {
         self.now.borrow().key(role, id)
     }
 
-    /// Follows signed successors, in order; those already held are skipped. Stops at the first that does not fit.
+    /// Takes over what another agent of this device has followed.
+    pub(crate) fn reload(&self) -> Result<(), TrustFailure> {
+        let Some(bytes) = self.file.load()?.value() else { return Ok(()) };
+        let stored = TrustDocument::open_stored(&bytes)?;
+        if stored.version > self.now().version {
+            self.now.send_replace(Arc::new(stored));
+        }
+        Ok(())
+    }
+
+    /// Follows signed successors, in order; those already held are skipped. Stops at the first that does not fit. Another
+    /// agent that acts follows for both.
     pub(crate) fn follow(&self, successors: &[Vec<u8>]) -> Result<(), TrustFailure> {
+        if !self.pen.is_ours() {
+            return self.reload();
+        }
         for bytes in successors {
             let have = self.now();
             let next = match have.open_next(bytes) {
@@ -97,13 +113,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b, stranger) =
             (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]), SigningKey::from_bytes(&[3; 32]));
-        assert!(Trust::load(dir.path()).unwrap().is_none());
+        assert!(Trust::load(dir.path(), Pen::ours()).unwrap().is_none());
         trust_file(dir.path()).store(&signed(1, &a, &a)).unwrap();
-        let trust = Trust::load(dir.path()).unwrap().unwrap();
+        let trust = Trust::load(dir.path(), Pen::ours()).unwrap().unwrap();
         trust.follow(&[signed(1, &a, &a), signed(2, &b, &a), signed(3, &b, &b)]).unwrap();
         assert_eq!(trust.now().version, 3);
         assert!(trust.follow(&[signed(5, &b, &b)]).is_err(), "a gap is not jumped");
         assert!(trust.follow(&[signed(4, &stranger, &stranger)]).is_err());
-        assert_eq!(Trust::load(dir.path()).unwrap().unwrap().now().version, 3);
+        assert_eq!(Trust::load(dir.path(), Pen::ours()).unwrap().unwrap().now().version, 3);
     }
 }

@@ -125,7 +125,7 @@ impl<H: Host> AppTask<H> {
 
     /// Runs until nobody wants to hear of the app any more.
     pub(super) async fn run(mut self) {
-        loop {
+        while self.want.has_changed().is_ok() {
             let want = self.want.borrow_and_update().clone();
             let pause = match self.pass(&want).await {
                 Next::Now => Duration::ZERO,

@@ -18,14 +18,14 @@ use bramble_contracts::v1::Phase;
 use bramble_contracts::v2::AppReport;
 use bramble_contracts::v2::DesiredDocument;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 pub use host::{FoundRecord, Host, HostError, HostEvent, OutputStream, Piece};
 pub use session::{Attached, Ends, Program, SessionWish};
 pub use streams::{Chunk, ExecWish, StreamError};
 
 use crate::core::app::{App, AppKey};
-use crate::core::plan::{Neighbour, Neighbours};
+use crate::core::plan::{Neighbour, Neighbours, Standing};
 use crate::core::report::{blocked, fit, unknown};
 use crate::core::step::Device;
 use app::{AppTask, News, Want};
@@ -35,6 +35,8 @@ use streams::{Ask, Known};
 /// News wait here when the gatherer is busy.
 const NEWS_MAX: usize = 256;
 const ASKS_MAX: usize = 32;
+/// A step that takes longer than this is broken off when the supervisor ends; the next one finds what came of it.
+const STEP_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// What the supervisor tells about.
 pub type Reports = watch::Receiver<Arc<Vec<AppReport>>>;
@@ -55,15 +57,24 @@ struct Given {
     absence: Absence,
 }
 
+/// How the supervisor is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Steps are broken off where they are.
+    AtOnce,
+    /// Steps under way are finished first.
+    AfterSteps,
+}
+
 /// The way to a running supervisor.
 #[derive(Debug)]
 pub struct SupervisorHandle {
     desired: watch::Sender<Option<Given>>,
     reports: Reports,
     alarms: watch::Receiver<Arc<Vec<String>>>,
+    settled: watch::Receiver<bool>,
     asks: mpsc::Sender<Ask>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    end: watch::Sender<Option<End>>,
 }
 
 /// Starts supervisors.
@@ -75,8 +86,9 @@ impl Supervisor {
         let (desired, desired_in) = watch::channel(None);
         let (reports_out, reports) = watch::channel(Arc::new(Vec::new()));
         let (alarms_out, alarms) = watch::channel(Arc::new(Vec::new()));
+        let (settled_out, settled) = watch::channel(false);
         let (asks, asks_in) = mpsc::channel(ASKS_MAX);
-        let (stop, stop_in) = watch::channel(false);
+        let (end, end_in) = watch::channel(None);
         let gatherer = Gatherer {
             host,
             slots: BTreeMap::new(),
@@ -88,9 +100,10 @@ impl Supervisor {
             neighbours: watch::Sender::default(),
             reports_out,
             alarms_out,
+            settled_out,
         };
-        let task = tokio::spawn(gatherer.run(desired_in, asks_in, stop_in));
-        SupervisorHandle { desired, reports, alarms, asks, stop, task }
+        tokio::spawn(gatherer.run(desired_in, asks_in, end_in));
+        SupervisorHandle { desired, reports, alarms, settled, asks, end }
     }
 }
 
@@ -114,6 +127,11 @@ impl SupervisorHandle {
     /// What people should look at: damaged state, containers that are not ours in our way.
     pub fn alarms(&self) -> watch::Receiver<Arc<Vec<String>>> {
         self.alarms.clone()
+    }
+
+    /// Was every app of the document looked at by this supervisor, and is no container being started or stopped?
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.clone()
     }
 
     /// Answers when the supervisor's own loop turns: only that says that it is alive.
@@ -142,11 +160,20 @@ impl SupervisorHandle {
     }
 
     /// Ends the supervisor. Apps run on.
-    pub async fn shutdown(self) {
-        self.stop.send_replace(true);
-        if let Err(err) = self.task.await {
-            tracing::warn!(%err, "the supervisor ended badly");
-        }
+    pub async fn shutdown(&self) {
+        self.end(End::AtOnce).await;
+    }
+
+    /// Ends it once the steps under way are done, so that somebody else can go on at once. Apps run on.
+    pub async fn halt(&self) {
+        self.end(End::AfterSteps).await;
+    }
+
+    async fn end(&self, how: End) {
+        self.end.send_replace(Some(how));
+        let mut reports = self.reports.clone();
+        // Its end closes them.
+        while reports.changed().await.is_ok() {}
     }
 }
 
@@ -178,6 +205,7 @@ struct Gatherer<H: Host> {
     neighbours: watch::Sender<Arc<Neighbours>>,
     reports_out: watch::Sender<Arc<Vec<AppReport>>>,
     alarms_out: watch::Sender<Arc<Vec<String>>>,
+    settled_out: watch::Sender<bool>,
 }
 
 impl<H: Host> Gatherer<H> {
@@ -185,7 +213,7 @@ impl<H: Host> Gatherer<H> {
         mut self,
         mut desired: watch::Receiver<Option<Given>>,
         mut asks: mpsc::Receiver<Ask>,
-        mut stop: watch::Receiver<bool>,
+        mut end: watch::Receiver<Option<End>>,
     ) {
         let mut events = self.host.events();
         let (news_out, mut news) = mpsc::channel(NEWS_MAX);
@@ -206,7 +234,7 @@ impl<H: Host> Gatherer<H> {
                     Some(ended) = self.tasks.join_next() => if let Err(err) = ended && err.is_panic() {
                         tracing::error!(%err, "an app's loop ended badly");
                     },
-                    _ = stop.wait_for(|stop| *stop) => break Turn::End,
+                    _ = end.wait_for(Option::is_some) => break Turn::End,
                 }
             };
             match turn {
@@ -215,7 +243,24 @@ impl<H: Host> Gatherer<H> {
                 Turn::End => break,
             }
         }
+        let how = *end.borrow();
+        if how == Some(End::AfterSteps) {
+            self.finish(news, end).await;
+        }
         self.tasks.shutdown().await;
+    }
+
+    /// Every app's loop ends by itself once nobody can want anything of it any more, and none begins another step.
+    async fn finish(&mut self, news: mpsc::Receiver<News>, mut end: watch::Receiver<Option<End>>) {
+        drop(news);
+        self.slots.clear();
+        tokio::select! {
+            () = async { while self.tasks.join_next().await.is_some() {} } => {}
+            _ = end.wait_for(|end| *end == Some(End::AtOnce)) => {}
+            () = tokio::time::sleep(STEP_TIME_MAX) => {
+                tracing::warn!("a step takes long and is broken off; what came of it is looked at by the next agent");
+            }
+        }
     }
 
     async fn load_records(&mut self) {
@@ -351,7 +396,23 @@ impl<H: Host> Gatherer<H> {
         });
     }
 
+    /// An app that is in trouble, waits or is fetched is looked at: what cannot be helped keeps nobody waiting.
+    fn is_settled(&self) -> bool {
+        let done = |key: &AppKey| match self.ledger.withheld(key) {
+            Some(Withheld::Unusable(_)) => true,
+            Some(Withheld::Unread(_)) => false,
+            None => self.slots.get(key).is_some_and(|slot| {
+                let moving = |report: &AppReport| matches!(report.phase, Phase::Stopping | Phase::Starting);
+                slot.neighbour.standing != Standing::Unknown && slot.report.as_ref().is_some_and(|one| !moving(one))
+            }),
+        };
+        let leaving = self.slots.iter().any(|(key, slot)| !self.wanted.contains_key(key) && slot.report.is_some());
+        self.wanted.keys().all(done) && !leaving
+    }
+
     fn send_reports(&self) {
+        let settled = self.is_settled();
+        self.settled_out.send_if_modified(|sent| std::mem::replace(sent, settled) != settled);
         let withheld = self.wanted.iter().filter_map(|(key, app)| match self.ledger.withheld(key)? {
             Withheld::Unread(why) => Some((key, unknown(app, None, &format!("what runs is unknown: {why}")))),
             Withheld::Unusable(why) => Some((key, blocked(app, Phase::Failed, why))),

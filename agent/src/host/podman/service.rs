@@ -12,7 +12,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::damage::{StoreDamage, store_damage};
 use super::http::Podman;
@@ -161,7 +160,6 @@ pub struct Service {
     state: watch::Receiver<ServiceState>,
     mended: watch::Receiver<Option<String>>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
 }
 
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -180,8 +178,8 @@ impl Service {
         let (state_out, state) = watch::channel(ServiceState::Starting);
         let (stop, stop_in) = watch::channel(false);
         let (mended_out, mended) = watch::channel(None);
-        let task = tokio::spawn(supervise(config, state_out, mended_out, stop_in));
-        Self { state, mended, stop, task }
+        tokio::spawn(supervise(config, state_out, mended_out, stop_in));
+        Self { state, mended, stop }
     }
 
     /// What was done to a damaged store in this run, in words.
@@ -210,11 +208,11 @@ impl Service {
     }
 
     /// Ends it. Containers run on.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stop.send_replace(true);
-        if let Err(err) = self.task.await {
-            tracing::warn!(%err, "the supervisor of podman's service ended badly");
-        }
+        let mut state = self.state.clone();
+        // Its end closes this.
+        while state.changed().await.is_ok() {}
     }
 }
 

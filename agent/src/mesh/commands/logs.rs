@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Frames;
+use crate::mesh::duty::{Duty, OnDuty};
 use crate::core::app::AppKey;
 use crate::host::logs::{LogError, Logs, Window};
 
@@ -27,25 +28,24 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Serves readers.
 pub(super) struct Readers {
-    logs: Logs,
     open: Arc<Semaphore>,
     sending: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub(super) fn new(logs: Logs) -> Self {
-        Self { logs, open: Arc::new(Semaphore::new(READERS)), sending: Arc::new(Semaphore::new(SENDING)) }
+    pub(super) fn new() -> Self {
+        Self { open: Arc::new(Semaphore::new(READERS)), sending: Arc::new(Semaphore::new(SENDING)) }
     }
 
-    pub(super) async fn start(&self, ask: LogWindow, mut frames: Frames) {
+    pub(super) async fn start(&self, duty: Duty, on_duty: OnDuty, ask: LogWindow, mut frames: Frames) {
         let Ok(slot) = self.open.clone().try_acquire_owned() else {
             frames.refuse(format!("this device serves {READERS} readers of logs already; end one and try again")).await;
             return;
         };
         tracing::debug!(deployment = %ask.deployment, "logs are read");
-        let reader = Reader { logs: self.logs.clone(), sending: self.sending.clone(), frames };
+        let reader = Reader { logs: duty.logs.clone(), on_duty, sending: self.sending.clone(), frames };
         tokio::spawn(async move {
-            let _slot = slot;
+            let (_slot, _duty) = (slot, duty);
             reader.serve(ask).await;
         });
     }
@@ -53,6 +53,7 @@ impl Readers {
 
 struct Reader {
     logs: Logs,
+    on_duty: OnDuty,
     sending: Arc<Semaphore>,
     frames: Frames,
 }
@@ -77,6 +78,7 @@ impl Reader {
             Some(wait) => (Some(self.logs.follow(key.clone()).await?), Instant::now() + wait.min(WAIT_MAX).duration()),
             None => (None, Instant::now()),
         };
+        let mut off_duty = std::pin::pin!(self.on_duty.clone().ended());
         let (mut window, first) = self.logs.open(ask).await?;
         self.frames.send(FrameBody::Log(first)).await;
         loop {
@@ -92,10 +94,11 @@ impl Reader {
                 _ if is_more => {}
                 None => return Ok(Some(LogRest::Done)),
                 Some(_) if !known => return Ok(Some(LogRest::Gone)),
-                Some(ticks) => match tokio::time::timeout_at(deadline, ticks.changed()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(LogError::Stopped),
-                    Err(_) => return Ok(Some(LogRest::More)),
+                Some(ticks) => tokio::select! {
+                    more = ticks.changed() => if more.is_err() { return Err(LogError::Stopped) },
+                    () = tokio::time::sleep_until(deadline) => return Ok(Some(LogRest::More)),
+                    // Its reader asks again, and another agent answers.
+                    () = &mut off_duty => return Ok(Some(LogRest::More)),
                 },
             }
         }

@@ -113,6 +113,14 @@ impl Running {
         });
     }
 
+    /// This agent does not act any more.
+    pub(super) fn end_all(&mut self) {
+        for inlet in self.commands.values() {
+            inlet.said.send_modify(|said| said.over = Some(Over::Stopping));
+        }
+        self.commands.clear();
+    }
+
     /// A part of its input is missing.
     pub(super) fn tear(&self, command: u64) {
         if let Some(inlet) = self.commands.get(&command) {
@@ -132,8 +140,17 @@ impl Inlet {
 }
 
 /// Waits until nobody listens to a command any more.
-pub(super) async fn hung_up(mut said: watch::Receiver<Said>) {
-    if said.wait_for(|said| said.over.is_some()).await.is_err() {
+pub(super) async fn hung_up(said: watch::Receiver<Said>) {
+    over(said, |why| why != Over::Stopping).await;
+}
+
+/// Waits until it has to end although somebody listens.
+pub(super) async fn stopping(said: watch::Receiver<Said>) {
+    over(said, |why| why == Over::Stopping).await;
+}
+
+async fn over(mut said: watch::Receiver<Said>, fits: impl Fn(Over) -> bool) {
+    if said.wait_for(|said| said.over.is_some_and(&fits)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -1,0 +1,136 @@
+//! `bramble-agent supervise`: starts this device's agents where there is no systemd, and keeps them running. The same words
+//! as systemd's: ready, alive, stopping; a start again after every end, but for one that was retired.
+//!
+//! Decides when a process is started and ended. Decides nothing about apps or upgrades: which binary runs is the links'
+//! word, which instance the upgrade's. Podman's service is its child, so that both agents of an upgrade find it.
+
+mod control;
+mod keeper;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bramble_contracts::v1::Instance;
+use futures::future::join_all;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::core::upgrade::Bounds;
+use crate::host::instances::{Binaries, Link};
+use crate::host::podman::service::Service;
+use crate::host::state::{self, StateFile};
+use crate::version;
+use keeper::Keeper;
+
+const FORMAT: u32 = 1;
+/// All agents are ended within this, or killed.
+const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// What both instances share.
+#[derive(Debug, Clone)]
+struct Site {
+    /// The settings that agents are started with.
+    config: PathBuf,
+    state_dir: PathBuf,
+    run_dir: PathBuf,
+    bounds: Bounds,
+}
+
+impl Site {
+    fn program(&self) -> PathBuf {
+        Binaries::of(&self.state_dir).link(Link::Current)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.run_dir.join("supervisor.sock")
+    }
+
+    /// Which instance is started with the device.
+    fn enabled(&self) -> StateFile {
+        StateFile::new(self.state_dir.join("enabled"), FORMAT)
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, and takes the agents with it. Apps run on.
+pub async fn supervise(config: &Config) -> anyhow::Result<()> {
+    let site = Site {
+        config: std::path::absolute(&config.file)?,
+        state_dir: config.state_dir.clone(),
+        run_dir: config.podman.run_dir.clone(),
+        bounds: config.bounds(),
+    };
+    state::make_dir(&site.state_dir)?;
+    state::make_dir(&site.run_dir)?;
+    let _place = occupy(&site.state_dir)?;
+    install_first(&site.state_dir)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = listen(&site.socket())?;
+    let service = config.podman.socket.is_none().then(|| Service::start(config.service()));
+    let keepers: BTreeMap<Instance, Keeper> =
+        [Instance::A, Instance::B].into_iter().map(|one| (one, Keeper::start(site.clone(), one))).collect();
+    let enabled = site.enabled().load_json::<Instance>()?.value().unwrap_or_default();
+    tracing::info!(instance = enabled.name(), socket = %site.socket().display(), "agents are supervised");
+    keepers[&enabled].begin().await;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = control::serve(listener, &keepers, &site) => {}
+    }
+    tracing::info!("the agents are ended; apps run on");
+    let ended = join_all(keepers.into_values().map(Keeper::end));
+    if tokio::time::timeout(STOP_TIME_MAX, ended).await.is_err() {
+        tracing::warn!("an agent did not end in time and is killed; nothing is lost by that");
+    }
+    if let Some(service) = service {
+        service.stop().await;
+    }
+    Ok(())
+}
+
+/// Two of these on one state folder would start each instance twice.
+fn occupy(state_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = state_dir.join("supervisor.lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, err)| {
+        anyhow::anyhow!("{} is held ({err}): agents are supervised already; stop that first", path.display())
+    })
+}
+
+/// The very first start: this program is the first that counts as confirmed.
+fn install_first(state_dir: &Path) -> anyhow::Result<()> {
+    let binaries = Binaries::of(state_dir);
+    let confirmed = match binaries.target(Link::Confirmed) {
+        Some(version) => version,
+        None => {
+            let this = std::env::current_exe().context("this program cannot be found on the disk")?;
+            let version = version::number();
+            binaries.install(&this, version)?;
+            binaries.turn(Link::Confirmed, version)?;
+            tracing::info!(%version, "this program is laid down as the device's agent");
+            version
+        }
+    };
+    if binaries.target(Link::Current).is_none() {
+        binaries.turn(Link::Current, confirmed)?;
+    }
+    Ok(())
+}
+
+/// Only we can reach the socket: its folder is ours alone.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    if let Err(err) = std::fs::remove_file(socket)
+        && err.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(err).with_context(|| format!("cannot remove {}", socket.display()));
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(socket, mode).with_context(|| format!("cannot shut {}", socket.display()))?;
+    Ok(listener)
+}

@@ -1,0 +1,104 @@
+//! What is so at the moment: gathered just before a step is decided.
+//!
+//! Decides only what counts as a change worth a step.
+
+use std::path::Path;
+
+use bramble_contracts::release::Target;
+use bramble_contracts::v1::{AgentVersion, Instance};
+use bramble_contracts::v2::AgentWish;
+
+use super::Site;
+use crate::core::clock;
+use crate::core::upgrade::{Clock, Facts, Ledger, Lease, Links, Mesh};
+use crate::host::clock::up_ms;
+use crate::host::facts;
+use crate::host::instances::{Link, starts};
+use crate::mesh::board::View;
+use crate::version;
+
+/// What was seen last.
+pub(super) struct Sight {
+    boot: String,
+    /// For which machines this program is; none where it does not replace itself.
+    target: Option<Target>,
+    mesh: Mesh,
+    clock: Clock,
+    wish: Option<AgentWish>,
+    /// What `confirmed` named at the start, or else this very program.
+    confirmed: AgentVersion,
+}
+
+impl Sight {
+    pub(super) fn new(site: &Site) -> Self {
+        let links = links(site);
+        let replaces_itself = links.is_some() && site.manager.is_some() && runs_from(&site.config.state_dir.join("bin"));
+        Self {
+            boot: facts::boot_id(),
+            target: replaces_itself.then(version::target),
+            mesh: Mesh::Down,
+            clock: Clock::Unfit("nobody has told the device the time yet".into()),
+            wish: None,
+            confirmed: links.map_or_else(version::number, |links| links.confirmed),
+        }
+    }
+
+    /// Of a device whose ledger is lost, or that never had one.
+    pub(super) fn new_ledger(&self, instance: Instance) -> Ledger {
+        Ledger::new(self.confirmed, instance)
+    }
+
+    /// Takes in what the agent knows of itself; true when that can make a difference to an upgrade.
+    pub(super) fn saw(&mut self, view: &View) -> bool {
+        let mesh = match (view.connected, self.mesh) {
+            (true, Mesh::Up { since_ms }) => Mesh::Up { since_ms },
+            (true, Mesh::Down) => Mesh::Up { since_ms: up_ms() },
+            (false, _) => Mesh::Down,
+        };
+        let clock = match clock::require(&view.clock) {
+            Ok(_) => Clock::Fit,
+            Err(err) => Clock::Unfit(err.to_string()),
+        };
+        let wish = view.desired.as_ref().and_then(|document| document.agent.clone());
+        // While it does not act it holds no document; what it knew last stays.
+        let wish = if view.desired.is_some() { wish } else { self.wish.clone() };
+        let changed = (&mesh, &clock, &wish) != (&self.mesh, &self.clock, &self.wish);
+        (self.mesh, self.clock, self.wish) = (mesh, clock, wish);
+        changed
+    }
+
+    /// All of it.
+    pub(super) fn facts(&self, site: &Site, ledger: &Ledger, held: bool) -> Facts {
+        let Self { boot, target, mesh, clock, wish, .. } = self;
+        let floor = site.files.floor();
+        // A floor that cannot be read lets nothing in.
+        let floor = floor.unwrap_or(u64::MAX);
+        Facts {
+            up_ms: up_ms(),
+            boot: boot.clone(),
+            own: version::number(),
+            instance: site.config.instance,
+            lease: if held { Lease::Held } else { Lease::NotHeld },
+            links: target.as_ref().and_then(|_| links(site)),
+            target: target.clone(),
+            wish: wish.clone(),
+            mesh: *mesh,
+            clock: clock.clone(),
+            free_bytes: facts::space(&site.config.state_dir).free,
+            floor,
+            guard: starts(&site.config.state_dir).of(ledger),
+            bounds: site.config.bounds(),
+        }
+    }
+}
+
+fn links(site: &Site) -> Option<Links> {
+    let target = |link| site.binaries.target(link);
+    Some(Links { current: target(Link::Current)?, confirmed: target(Link::Confirmed)? })
+}
+
+/// Only an agent that is one of the binaries can be replaced by another.
+fn runs_from(dir: &Path) -> bool {
+    let (exe, dir) = (std::env::current_exe(), std::fs::canonicalize(dir));
+    matches!((exe, dir), (Ok(exe), Ok(dir)) if exe.parent() == Some(dir.as_path()))
+}
