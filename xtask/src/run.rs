@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -163,6 +164,23 @@ impl Cmd {
         }
         let said = if output.stderr.trim().is_empty() { &output.stdout } else { &output.stderr };
         Err(RunError::Failed { line: self.line(), status: output.status, tail: tail(said) })
+    }
+
+    /// Runs it; where it ends without success, all it said is kept in the file `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started, takes too long or ends without success.
+    pub fn check_keeping(&self, log: &Path) -> Result<(), RunError> {
+        let output = self.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let kept = fs::write(log, format!("{}\n{}", output.stdout, output.stderr));
+        let tail = match kept {
+            Ok(()) => format!("see {}", log.display()),
+            Err(err) => format!("{} cannot be written ({err}); {}", log.display(), tail(&output.stderr)),
+        };
+        Err(RunError::Failed { line: self.line(), status: output.status, tail })
     }
 
     /// Runs it with our own terminal: what it says is seen at once and not kept.

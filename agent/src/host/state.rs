@@ -184,6 +184,7 @@ impl StateFile {
     pub fn remove(&self) -> Result<(), StateError> {
         remove_if_there(&self.beside(".prev"))?;
         remove_if_there(&self.beside(".new"))?;
+        remove_if_there(&self.beside(".link"))?;
         remove_if_there(&self.path)?;
         match self.sync_dir() {
             // A directory that was never made holds nothing that could come back.
@@ -339,7 +340,11 @@ mod tests {
         file.store(b"two").unwrap();
         fs::remove_file(file.path()).unwrap();
         assert_eq!(file.load().unwrap().value(), Some(b"one".to_vec()));
+        // As a kill in the middle of a store leaves them.
+        fs::write(file.beside(".new"), "half").unwrap();
+        fs::write(file.beside(".link"), "half").unwrap();
         file.remove().unwrap();
         assert_eq!(file.load().unwrap(), Loaded::Missing);
+        assert_eq!(fs::read_dir(file.path().parent().unwrap()).unwrap().count(), 0, "nothing is left of it");
     }
 }

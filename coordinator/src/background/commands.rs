@@ -39,7 +39,7 @@ const NOT_ABOVE: &str = "came after a later one";
 
 /// A command that cannot be addressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no heartbeat of the device was heard since this coordinator started: wait until it is online")]
+#[error("no agent of the device is heard now: wait until it is online")]
 pub struct NotHeard;
 
 /// The counters of sessions.

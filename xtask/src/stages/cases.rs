@@ -36,7 +36,7 @@ pub(super) fn run_all(resume: Resume, kit: &Kit) -> anyhow::Result<Vec<Row>> {
             continue;
         }
         let watch = Watch::start();
-        let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check();
+        let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check_keeping(&memory.log(&case.name));
         match &result {
             Ok(_) => memory.remember(&case.name)?,
             Err(err) => {
@@ -63,6 +63,12 @@ impl Memory {
             Resume::No => BTreeSet::new(),
         };
         Ok(Memory { file, passed })
+    }
+
+    /// Where all that a failed case said is kept.
+    fn log(&self, case: &str) -> PathBuf {
+        let name = case.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        self.file.with_extension(format!("{name}.log"))
     }
 
     fn remember(&mut self, case: &str) -> anyhow::Result<()> {
