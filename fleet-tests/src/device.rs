@@ -23,9 +23,20 @@ use crate::net::NetNs;
 use crate::process::{Line, Proc, kill_pid};
 use crate::programs::{place, programs};
 
+/// Who starts a device's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starter {
+    /// The test, and nobody starts it again.
+    Test,
+    /// `bramble-agent supervise`, as where there is no systemd.
+    Supervisor,
+}
+
 /// How a device is made.
 #[derive(Debug, Clone)]
 pub struct DeviceSetup {
+    /// Who starts its agent.
+    pub starter: Starter,
     /// Its name.
     pub name: String,
     /// Base URL of the coordinator.
@@ -86,8 +97,11 @@ impl Device {
         for version in &setup.images {
             prepare::hello_image(&store, *version).unwrap_or_else(|err| panic!("{err:#}"));
         }
-        let line =
-            Line::new(&place("bramble-agent")).args(["run", "--config"]).args([dir.join("agent.toml").display()]);
+        let verb = match setup.starter {
+            Starter::Test => "run",
+            Starter::Supervisor => "supervise",
+        };
+        let line = Line::new(&place("bramble-agent")).args([verb, "--config"]).args([dir.join("agent.toml").display()]);
         let log = std::env::var("BRAMBLE_AGENT_LOG").unwrap_or_else(|_| "info".into());
         let line = line.env("CONTAINERS_CONF", &conf.display().to_string()).env("RUST_LOG", &log).env("NO_COLOR", "1");
         let clock = setup.clock.iter().flat_map(FakeClock::env);
@@ -147,7 +161,20 @@ impl Device {
         self.run.join("podman.sock")
     }
 
-    /// The agent's process.
+    /// What its agents say of themselves on the device, those that run now.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<bramble_agent::status::Status> {
+        let config = self.dir.join("agent.toml").display().to_string();
+        let runs = |pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.contains("\0run\0") && line.contains(&config)
+        };
+        let read = |name: &str| bramble_agent::status::Status::read(&self.run.join(format!("status-{name}.json")));
+        ["a", "b"].into_iter().filter_map(read).filter(|status| runs(status.pid)).collect()
+    }
+
+    /// The agent's process, or its supervisor's.
     #[must_use]
     pub fn agent(&self) -> &Proc {
         &self.agent

@@ -18,7 +18,7 @@ use crate::case::Case;
 use crate::cli::Bramble;
 use crate::clock::soon;
 use crate::coordinator::{Coordinator, FleetSetup, copy_dir, free_port};
-use crate::device::{Device, DeviceSetup};
+use crate::device::{Device, DeviceSetup, Starter};
 use crate::manifest::LABEL;
 use crate::programs::programs;
 
@@ -123,6 +123,7 @@ impl Fleet {
     #[must_use]
     pub fn device_setup(&self, name: &str) -> DeviceSetup {
         DeviceSetup {
+            starter: Starter::Test,
             name: name.to_owned(),
             coordinator: self.coordinator.url(),
             token: Some(self.token()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::net::NetNs;
-use bramble_fleet_tests::{Device, DeviceSetup, soon, wait_until};
+use bramble_fleet_tests::{Device, DeviceSetup, Starter, soon, wait_until};
 use xtask::run::Cmd;
 
 #[test]
@@ -38,6 +38,7 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
     let case = Case::new("harness-device");
     bramble_fleet_tests::programs::machine();
     let setup = DeviceSetup {
+        starter: Starter::Test,
         name: "pi-1".into(),
         coordinator: "http://127.0.0.1:1".into(),
         token: None,
