@@ -1,5 +1,7 @@
 //! The command line: every command, option and help text, and nothing they do.
 
+mod release;
+
 use std::path::PathBuf;
 
 use bramble_contracts::{
@@ -11,6 +13,8 @@ use bramble_contracts::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::output::Format;
+
+pub(crate) use release::{Agent, Keys, Release, Rotate};
 
 /// Operates a fleet: says what should run where, and shows what does.
 #[derive(Parser)]
@@ -80,6 +84,12 @@ pub(crate) enum Command {
     /// Change devices
     #[command(subcommand)]
     Device(Device),
+    /// Releases of the agent
+    #[command(subcommand)]
+    Agent(Agent),
+    /// The keys that sign releases of the agent
+    #[command(subcommand)]
+    Keys(Keys),
     /// Who did what, when and why
     Audit(Audit),
     /// Decide what happens to devices that are ahead of the store; without a decision, show the difference
@@ -130,6 +140,8 @@ pub(crate) enum Resource {
     Audit,
     #[value(alias = "enrollment-token", alias = "enroll-tokens")]
     EnrollmentTokens,
+    #[value(alias = "release")]
+    Releases,
     #[value(alias = "tenant")]
     Tenants,
 }
@@ -155,6 +167,8 @@ pub(crate) enum Described {
     Device,
     #[value(alias = "deployments")]
     Deployment,
+    #[value(alias = "releases")]
+    Release,
 }
 
 #[derive(Args)]
@@ -398,7 +412,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_later_work_is_unknown() {
-        for words in [["bramble", "rollout"], ["bramble", "job"], ["bramble", "backup"], ["bramble", "agent"]] {
+        for words in [["bramble", "rollout"], ["bramble", "job"], ["bramble", "backup"]] {
             let err = Cli::try_parse_from(words).err().unwrap();
             assert_eq!(err.exit_code(), 2, "{words:?}");
         }
