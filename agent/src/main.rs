@@ -119,7 +119,8 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::SelfTest(args) => show(check::self_test, &Config::load(&args.config.config)?, args.output),
         Command::Replay(file) => {
-            let log = std::fs::read_to_string(&file.log).with_context(|| format!("cannot read {}", file.log.display()))?;
+            let log =
+                std::fs::read_to_string(&file.log).with_context(|| format!("cannot read {}", file.log.display()))?;
             print!("{}", replay(&log)?);
             Ok(ExitCode::SUCCESS)
         }

@@ -67,7 +67,10 @@ impl Publisher {
         let [at] = at[..] else { panic!("the version stands {} times in the program", at.len()) };
         let place = at + MARK.len()..at + MARK.len() + version.len();
         let is_number = |b: &u8| b.is_ascii_digit() || *b == b'.';
-        assert!(bytes[place.clone()].iter().all(is_number) && !is_number(&bytes[place.end]), "{version} has another length");
+        assert!(
+            bytes[place.clone()].iter().all(is_number) && !is_number(&bytes[place.end]),
+            "{version} has another length"
+        );
         bytes[place].copy_from_slice(version.as_bytes());
         write_program(&path, &bytes);
         path
@@ -104,7 +107,19 @@ impl Publisher {
         let key = |n: u32| self.dir.join(format!("keys/release-{n}.key")).display().to_string();
         let keys = self.dir.join("keys/release-keys").display().to_string();
         let binary = format!("{}={}", bramble_agent::version::target(), binary.display());
-        let words = ["agent", "publish", "--version", version, "--keys-file", &keys, "--key", &key(1), "--key", &key(2), &binary];
+        let words = [
+            "agent",
+            "publish",
+            "--version",
+            version,
+            "--keys-file",
+            &keys,
+            "--key",
+            &key(1),
+            "--key",
+            &key(2),
+            &binary,
+        ];
         fleet.bramble().ok(&words);
     }
 }

@@ -71,7 +71,18 @@ fn app(fleet: &Fleet, pi: &Device) -> (Running, Visitor) {
 }
 
 fn upgrade(fleet: &Fleet, to: &str) {
-    fleet.bramble().ok(&["agent", "upgrade", "--to", to, "--batches", "100%", "--healthy-for", "1s", "--progress-deadline", "3m"]);
+    fleet.bramble().ok(&[
+        "agent",
+        "upgrade",
+        "--to",
+        to,
+        "--batches",
+        "100%",
+        "--healthy-for",
+        "1s",
+        "--progress-deadline",
+        "3m",
+    ]);
 }
 
 /// The device's last word on the upgrade to a version: what acts now, and how it ended.
@@ -223,7 +234,10 @@ fn whoever_is_killed_in_the_middle_of_an_upgrade_it_ends_in_one_of_both_versions
         let victim = victim(&mut dice);
         hit(&fleet, &pi, victim);
         let (acts, upgrade) = ends(&fleet, &pi, &version);
-        println!("round {round}: {victim:?} was hit; {version} is {:?} ({}), {acts} acts", upgrade.status, upgrade.reason);
+        println!(
+            "round {round}: {victim:?} was hit; {version} is {:?} ({}), {acts} acts",
+            upgrade.status, upgrade.reason
+        );
         match upgrade.status {
             Status::Confirmed => have = version,
             Status::RolledBack | Status::Failed | Status::Staged | Status::Trial => {}

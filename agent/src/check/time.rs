@@ -8,8 +8,8 @@ use super::{Answer, failed, look, ok};
 use crate::config::Config;
 use crate::core::clock::{self as core, Floor, StoredFloor, Told};
 use crate::host::clock as host;
-use crate::mesh::guard;
 use crate::host::lease;
+use crate::mesh::guard;
 use crate::status::Status;
 
 pub(super) fn clock(config: &Config) -> impl FnOnce() -> Answer + Send + 'static {

@@ -4,8 +4,8 @@
 //! Decides who is told of what is refused, and that what somebody on the way could have done says nothing of a release.
 
 use bramble_contracts::bytes::Sha256;
-use bramble_contracts::release::{ReleaseAnswer, ReleaseAsk, ReleaseError, ReleaseKeys, ReleaseKeysError, Target};
 use bramble_contracts::release::TimestampError;
+use bramble_contracts::release::{ReleaseAnswer, ReleaseAsk, ReleaseError, ReleaseKeys, ReleaseKeysError, Target};
 use bramble_contracts::signed::VerifyError;
 use bramble_contracts::v1::RefusalKind;
 use bramble_contracts::v2::AgentWish;
@@ -125,7 +125,9 @@ fn kind(err: &JudgeError) -> RefusalKind {
     match err {
         JudgeError::OtherBytes { .. }
         | JudgeError::Stamp(TimestampError::Signature(_))
-        | JudgeError::Release(ReleaseError::UnknownKey { .. } | ReleaseError::Signatures { .. }) => RefusalKind::Signature,
+        | JudgeError::Release(ReleaseError::UnknownKey { .. } | ReleaseError::Signatures { .. }) => {
+            RefusalKind::Signature
+        }
         JudgeError::Release(ReleaseError::BelowFloor { .. }) | JudgeError::KeysBehind { .. } => {
             RefusalKind::OlderGeneration
         }

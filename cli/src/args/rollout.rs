@@ -11,12 +11,6 @@ use clap::{Args, Subcommand};
 
 use super::label;
 
-#[derive(Subcommand)]
-pub(crate) enum Agent {
-    /// Roll a published release of the agent out, batch by batch
-    Upgrade(Box<Upgrade>),
-}
-
 #[derive(Args)]
 pub(crate) struct Upgrade {
     /// Only devices with all these labels [default: every device of the tenant]
@@ -130,7 +124,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::args::{Agent, Cli, Command};
 
     #[test]
     fn an_upgrade_is_for_all_devices_unless_some_are_named() {
