@@ -4,12 +4,29 @@
 //! the lease, its own version, and what the ledger says. docs/adr/0013 tells the protocol. Bounded by uptime and boots,
 //! never by the wall clock. Decides nothing about apps, and does no I/O.
 
+mod begin;
+mod blame;
 mod effect;
 mod event;
 mod facts;
+mod guard;
+mod judge;
 mod ledger;
+mod prune;
+mod replay;
+mod report;
+mod standby;
+mod step;
+mod wake;
 
 pub use effect::{Effect, ExitCode};
 pub use event::{Admission, Attempt, Event, Failure, Fault};
 pub use facts::{Bounds, Clock, Facts, Lease, Links, Mesh, TurnedBack};
+pub use guard::{Starts, Verdict, guard};
+pub use judge::{JudgeError, Papers, judge, next_keys};
 pub use ledger::{Confirmed, Denied, Known, Ledger, LedgerFile, Moment, Outcome, Phase, Proof, Tally, Upgrade};
+pub use prune::{Binary, Whole, prune};
+pub use replay::{Line, ReplayError, replay};
+pub use report::report;
+pub use step::step;
+pub use wake::wake_at;

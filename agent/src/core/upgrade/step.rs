@@ -1,0 +1,491 @@
+//! One event, told to the process that holds the lease: what it stores, and what it has done about it.
+//!
+//! Decides when an upgrade goes on, is turned back and is confirmed. When one begins is `begin`'s word, who is to blame
+//! `blame`'s, and what the process that waits does `standby`'s.
+
+use bramble_contracts::v1::{AgentVersion, Instance, Status};
+use bramble_contracts::v2::UpgradeWord;
+
+use super::effect::{Effect, ExitCode};
+use super::event::{Attempt, Event, Failure, Fault};
+use super::facts::{Facts, Lease, TurnedBack};
+use super::ledger::{Confirmed, Ledger, Moment, Phase, Proof, Upgrade};
+use super::standby;
+
+/// What follows from `event`. The ledger that comes back is stored, where it changed, before the first effect is done.
+pub fn step(ledger: Ledger, event: &Event, facts: &Facts) -> (Ledger, Vec<Effect>) {
+    match facts.lease {
+        Lease::Held => {
+            let mut turn = Turn { ledger, facts, out: Vec::new() };
+            turn.take(event);
+            (turn.ledger, turn.out)
+        }
+        Lease::NotHeld => {
+            let out = standby::step(&ledger, event, facts);
+            (ledger, out)
+        }
+    }
+}
+
+/// What this process is to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The version that runs when nothing is under way.
+    Confirmed,
+    /// The version that an upgrade has started.
+    New,
+    /// Neither: it does not act.
+    Stranger,
+}
+
+impl Who {
+    pub(super) fn of(own: AgentVersion, ledger: &Ledger) -> Self {
+        let new = ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.version == own && upgrade.is_cut_over());
+        if own == ledger.confirmed.version {
+            Self::Confirmed
+        } else if new {
+            Self::New
+        } else {
+            Self::Stranger
+        }
+    }
+}
+
+impl Upgrade {
+    /// Has `current` been turned, perhaps?
+    pub fn is_cut_over(&self) -> bool {
+        match self.phase {
+            Phase::Judging | Phase::Staging | Phase::Verifying => false,
+            Phase::Starting | Phase::Halting | Phase::Released | Phase::Trial { .. } | Phase::Returning(_) => true,
+        }
+    }
+}
+
+/// The other instance.
+pub(super) fn other(instance: Instance) -> Instance {
+    match instance {
+        Instance::A => Instance::B,
+        Instance::B => Instance::A,
+    }
+}
+
+/// How a process ends that another one is to replace: the instance that a boot starts is started again by its supervisor.
+pub(super) fn end(instance: Instance, ledger: &Ledger) -> Effect {
+    let home = instance == ledger.confirmed.instance;
+    Effect::Exit(if home { ExitCode::Restart } else { ExitCode::Retire })
+}
+
+/// One step of the holder.
+pub(super) struct Turn<'a> {
+    pub(super) ledger: Ledger,
+    pub(super) facts: &'a Facts,
+    pub(super) out: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Started | Event::LeaseGot => self.acquired(),
+            Event::Judged { of, result } => self.judged(of, result),
+            Event::Staged { of, result } => self.staged(of, result),
+            Event::Tested { of, result } => self.tested(of, result),
+            Event::Ready { of, result } => self.ready(of, result),
+            Event::LinkTurned(version) => self.link_turned(*version),
+            Event::Halted => self.halted(),
+            Event::Reconciled => self.reconciled(),
+            Event::Word(word) => self.word(word),
+            Event::InstanceGone(instance) => self.gone(*instance),
+            Event::Failed { effect, why } => self.failed(effect, why),
+            Event::Wished | Event::Tick => self.overdue(),
+        }
+        self.consider();
+    }
+
+    pub(super) fn who(&self) -> Who {
+        Who::of(self.facts.own, &self.ledger)
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(self.facts)
+    }
+
+    /// The upgrade, where it is in this phase and `of` names it.
+    fn waits_for(&mut self, of: &Attempt, phase: &Phase) -> Option<&mut Upgrade> {
+        self.ledger.upgrade.as_mut().filter(|upgrade| upgrade.of == *of && upgrade.phase == *phase)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        let now = self.now();
+        if let Some(upgrade) = &mut self.ledger.upgrade {
+            (upgrade.phase, upgrade.since) = (phase, now);
+        }
+    }
+
+    /// The lease is this process's: from its start on, or because the other one let it go or died.
+    fn acquired(&mut self) {
+        self.count_boot();
+        let by_hand = self.facts.links.is_none_or(|links| {
+            let here = (links.current, links.confirmed) == (self.facts.own, self.facts.own);
+            here && self.who() != Who::Confirmed
+        });
+        if by_hand {
+            return self.adopt();
+        }
+        let phase = self.ledger.upgrade.as_ref().map(|upgrade| upgrade.phase.clone());
+        match (self.who(), phase) {
+            (Who::Confirmed, None) => self.settle(),
+            (Who::Confirmed, Some(phase)) => self.old_acquired(phase),
+            (Who::New, Some(phase)) => self.new_acquired(&phase),
+            (Who::New, None) | (Who::Stranger, _) => self.out.push(Effect::TurnLink(self.ledger.confirmed.version)),
+        }
+    }
+
+    /// Somebody put this version here by hand, or it does not replace itself at all: what was under way is void.
+    fn adopt(&mut self) {
+        self.ledger.upgrade = None;
+        let Facts { own, instance, .. } = *self.facts;
+        if self.ledger.confirmed.version != own {
+            self.ledger.confirmed = Confirmed { version: own, release_seq: 0, min_seq: 0, instance };
+        }
+        self.settle();
+    }
+
+    /// Nothing is under way: this process acts, and all is made as the ledger says.
+    fn settle(&mut self) {
+        self.ledger.confirmed.instance = self.facts.instance;
+        if let Some(last) = &mut self.ledger.last {
+            last.beside = None;
+        }
+        self.out.push(Effect::Act);
+        self.repair();
+    }
+
+    fn repair(&mut self) {
+        self.ledger.mend = None;
+        if self.facts.links.is_none() {
+            return;
+        }
+        let Confirmed { version, min_seq, instance, .. } = self.ledger.confirmed;
+        self.out.extend([
+            Effect::RaiseFloor(min_seq),
+            Effect::TurnLink(version),
+            Effect::MarkConfirmed(version),
+            Effect::EnableInstance(instance),
+            Effect::Prune,
+        ]);
+    }
+
+    /// The old version acts (again), in the middle of an upgrade.
+    fn old_acquired(&mut self, phase: Phase) {
+        let interrupted = "the agent was restarted in the middle of it";
+        let guard = self.facts.guard.map(|turned| {
+            let fault = match turned {
+                TurnedBack::Crashes => Fault::Release,
+                TurnedBack::Boots => Fault::Doubt,
+            };
+            Failure::new(fault, format!("the guard turned back: {turned}"))
+        });
+        match phase {
+            Phase::Judging | Phase::Staging => self.fail(&Failure::new(Fault::Nobody, interrupted)),
+            Phase::Verifying => self.fail(&Failure::new(Fault::Doubt, format!("{interrupted}, at its self-test"))),
+            Phase::Starting | Phase::Halting => {
+                return self.turn_back(guard.unwrap_or_else(|| Failure::new(Fault::Nobody, interrupted)));
+            }
+            Phase::Released | Phase::Trial { .. } => {
+                return self.turn_back(guard.unwrap_or_else(|| self.left_by_new(&phase)));
+            }
+            Phase::Returning(failure) => return self.turn_back(failure),
+        }
+        self.settle();
+    }
+
+    /// Why the new one does not hold the lease any more, when it did not say so.
+    fn left_by_new(&self, phase: &Phase) -> Failure {
+        let bounds = &self.facts.bounds;
+        let time_ms = if *phase == Phase::Released { bounds.handover_ms } else { bounds.trial_ms };
+        let elapsed_ms = self.ledger.upgrade.as_ref().map_or(0, |upgrade| upgrade.since.elapsed_ms(self.facts));
+        if elapsed_ms >= time_ms.saturating_add(bounds.grace_ms) {
+            return Failure::new(Fault::Release, "the new agent did nothing when its time was over, and was ended");
+        }
+        Failure::new(Fault::Doubt, "the new agent ended before it was confirmed")
+    }
+
+    /// The new version has the lease: its trial begins, or goes on after a restart of it.
+    fn new_acquired(&mut self, phase: &Phase) {
+        let (instance, facts) = (self.facts.instance, self.facts);
+        let Some(upgrade) = &mut self.ledger.upgrade else { return };
+        let boots = match phase {
+            Phase::Returning(_) | Phase::Judging | Phase::Staging | Phase::Verifying => {
+                return self.out.push(Effect::TurnLink(self.ledger.confirmed.version));
+            }
+            Phase::Starting | Phase::Halting | Phase::Released => {
+                let let_go = *phase == Phase::Released;
+                upgrade.unmanaged_ms = upgrade.since.exactly_ms(facts).filter(|_| let_go);
+                upgrade.since = Moment::now(facts);
+                1
+            }
+            Phase::Trial { boots, .. } if upgrade.since.boot == facts.boot => *boots,
+            Phase::Trial { boots, .. } => {
+                upgrade.since = Moment::now(facts);
+                boots.saturating_add(1)
+            }
+        };
+        upgrade.phase = Phase::Trial { instance, boots, proof: Proof::Acts };
+        if boots > facts.bounds.trial_boots {
+            let why = format!("it was not confirmed in {} boots", facts.bounds.trial_boots);
+            return self.give_up(Failure::new(Fault::Nobody, why));
+        }
+        self.out.push(Effect::Act);
+        self.overdue();
+    }
+
+    fn staged(&mut self, of: &Attempt, result: &Result<(), Failure>) {
+        let Some(upgrade) = self.waits_for(of, &Phase::Staging) else { return };
+        let version = upgrade.version;
+        match result {
+            Ok(()) => {
+                self.enter(Phase::Verifying);
+                self.out.push(Effect::SelfTest { of: *of, version });
+            }
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn tested(&mut self, of: &Attempt, result: &Result<(), Failure>) {
+        let Some(upgrade) = self.waits_for(of, &Phase::Verifying) else { return };
+        let version = upgrade.version;
+        if let Err(failure) = result {
+            return self.fail(failure);
+        }
+        if !self.facts.mesh.stands_for(self.facts.up_ms, 0) {
+            return self.fail(&Failure::new(Fault::Nobody, "the connection was lost before the new agent was started"));
+        }
+        self.enter(Phase::Starting);
+        let instance = other(self.facts.instance);
+        // One that an earlier upgrade left there goes first.
+        self.out.extend([Effect::StopInstance(instance), Effect::TurnLink(version), Effect::StartInstance(instance)]);
+    }
+
+    fn ready(&mut self, of: &Attempt, result: &Result<(), Failure>) {
+        if self.waits_for(of, &Phase::Starting).is_none() {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.enter(Phase::Halting);
+                self.out.push(Effect::Halt);
+            }
+            Err(failure) => self.turn_back(failure.clone()),
+        }
+    }
+
+    fn halted(&mut self) {
+        if self.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Halting) {
+            self.enter(Phase::Released);
+            self.out.extend([Effect::ReleaseLease, Effect::WaitForLease]);
+        }
+    }
+
+    fn reconciled(&mut self) {
+        if self.who() == Who::New
+            && let Some(Upgrade { phase: Phase::Trial { proof, .. }, .. }) = &mut self.ledger.upgrade
+        {
+            *proof = Proof::Reconciled;
+        }
+    }
+
+    fn word(&mut self, word: &UpgradeWord) {
+        match word {
+            UpgradeWord::Confirm { release_seq } => self.confirm(*release_seq),
+            UpgradeWord::Abort { release_seq, why } => {
+                self.abort(*release_seq, &Failure::new(Fault::Release, format!("given up by the coordinator: {why}")));
+            }
+            // Who acts never stops itself.
+            UpgradeWord::Retire => {}
+        }
+    }
+
+    fn confirm(&mut self, release_seq: u64) {
+        let proven = |upgrade: &Upgrade| matches!(upgrade.phase, Phase::Trial { proof: Proof::Reconciled, .. });
+        let named = |upgrade: &Upgrade| upgrade.release_seq == release_seq;
+        if self.who() != Who::New || !self.ledger.upgrade.as_ref().is_some_and(|u| named(u) && proven(u)) {
+            return;
+        }
+        let Some(upgrade) = self.ledger.upgrade.take() else { return };
+        let (old, instance) = (self.ledger.confirmed.instance, self.facts.instance);
+        let min_seq = upgrade.admitted.map_or(0, |admitted| admitted.min_seq);
+        self.ledger.confirmed = Confirmed { version: upgrade.version, release_seq, min_seq, instance };
+        self.ledger.tally = None;
+        self.ledger.denied.retain(|denied| denied.of.manifest != upgrade.of.manifest);
+        let mut last = self.outcome(&upgrade, Status::Confirmed, String::new());
+        last.beside = (old != instance).then_some(old);
+        self.ledger.last = Some(last);
+        self.repair();
+    }
+
+    fn abort(&mut self, release_seq: u64, failure: &Failure) {
+        match &self.ledger.upgrade {
+            Some(upgrade) if upgrade.release_seq == release_seq => match upgrade.phase {
+                Phase::Judging | Phase::Staging | Phase::Verifying => {
+                    self.out.push(Effect::Abandon);
+                    self.fail(failure);
+                }
+                Phase::Starting | Phase::Halting | Phase::Released => self.turn_back(failure.clone()),
+                Phase::Trial { .. } => self.give_up(failure.clone()),
+                Phase::Returning(_) => {}
+            },
+            Some(_) => {}
+            None => self.refuse_wish(release_seq, failure),
+        }
+    }
+
+    fn gone(&mut self, instance: Instance) {
+        let starts = |upgrade: &Upgrade| matches!(upgrade.phase, Phase::Starting | Phase::Halting);
+        if self.ledger.upgrade.as_ref().is_some_and(starts) {
+            if instance != self.facts.instance {
+                self.turn_back(Failure::new(Fault::Doubt, "the new agent ended before it took over"));
+            }
+        } else if let Some(last) = self.ledger.last.as_mut().filter(|last| last.beside == Some(instance)) {
+            last.beside = None;
+        }
+    }
+
+    /// The old version acts, and all goes back.
+    pub(super) fn turn_back(&mut self, failure: Failure) {
+        self.ledger.mend = None;
+        self.enter(Phase::Returning(failure));
+        let (version, instance) = (self.ledger.confirmed.version, other(self.facts.instance));
+        self.out.extend([Effect::Act, Effect::TurnLink(version), Effect::StopInstance(instance)]);
+    }
+
+    /// The new version ends its own trial.
+    fn give_up(&mut self, failure: Failure) {
+        self.ledger.mend = None;
+        self.enter(Phase::Returning(failure));
+        self.out.push(Effect::TurnLink(self.ledger.confirmed.version));
+    }
+
+    fn link_turned(&mut self, version: AgentVersion) {
+        if version != self.ledger.confirmed.version {
+            return;
+        }
+        match (self.who(), self.returning()) {
+            (Who::Confirmed, Some(failure)) => self.returned(&failure),
+            (Who::New, Some(_)) | (Who::Stranger, _) => self.leave(),
+            (Who::Confirmed | Who::New, None) => {}
+        }
+    }
+
+    /// Ends this process in favour of the confirmed version's instance.
+    fn leave(&mut self) {
+        let home = self.ledger.confirmed.instance;
+        if home != self.facts.instance {
+            self.out.push(Effect::StartInstance(home));
+        }
+        self.out.push(end(self.facts.instance, &self.ledger));
+    }
+
+    fn failed(&mut self, effect: &Effect, why: &str) {
+        let nobody = |what: &str| Failure::new(Fault::Nobody, format!("{what}: {why}"));
+        let (who, phase) = (self.who(), self.ledger.upgrade.as_ref().map(|upgrade| upgrade.phase.clone()));
+        match effect {
+            Effect::Judge(_) | Effect::Stage { .. } | Effect::SelfTest { .. } | Effect::Abandon => {
+                if self.ledger.upgrade.as_ref().is_some_and(|upgrade| !upgrade.is_cut_over()) {
+                    self.fail(&nobody(&format!("could not {effect}")));
+                }
+            }
+            Effect::Act if who == Who::Confirmed => self.out.push(Effect::Exit(ExitCode::Restart)),
+            Effect::Act => self.give_up(Failure::new(Fault::Doubt, format!("the new agent could not act: {why}"))),
+            Effect::StartInstance(_) if phase != Some(Phase::Starting) => {
+                self.out.push(Effect::Exit(ExitCode::Restart));
+            }
+            Effect::StopInstance(_)
+            | Effect::TurnLink(_)
+            | Effect::StartInstance(_)
+            | Effect::Halt
+            | Effect::ReleaseLease
+            | Effect::WaitForLease
+            | Effect::MarkConfirmed(_)
+            | Effect::RaiseFloor(_)
+            | Effect::EnableInstance(_)
+            | Effect::Exit(_) => {
+                let handing = matches!(phase, Some(Phase::Starting | Phase::Halting | Phase::Released));
+                if handing && who == Who::Confirmed {
+                    self.turn_back(nobody(&format!("could not {effect}")));
+                } else {
+                    self.mend_later();
+                }
+            }
+            // The next confirmation or start does it again.
+            Effect::Prune => {}
+        }
+    }
+
+    /// Why it is on its way back, if it is.
+    fn returning(&self) -> Option<Failure> {
+        match self.ledger.upgrade.as_ref().map(|upgrade| &upgrade.phase)? {
+            Phase::Returning(failure) => Some(failure.clone()),
+            Phase::Judging
+            | Phase::Staging
+            | Phase::Verifying
+            | Phase::Starting
+            | Phase::Halting
+            | Phase::Released
+            | Phase::Trial { .. } => None,
+        }
+    }
+
+    /// What could not be done is tried again after a while. Until then whoever is here acts: somebody has to.
+    fn mend_later(&mut self) {
+        self.ledger.mend = Some(self.now());
+        self.out.push(Effect::Act);
+    }
+
+    /// What has taken too long, and what is to be tried again.
+    fn overdue(&mut self) {
+        let mend_ms = self.facts.bounds.mend_ms;
+        if self.ledger.mend.as_ref().is_some_and(|since| since.elapsed_ms(self.facts) >= mend_ms) {
+            self.mend();
+        }
+        let Some(upgrade) = &self.ledger.upgrade else { return };
+        let bound_ms = upgrade.bound_ms(&self.facts.bounds);
+        if upgrade.since.elapsed_ms(self.facts) < bound_ms {
+            return;
+        }
+        let failure = |fault, what: &str| Failure::new(fault, format!("{what} within {} s", bound_ms / 1000));
+        match upgrade.phase {
+            Phase::Judging => self.give_over(&failure(Fault::Nobody, "keys, manifest and timestamp were not judged")),
+            Phase::Staging => self.give_over(&failure(Fault::Nobody, "the binary did not come in")),
+            Phase::Verifying => self.give_over(&failure(Fault::Doubt, "the self-test did not end")),
+            Phase::Starting => self.turn_back(failure(Fault::Unconnected, "the new agent was not ready")),
+            Phase::Halting => self.turn_back(failure(Fault::Nobody, "the old agent did not come to a halt")),
+            Phase::Released => self.turn_back(failure(Fault::Nobody, "the lease was not let go")),
+            Phase::Trial { proof, .. } => {
+                let failure = self.unconfirmed(proof, bound_ms);
+                self.give_up(failure);
+            }
+            Phase::Returning(_) => self.mend(),
+        }
+    }
+
+    fn give_over(&mut self, failure: &Failure) {
+        self.out.push(Effect::Abandon);
+        self.fail(failure);
+    }
+
+    fn mend(&mut self) {
+        self.ledger.mend = None;
+        match (self.who(), self.returning()) {
+            (Who::Confirmed, Some(failure)) => self.turn_back(failure),
+            (Who::New, Some(failure)) => self.give_up(failure),
+            (Who::Confirmed, None) => {
+                self.repair();
+                if self.ledger.last.as_ref().is_some_and(|last| last.status == Status::RolledBack) {
+                    self.out.push(Effect::StopInstance(other(self.facts.instance)));
+                }
+            }
+            (Who::Stranger, _) => self.out.push(Effect::TurnLink(self.ledger.confirmed.version)),
+            (Who::New, None) => {}
+        }
+    }
+}
