@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use bramble_agent::check::{self, age_secs, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
 use bramble_agent::core::upgrade::replay;
@@ -43,7 +42,7 @@ enum Command {
     /// Whether this program could take over this device: what the agent that acts asks a new one. Ends with 1 when it
     /// could not.
     SelfTest(CheckArgs),
-    /// What happened to upgrades of this device's agents, step by step.
+    /// Tell what an upgrade log of an agent says, step by step.
     Replay(ReplayArgs),
     /// Print the version.
     Version,
@@ -76,8 +75,9 @@ struct CheckArgs {
 
 #[derive(clap::Args)]
 struct ReplayArgs {
-    /// `upgrade.log` in the state folder.
-    log: PathBuf,
+    /// `upgrade.log` of the state directory, or a copy of it.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -118,14 +118,14 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::SelfTest(args) => show(check::self_test, &Config::load(&args.config.config)?, args.output),
-        Command::Replay(file) => {
-            let log =
-                std::fs::read_to_string(&file.log).with_context(|| format!("cannot read {}", file.log.display()))?;
-            print!("{}", replay(&log)?);
-            Ok(ExitCode::SUCCESS)
-        }
         Command::Status(arg) => Ok(status(&Config::load(&arg.config)?)),
         Command::Check(args) => show(check::check, &Config::load(&args.config.config)?, args.output),
+        Command::Replay(args) => {
+            let log = std::fs::read_to_string(&args.file);
+            let log = log.map_err(|err| anyhow::anyhow!("cannot read {}: {err}", args.file.display()))?;
+            print!("{}", replay(&log).map_err(|err| anyhow::anyhow!("{}: {err}", args.file.display()))?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => {
             println!("{}", version::text());
             Ok(ExitCode::SUCCESS)

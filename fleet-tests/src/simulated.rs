@@ -17,7 +17,7 @@ use bramble_contracts::v1::{DeviceFacts, Instance};
 use futures::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::runtime;
 use crate::case::Case;
@@ -72,11 +72,12 @@ impl SimDevice {
             name: Some(self.name.parse().expect("a name")),
             token_file: Some(self.dir.join("token")),
             facts: watch::channel(DeviceFacts::default()).1,
-            // A kernel lets one user watch 128 times, and there are more simulated devices.
-            logs: Logs::unkept(logs::Places::below(&self.dir)),
+            words: mpsc::channel(1).0,
         };
         let _inside = runtime().enter();
-        let agent = Agent::start(config, Arc::clone(&self.host));
+        // A kernel lets one user watch 128 times, and there are more simulated devices.
+        let logs = Logs::unkept(logs::Places::below(&self.dir));
+        let agent = Agent::start(config, Arc::clone(&self.host), logs);
         self.agent = Some(agent.unwrap_or_else(|err| panic!("{} cannot start: {err}", self.name)));
     }
 

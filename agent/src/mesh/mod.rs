@@ -170,7 +170,7 @@ impl Agent {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         match mesh {
-            Some(mesh) => tasks.spawn(mesh.act(supervisor.clone(), Stop(stopped))),
+            Some(mesh) => tasks.spawn(mesh.act(&supervisor, Stop(stopped))),
             None => tasks.spawn(self.start.clone().enrol_and_act(supervisor.clone(), Stop(stopped))),
         };
         self.acting = Some(Acting { supervisor, stop, tasks });
@@ -294,7 +294,7 @@ impl Start {
             () = stop.asked() => return,
         };
         match self.prepare(identity) {
-            Ok(mesh) => mesh.act(supervisor, stop).await,
+            Ok(mesh) => mesh.act(&supervisor, stop).await,
             Err(err) => {
                 tracing::error!(%err, "enrolled, and cannot go on; the next start tries again");
                 board.update(|view| view.link = err.to_string());
@@ -342,8 +342,8 @@ struct Mesh {
 }
 
 impl Mesh {
-    /// What an agent does for the mesh while it acts.
-    async fn act(self: Arc<Self>, supervisor: Arc<SupervisorHandle>, stop: Stop) {
+    /// What an agent does for the mesh while it acts. What is stored is acted on before this returns.
+    fn act(&self, supervisor: &Arc<SupervisorHandle>, stop: Stop) -> impl Future<Output = ()> + Send + use<> {
         let links = || self.link.subscribe();
         let pushes = self.pushes.subscribe();
         let desired = Desired::start(self.context.clone(), supervisor.clone(), links());
@@ -355,7 +355,9 @@ impl Mesh {
             facts: self.facts.clone(),
             seq: self.reports.clone(),
         };
-        tokio::join!(desired.run(pushes, stop.clone()), reporter.run(stop));
+        async move {
+            tokio::join!(desired.run(pushes, stop.clone()), reporter.run(stop));
+        }
     }
 }
 

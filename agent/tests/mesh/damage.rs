@@ -36,7 +36,7 @@ async fn after_a_damaged_document_nothing_is_removed_until_the_network_says_so()
     spoil(&device, "desired");
     device.start();
     assert_eq!(device.generation(), 1, "the document before");
-    let mut reports = device.agent().supervisor().reports();
+    let mut reports = device.agent().supervisor().unwrap().reports();
     let both = reports.wait_for(|apps| apps.len() == 2);
     let both = tokio::time::timeout(crate::PATIENCE, both).await.map(|apps| apps.unwrap().len());
     assert_eq!((both, ids(&device)), (Ok(2), before.clone()), "the app that it does not list is kept");

@@ -19,7 +19,7 @@ use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid, envelope};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::last;
 use crate::coordinator::Coordinator;
@@ -81,9 +81,10 @@ impl Device {
             name: Some("pi-1".parse().unwrap()),
             token_file: Some(self.token()),
             facts: watch::channel(DeviceFacts::default()).1,
-            logs: Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default()),
+            words: mpsc::channel(1).0,
         };
-        self.agent = Some(Agent::start(config, self.host.clone()).unwrap());
+        let logs = Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default());
+        self.agent = Some(Agent::start(config, self.host.clone(), logs).unwrap());
     }
 
     pub(crate) async fn stop(&mut self) {
