@@ -90,10 +90,8 @@ fn end(fleet: &Fleet, pi: &Device, to: &str) -> Result<(String, UpgradeReport), 
     let view = fleet.device_view(pi.name())?;
     let report = view.report.ok_or("no report")?;
     let upgrade = report.program.upgrade.clone().ok_or_else(|| format!("no upgrade; {}", pi.agent().last_words()))?;
-    let over = match upgrade.status {
-        Status::Confirmed | Status::RolledBack | Status::Failed => true,
-        Status::Staged | Status::Trial => false,
-    };
+    // What was in doubt, or nobody's fault, is tried again by itself.
+    let over = upgrade.status == Status::Confirmed || upgrade.blamed;
     if upgrade.version.to_string() != to || !over {
         return Err(format!("{:?} by {}", upgrade, report.agent));
     }
