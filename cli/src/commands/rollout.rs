@@ -294,7 +294,7 @@ impl Listed for RolloutView {
 mod tests {
     use super::*;
 
-    fn view(state: &str, devices: serde_json::Value) -> RolloutView {
+    fn view(state: &str, devices: &serde_json::Value) -> RolloutView {
         serde_json::from_value(serde_json::json!({
             "uid": "aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "name": "agent-1-2-3", "kind": "agent",
             "brings": "agent 1.2.3", "selector": null, "policy": {}, "state": state, "reason": "because", "batch": 1,
@@ -308,17 +308,17 @@ mod tests {
     #[test]
     fn what_is_waited_for_and_what_ends_it() {
         let none = || serde_json::json!([]);
-        assert_eq!(judge(&view("running", none())), Verdict::Waiting("running, batch 1 of 3, because".into()));
-        assert_eq!(judge(&view("done", none())), Verdict::Done("1 confirmed, 1 failed".into()));
+        assert_eq!(judge(&view("running", &none())), Verdict::Waiting("running, batch 1 of 3, because".into()));
+        assert_eq!(judge(&view("done", &none())), Verdict::Done("1 confirmed, 1 failed".into()));
         for over in ["aborted", "superseded"] {
-            assert!(matches!(judge(&view(over, none())), Verdict::Overtaken(_)));
+            assert!(matches!(judge(&view(over, &none())), Verdict::Overtaken(_)));
         }
         let device = serde_json::json!([{
             "device": "d-aaaaaaaaaaaaaaaaaaaa", "name": "pi-1", "connection": "online", "batch": 1, "turn": "failed",
             "status": "failed", "phase": "done", "runs": "0.1.0", "reason": "self-test", "attempt": 1, "failures": 1,
         }]);
         assert_eq!(
-            judge(&view("halted", device)),
+            judge(&view("halted", &device)),
             Verdict::Failed("rollout agent-1-2-3 is halted: because\n  pi-1: self-test".into())
         );
     }

@@ -90,7 +90,8 @@ fn due(core: &Core, said: &mut Said, busy: &BTreeSet<(DeviceId, SessionId)>) -> 
     let fresh = |(device, say): &(DeviceId, Say)| {
         let key = (device.clone(), say.session);
         let last = said.get(&key);
-        !busy.contains(&key) && last.is_none_or(|(word, when)| *word != say.word || at.saturating_sub(*when) >= AGAIN_MS)
+        !busy.contains(&key)
+            && last.is_none_or(|(word, when)| *word != say.word || at.saturating_sub(*when) >= AGAIN_MS)
     };
     let room = ABREAST.saturating_sub(busy.len());
     let now_due: Vec<(DeviceId, Say)> = all.into_iter().filter(fresh).take(room).collect();

@@ -128,7 +128,7 @@ fn retire(lens: &Lens<'_>, seen: &Seen<'_>, report: &Report) -> Option<Say> {
     let other = beats.find(|beat| beat.heartbeat.session != report.session)?;
     // Never the only one.
     let both = is_heard(lens, acts) && is_heard(lens, other) && report.instance != other.heartbeat.instance;
-    both.then(|| Say { session: other.heartbeat.session, word: UpgradeWord::Retire })
+    both.then_some(Say { session: other.heartbeat.session, word: UpgradeWord::Retire })
 }
 
 /// It is not wished any more, by anybody: whoever acts gives it up.

@@ -35,7 +35,7 @@ pub enum Gets {
     /// Its newest revision.
     New,
     /// What its document holds.
-    Old(DeploymentRecord),
+    Old(Box<DeploymentRecord>),
     /// Nothing, until its turn comes.
     Nothing,
 }
@@ -64,11 +64,10 @@ impl<'a> Gate<'a> {
         }
         let apps = self.current.map_or(&[][..], |document| &document.apps);
         match apps.iter().find(|app| app.uid == record.uid) {
-            Some(app) => Gets::Old(DeploymentRecord {
-                revision: app.revision,
-                deployment: app.deployment.clone(),
-                ..record.clone()
-            }),
+            Some(app) => {
+                let (revision, deployment) = (app.revision, app.deployment.clone());
+                Gets::Old(Box::new(DeploymentRecord { revision, deployment, ..record.clone() }))
+            }
             None => Gets::Nothing,
         }
     }

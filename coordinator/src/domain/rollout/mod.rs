@@ -8,6 +8,8 @@
 //! coordinator that is away makes anybody late.
 //! Deliberately does not: write documents (`background::reconcile`), nor speak to agents (`upgrade`).
 
+mod ask;
+mod batch;
 pub mod facts;
 pub mod gate;
 pub mod show;
@@ -15,7 +17,8 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use step::{Ask, Effect, Event, NotNow, admit, budget, step, word};
+pub use ask::{Ask, NotNow, admit, word};
+pub use step::{Effect, Event, step};
 
 use std::collections::BTreeMap;
 
