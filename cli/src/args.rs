@@ -1,5 +1,6 @@
 //! The command line: every command, option and help text, and nothing they do.
 
+mod release;
 mod rollout;
 
 use std::path::PathBuf;
@@ -12,9 +13,10 @@ use bramble_contracts::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use rollout::{Agent, Rollout, Upgrade, Which};
-
 use crate::output::Format;
+
+pub(crate) use release::{Agent, Keys, Release, Rotate};
+pub(crate) use rollout::{Rollout, Upgrade, Which};
 
 /// Operates a fleet: says what should run where, and shows what does.
 #[derive(Parser)]
@@ -87,6 +89,9 @@ pub(crate) enum Command {
     /// Releases of the agent, and which devices run them
     #[command(subcommand)]
     Agent(Agent),
+    /// The keys that sign releases of the agent
+    #[command(subcommand)]
+    Keys(Keys),
     /// Steer rollouts that are under way
     #[command(subcommand)]
     Rollout(Rollout),
@@ -142,6 +147,8 @@ pub(crate) enum Resource {
     Audit,
     #[value(alias = "enrollment-token", alias = "enroll-tokens")]
     EnrollmentTokens,
+    #[value(alias = "release")]
+    Releases,
     #[value(alias = "tenant")]
     Tenants,
 }
@@ -169,6 +176,8 @@ pub(crate) enum Described {
     Deployment,
     #[value(alias = "rollouts")]
     Rollout,
+    #[value(alias = "releases")]
+    Release,
 }
 
 #[derive(Args)]

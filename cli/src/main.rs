@@ -11,6 +11,7 @@ mod config;
 mod exit;
 mod manifest;
 mod output;
+mod release;
 mod terminal;
 
 use std::process::ExitCode;

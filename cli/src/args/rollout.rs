@@ -1,4 +1,4 @@
-//! The commands of rollouts and of the agent's releases.
+//! The commands of rollouts.
 
 use bramble_contracts::{
     Name,
@@ -10,12 +10,6 @@ use bramble_contracts::{
 use clap::{Args, Subcommand};
 
 use super::label;
-
-#[derive(Subcommand)]
-pub(crate) enum Agent {
-    /// Roll a published release of the agent out, batch by batch
-    Upgrade(Box<Upgrade>),
-}
 
 #[derive(Args)]
 pub(crate) struct Upgrade {
@@ -130,7 +124,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::args::{Agent, Cli, Command};
 
     #[test]
     fn an_upgrade_is_for_all_devices_unless_some_are_named() {

@@ -12,7 +12,7 @@ use std::{fs, path::Path, time::Duration};
 use bramble_contracts::{Tenant, api::Page, problem::Problem};
 use reqwest::{
     Certificate, Method, Response, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
     redirect,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,6 +29,8 @@ use crate::{
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Until the head of an answer, and between two parts of it. The coordinator gives up after 30 s and says why.
 const IDLE_MAX: Duration = Duration::from_secs(40);
+/// Until a binary has been taken. The coordinator gives up after 15 minutes, or 20 s without a byte.
+const UPLOAD_MAX: Duration = Duration::from_secs(16 * 60);
 /// The coordinator sends a sign of life on every watched list far more often than this.
 const WATCH_IDLE_MAX: Duration = Duration::from_secs(60);
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -120,6 +122,59 @@ impl Client {
     ) -> Result<T, Failure> {
         let answer = self.send(method, path, query, body, IDLE_MAX).await?;
         Ok(self.body(answer).await?)
+    }
+
+    /// A request with a body of plain bytes, and what it answers.
+    pub(crate) async fn write_bytes<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        bytes: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        self.octets(self.request(method, path, &vec![])?.body(bytes), IDLE_MAX).await
+    }
+
+    /// `PUT` of a file, part by part.
+    pub(crate) async fn send_file<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        file: &Path,
+        size: u64,
+    ) -> Result<T, ClientError> {
+        let unsendable = |err: std::io::Error| ClientError::Unsendable { why: format!("{}: {err}", file.display()) };
+        let file = tokio::fs::File::open(file).await.map_err(unsendable)?;
+        let request = self.request(Method::PUT, path, &vec![])?.header(CONTENT_LENGTH, size).body(file);
+        self.octets(request, UPLOAD_MAX).await
+    }
+
+    /// Is there anything at this address?
+    pub(crate) async fn has(&self, path: &[&str]) -> Result<bool, ClientError> {
+        let answer = self.head(self.request(Method::HEAD, path, &vec![])?, IDLE_MAX).await?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            status => Err(ClientError::Strange { api: self.api().to_owned(), status: status.as_u16() }),
+        }
+    }
+
+    async fn octets<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        idle: Duration,
+    ) -> Result<T, ClientError> {
+        let answer = self.head(request.header(CONTENT_TYPE, "application/octet-stream"), idle).await?;
+        if answer.status().is_success() { self.body(answer).await } else { Err(self.refusal(answer).await) }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &Query<'_>,
+    ) -> Result<reqwest::RequestBuilder, ClientError> {
+        let token = self.token.as_ref().ok_or(ClientError::NoToken)?;
+        let request = self.http.request(method, self.url(path, query)).bearer_auth(token.reveal());
+        Ok(request.header("x-tenant-id", self.tenant.as_str()).header(ACCEPT, "application/json"))
     }
 
     /// The first `most` things of a list, page by page.
@@ -216,13 +271,7 @@ impl Client {
         body: Option<&impl Serialize>,
         idle: Duration,
     ) -> Result<Response, ClientError> {
-        let token = self.token.as_ref().ok_or(ClientError::NoToken)?;
-        let mut request = self
-            .http
-            .request(method, self.url(path, query))
-            .bearer_auth(token.reveal())
-            .header("x-tenant-id", self.tenant.as_str())
-            .header(ACCEPT, "application/json");
+        let mut request = self.request(method, path, query)?;
         if let Some(body) = body {
             request = request.json(body);
         }

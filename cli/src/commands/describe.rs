@@ -3,13 +3,13 @@
 mod rollout;
 
 use bramble_contracts::{
-    api::{Connection, DeploymentView, DeviceView, RolloutView, TargetView},
+    api::{Connection, DeploymentView, DeviceView, ReleaseView, RolloutView, TargetView},
     v1::{ContainerReport, ContainerState, Dependency, DeviceFacts},
     v2::{AgentReport, AppReport, ClockReport, Report},
 };
 
 use super::{
-    Session,
+    Session, releases,
     views::{self, Cell, connection, device_health, labels, phase, plain, status, word},
 };
 use crate::{
@@ -39,6 +39,13 @@ pub(super) async fn describe(s: &Session, args: Describe) -> Result<Exit, Failur
             }
             deployment(&view)
         }
+        Described::Release => {
+            let view: ReleaseView = s.client.get(&["releases", &args.name], &vec![]).await?;
+            if s.format.print(&view)? == Printed::Yes {
+                return Ok(Exit::Done);
+            }
+            releases::page(&view)
+        }
         Described::Rollout => {
             let view: RolloutView = s.client.get(&["rollouts", &args.name], &vec![]).await?;
             if s.format.print(&view)? == Printed::Yes {
@@ -57,10 +64,14 @@ pub(super) async fn describe(s: &Session, args: Describe) -> Result<Exit, Failur
 
 /// Grows line by line; all that comes from elsewhere is made harmless.
 #[derive(Default)]
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn head(&mut self, text: &str) {
+    pub(super) fn text(self) -> String {
+        self.0
+    }
+
+    pub(super) fn head(&mut self, text: &str) {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
@@ -68,7 +79,7 @@ impl Page {
         self.0.push('\n');
     }
 
-    fn field(&mut self, name: &str, (tone, text): Cell) {
+    pub(super) fn field(&mut self, name: &str, (tone, text): Cell) {
         if !text.is_empty() {
             self.0.push_str(&format!("  {name:<13}{}\n", paint(tone, &clean(text.trim_end()))));
         }
@@ -85,7 +96,7 @@ impl Page {
         self.0.push_str(&format!("{:indent$}{}\n", "", paint(tone, &clean(text))));
     }
 
-    fn table(&mut self, indent: usize, table: &Table) {
+    pub(super) fn table(&mut self, indent: usize, table: &Table) {
         for line in table.render().lines() {
             self.0.push_str(&format!("{:indent$}{line}\n", ""));
         }

@@ -1,7 +1,7 @@
 //! `get`: lists of things, or one of them, once or as they change.
 
 use bramble_contracts::{
-    api::{AuditEvent, DeploymentView, DeviceView, RolloutView, TenantView, TokenView},
+    api::{AuditEvent, DeploymentView, DeviceView, ReleaseView, RolloutView, TenantView, TokenView},
     label::{LabelKey, LabelValue},
 };
 
@@ -25,6 +25,7 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
         }
         Resource::Audit => of::<AuditEvent>(s, "audit", args).await,
         Resource::EnrollmentTokens => of::<TokenView>(s, "enrollment-tokens", args).await,
+        Resource::Releases => of::<ReleaseView>(s, "releases", args).await,
         Resource::Tenants => of::<TenantView>(s, "tenants", args).await,
     }
 }
@@ -32,7 +33,7 @@ pub(super) async fn get(s: &Session, args: Get) -> Result<Exit, Failure> {
 async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, Failure> {
     let is_told = match args.resource {
         Resource::Devices | Resource::Deployments | Resource::Rollouts => true,
-        Resource::Audit | Resource::EnrollmentTokens | Resource::Tenants => false,
+        Resource::Audit | Resource::EnrollmentTokens | Resource::Releases | Resource::Tenants => false,
     };
     if !is_told && (args.watch || !args.labels.is_empty()) {
         return Err(Failure::Usage(format!("{resource} cannot be watched or picked by labels: leave -w and -l out")));
@@ -50,9 +51,11 @@ async fn of<T: Listed>(s: &Session, resource: &str, args: Get) -> Result<Exit, F
         }
         // Events and tenants have no address of their own: they are found in their list.
         let item: T = match args.resource {
-            Resource::Devices | Resource::Deployments | Resource::Rollouts | Resource::EnrollmentTokens => {
-                s.client.get(&[resource, name], &query).await?
-            }
+            Resource::Devices
+            | Resource::Deployments
+            | Resource::Rollouts
+            | Resource::EnrollmentTokens
+            | Resource::Releases => s.client.get(&[resource, name], &query).await?,
             Resource::Audit | Resource::Tenants => {
                 let items: Vec<T> = s.client.list(&[resource], &query, usize::MAX).await?;
                 let none = || {

@@ -1,5 +1,6 @@
 //! One module per family of commands. Each asks the API, and shows the answer.
 
+mod agent;
 mod apply;
 mod ask;
 mod audit;
@@ -10,9 +11,11 @@ mod enroll;
 mod exec;
 mod explain;
 mod get;
+mod keys;
 mod login;
 mod logs;
 mod plan;
+mod releases;
 mod resume;
 mod rollout;
 mod session;
@@ -90,7 +93,8 @@ pub(crate) async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::Exec(args) => exec::exec(&Session::open(global)?, args).await,
         Command::EnrollToken(args) => enroll::enroll_token(&Session::open(global)?, args).await,
         Command::Device(args) => device::device(&Session::open(global)?, args).await,
-        Command::Agent(args) => rollout::agent(&Session::open(global)?, args).await,
+        Command::Agent(args) => agent::agent(global, args).await,
+        Command::Keys(args) => keys::keys(global, args).await,
         Command::Rollout(args) => rollout::rollout(&Session::open(global)?, args).await,
         Command::Audit(args) => audit::audit(&Session::open(global)?, args).await,
         Command::Resume(args) => resume::resume(&Session::open(global)?, args).await,

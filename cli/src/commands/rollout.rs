@@ -17,7 +17,7 @@ use super::{
     views::{self, Cell, Listed, plain, word},
 };
 use crate::{
-    args::{Agent, Rollout, Upgrade, Which},
+    args::{Rollout, Upgrade, Which},
     client::{Lines, Told},
     clock,
     exit::{Exit, Failure},
@@ -46,14 +46,8 @@ pub(super) async fn rollout(s: &Session, args: Rollout) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-/// Works on the agents of the fleet.
-pub(super) async fn agent(s: &Session, args: Agent) -> Result<Exit, Failure> {
-    match args {
-        Agent::Upgrade(upgrade) => begin(s, *upgrade).await,
-    }
-}
-
-async fn begin(s: &Session, args: Upgrade) -> Result<Exit, Failure> {
+/// Begins a rollout of a release.
+pub(super) async fn begin(s: &Session, args: Upgrade) -> Result<Exit, Failure> {
     let (wait, timeout) = (args.wait, args.timeout.duration());
     let request = args.request();
     let view: RolloutView = s.client.write(Method::POST, &["rollouts"], &vec![], Some(&request)).await?;
