@@ -288,7 +288,7 @@ mod tests {
                 (Bucket::Reported, id, envelope::encode(&self.report).unwrap().into()),
             ];
             if let Some(before) = self.rollout.clone() {
-                let rollout = self.rollout(before);
+                let rollout = self.rollout(&before);
                 all.push((Bucket::Rollouts, rollout.key(), rollout.encode()));
             }
             let at = |mono_ms| Now { wall_ms: 0, mono_ms };
@@ -318,7 +318,7 @@ mod tests {
             fleet
         }
 
-        fn rollout(&self, before: Before) -> Rollout {
+        fn rollout(&self, before: &Before) -> Rollout {
             let mut rollout = Rollout::new(Begin {
                 uid: Uid::from_entropy([1; 13]),
                 tenant: self.device.tenant.clone(),

@@ -75,9 +75,8 @@ impl<'a> Gate<'a> {
     fn is_told(&self, record: &DeploymentRecord, device: &DeviceId) -> bool {
         let key = rollout_key(record.tenant(), record.name());
         let Some(rollout) = self.rollouts.and_then(|all| all.get(&key)).and_then(Slot::ok) else { return false };
-        let Subject::Deployment(subject) = &rollout.subject else { return false };
-        let is_it = (&subject.uid, subject.revision) == (&record.uid, record.revision);
-        is_it && (rollout.state == RolloutState::Done || rollout.devices.get(device).is_some_and(|m| m.attempt > 0))
+        rollout.is_of(record)
+            && (rollout.state == RolloutState::Done || rollout.devices.get(device).is_some_and(|m| m.attempt > 0))
     }
 
     /// The release that the agent of `device` should become. Absence changes nothing, so what it was told stays.

@@ -36,7 +36,7 @@ use bramble_contracts::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::record;
+use super::record::{self, DeploymentRecord};
 
 /// Failures in a row after which a device is left out.
 pub const BOXED_AT: u8 = 3;
@@ -264,6 +264,14 @@ impl Rollout {
         match self.subject {
             Subject::Agent(_) => RolloutKind::Agent,
             Subject::Deployment(_) => RolloutKind::Deployment,
+        }
+    }
+
+    /// Does it bring this deployment, in this revision?
+    pub fn is_of(&self, record: &DeploymentRecord) -> bool {
+        match &self.subject {
+            Subject::Agent(_) => false,
+            Subject::Deployment(of) => (&of.uid, of.revision) == (&record.uid, record.revision),
         }
     }
 

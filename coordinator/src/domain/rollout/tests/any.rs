@@ -36,6 +36,8 @@ fn any_policy() -> impl Strategy<Value = v1::Rollout> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     /// Whatever the fleet, the policy and the operator: what must hold holds after each step, nobody begins beyond what
     /// may be unavailable, and in the end it is over or says what it waits for.
     #[test]
