@@ -174,10 +174,10 @@ pub(crate) enum Described {
     Device,
     #[value(alias = "deployments")]
     Deployment,
-    #[value(alias = "releases")]
-    Release,
     #[value(alias = "rollouts")]
     Rollout,
+    #[value(alias = "releases")]
+    Release,
 }
 
 #[derive(Args)]

@@ -52,6 +52,15 @@ impl Answer {
     }
 }
 
+fn answered(request: reqwest::RequestBuilder) -> Result<Answer, String> {
+    runtime().block_on(async {
+        let answer = request.send().await.map_err(|err| format!("{err:?}"))?;
+        let status = answer.status().as_u16();
+        let body = answer.text().await.map_err(|err| format!("{err:?}"))?;
+        Ok(Answer { status, body })
+    })
+}
+
 impl Api {
     /// An API at `http://host:port`, or at `https://…` with the certificate of its authority in PEM.
     ///
@@ -87,20 +96,38 @@ impl Api {
     /// # Errors
     /// When there is no answer.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, String> {
-        let method: reqwest::Method = method.parse().expect("invariant: an HTTP method");
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).header("x-tenant-id", "default");
-        if !self.token.is_empty() {
-            request = request.bearer_auth(&self.token);
-        }
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(body);
         }
+        answered(request)
+    }
+
+    /// One request with a body of plain bytes.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ask_bytes(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Answer, String> {
+        answered(self.request(method, path).header("content-type", "application/octet-stream").body(body))
+    }
+
+    /// A part of what lies at `path`, as `Range` names it: the status and the bytes.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn part(&self, path: &str, range: &str) -> Result<(u16, Vec<u8>), String> {
+        let request = self.request("GET", path).header("range", range);
         runtime().block_on(async {
             let answer = request.send().await.map_err(|err| format!("{err:?}"))?;
             let status = answer.status().as_u16();
-            let body = answer.text().await.map_err(|err| format!("{err:?}"))?;
-            Ok(Answer { status, body })
+            Ok((status, answer.bytes().await.map_err(|err| format!("{err:?}"))?.to_vec()))
         })
+    }
+
+    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method: reqwest::Method = method.parse().expect("invariant: an HTTP method");
+        let request = self.http.request(method, format!("{}{path}", self.base)).header("x-tenant-id", "default");
+        if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
     }
 
     /// GET, as a value.

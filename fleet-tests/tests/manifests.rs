@@ -68,10 +68,11 @@ fn a_wrong_manifest_is_refused_by_name_line_and_field() {
     assert!((400..500).contains(&answer.status) && answer.code().is_some(), "{answer:?}");
 
     // What is not built yet is refused by name, never accepted and ignored.
-    let later = format!("{good}  rollout: {{ batches: [\"1\", \"100%\"] }}\n");
+    let window = "window: { days: Mon-Fri, from: \"02:00\", to: \"05:00\", timeZone: Europe/Paris }";
+    let later = format!("{good}  rollout: {{ {window} }}\n");
     let later = write(&fleet, "later.yaml", &later);
     let said = bramble.run(&["apply", "-f", &later]);
-    assert!(said.code != 0 && said.err.contains("rollout"), "{said:?}");
+    assert!(said.code != 0 && said.err.contains("window"), "{said:?}");
     // What cannot go together is refused where it stands.
     let shared =
         format!("{good}      volumes: [{{ name: data, path: /data }}]\n  lifecycle: {{ handover: startFirst }}\n");

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use bramble_contracts::{bytes::KeyId, quantity::Millis, release::Target, v1::AgentVersion};
 use clap::{Args, Subcommand};
 
-use super::Upgrade;
 use crate::release::{NewKey, Purpose};
 
 #[derive(Subcommand)]
@@ -108,6 +107,8 @@ pub(crate) enum Agent {
         #[arg(long = "key", value_name = "FILE")]
         keys: Vec<PathBuf>,
     },
+    /// Roll a published release out, batch by batch
+    Upgrade(Box<super::Upgrade>),
     /// Publish a release: its binaries, then its manifest
     Publish {
         #[command(flatten)]
@@ -128,8 +129,6 @@ pub(crate) enum Agent {
         #[arg(long, value_name = "FILE")]
         keys_file: Option<PathBuf>,
     },
-    /// Roll a published release out, batch by batch
-    Upgrade(Box<Upgrade>),
 }
 
 /// What both make a manifest of.

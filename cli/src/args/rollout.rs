@@ -1,4 +1,4 @@
-//! The commands of rollouts and of the agent's releases.
+//! The commands of rollouts.
 
 use bramble_contracts::{
     Name,

@@ -1,4 +1,4 @@
-//! `agent`: makes and publishes releases of the agent.
+//! `agent`: makes and publishes releases of the agent; `rollout` rolls them out.
 //!
 //! Decides: the order. What can be known to be wrong is said before a byte is sent; binaries come before the manifest, so
 //! that a release is whole the moment it is there; what is there already is not sent again.
@@ -44,6 +44,7 @@ pub(super) async fn agent(global: Global, args: Agent) -> Result<Exit, Failure> 
             }
             Ok(Exit::Done)
         }
+        Agent::Upgrade(upgrade) => rollout::begin(&Session::open(global)?, *upgrade).await,
         Agent::Publish { release, manifest, version, seq, keys, keys_file } => {
             let binaries = read(&release.binaries).await?;
             let keys = release_keys(&keys)?;
@@ -57,7 +58,6 @@ pub(super) async fn agent(global: Global, args: Agent) -> Result<Exit, Failure> 
             };
             publish(&s, said, &release, &binaries, &trusted).await
         }
-        Agent::Upgrade(upgrade) => rollout::upgrade(&Session::open(global)?, *upgrade).await,
     }
 }
 

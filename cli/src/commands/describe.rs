@@ -39,19 +39,19 @@ pub(super) async fn describe(s: &Session, args: Describe) -> Result<Exit, Failur
             }
             deployment(&view)
         }
-        Described::Rollout => {
-            let view: RolloutView = s.client.get(&["rollouts", &args.name], &vec![]).await?;
-            if s.format.print(&view)? == Printed::Yes {
-                return Ok(Exit::Done);
-            }
-            rollout::page(&view)
-        }
         Described::Release => {
             let view: ReleaseView = s.client.get(&["releases", &args.name], &vec![]).await?;
             if s.format.print(&view)? == Printed::Yes {
                 return Ok(Exit::Done);
             }
             releases::page(&view)
+        }
+        Described::Rollout => {
+            let view: RolloutView = s.client.get(&["rollouts", &args.name], &vec![]).await?;
+            if s.format.print(&view)? == Printed::Yes {
+                return Ok(Exit::Done);
+            }
+            rollout::page(&view)
         }
     };
     say(&text)?;

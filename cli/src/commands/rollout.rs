@@ -46,8 +46,8 @@ pub(super) async fn rollout(s: &Session, args: Rollout) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-/// Begins one for the agent's releases.
-pub(super) async fn upgrade(s: &Session, args: Upgrade) -> Result<Exit, Failure> {
+/// Begins a rollout of a release.
+pub(super) async fn begin(s: &Session, args: Upgrade) -> Result<Exit, Failure> {
     let (wait, timeout) = (args.wait, args.timeout.duration());
     let request = args.request();
     let view: RolloutView = s.client.write(Method::POST, &["rollouts"], &vec![], Some(&request)).await?;
@@ -288,7 +288,7 @@ impl Listed for RolloutView {
 mod tests {
     use super::*;
 
-    fn view(state: &str, devices: serde_json::Value) -> RolloutView {
+    fn view(state: &str, devices: &serde_json::Value) -> RolloutView {
         serde_json::from_value(serde_json::json!({
             "uid": "aaaaaaaaaaaaaaaaaaaa", "tenant": "default", "name": "agent-1-2-3", "kind": "agent",
             "brings": "agent 1.2.3", "selector": null, "policy": {}, "state": state, "reason": "because", "batch": 1,
@@ -302,17 +302,17 @@ mod tests {
     #[test]
     fn what_is_waited_for_and_what_ends_it() {
         let none = || serde_json::json!([]);
-        assert_eq!(judge(&view("running", none())), Verdict::Waiting("running, batch 1 of 3, because".into()));
-        assert_eq!(judge(&view("done", none())), Verdict::Done("1 confirmed, 1 failed".into()));
+        assert_eq!(judge(&view("running", &none())), Verdict::Waiting("running, batch 1 of 3, because".into()));
+        assert_eq!(judge(&view("done", &none())), Verdict::Done("1 confirmed, 1 failed".into()));
         for over in ["aborted", "superseded"] {
-            assert!(matches!(judge(&view(over, none())), Verdict::Overtaken(_)));
+            assert!(matches!(judge(&view(over, &none())), Verdict::Overtaken(_)));
         }
         let device = serde_json::json!([{
             "device": "d-aaaaaaaaaaaaaaaaaaaa", "name": "pi-1", "connection": "online", "batch": 1, "turn": "failed",
             "status": "failed", "phase": "done", "runs": "0.1.0", "reason": "self-test", "attempt": 1, "failures": 1,
         }]);
         assert_eq!(
-            judge(&view("halted", device)),
+            judge(&view("halted", &device)),
             Verdict::Failed("rollout agent-1-2-3 is halted: because\n  pi-1: self-test".into())
         );
     }

@@ -43,6 +43,14 @@ enum Write {
     Delete { rollout: Box<Rollout>, seq: u64 },
 }
 
+impl Write {
+    fn key(&self) -> String {
+        match self {
+            Self::Put { rollout, .. } | Self::Delete { rollout, .. } => rollout.key(),
+        }
+    }
+}
+
 /// Runs for ever.
 pub async fn run(core: &Core) {
     let mut ticks = core.index.ticks();
@@ -79,21 +87,16 @@ async fn pass(core: &Core, seen_at: &mut SeenAt) {
 fn due(lens: &Lens<'_>, seen_at: &mut SeenAt) -> Vec<Write> {
     seen_at.retain(|key, _| lens.fleet.rollouts.get(key).is_some());
     let mut writes = begun_by_deployments(lens);
+    let begun: Vec<String> = writes.iter().map(Write::key).collect();
     for (key, seq, rollout) in lens.fleet.rollouts.readable() {
         if is_orphan(lens, rollout) {
             writes.push(Write::Delete { rollout: Box::new(rollout.clone()), seq });
-        } else if rollout.is_open()
-            && !writes.iter().any(|w| matches!(w, Write::Put { rollout: r, .. } if r.key() == *key))
-        {
-            let (_, at) = *seen_at
-                .entry(key.clone())
-                .and_modify(|e| {
-                    if e.0 != seq {
-                        *e = (seq, lens.now.mono_ms)
-                    }
-                })
-                .or_insert((seq, lens.now.mono_ms));
-            let elapsed_ms = lens.now.mono_ms.saturating_sub(at).min(STEP_MAX_MS);
+        } else if rollout.is_open() && !begun.contains(key) {
+            let seen = seen_at.entry(key.clone()).or_insert((seq, lens.now.mono_ms));
+            if seen.0 != seq {
+                *seen = (seq, lens.now.mono_ms);
+            }
+            let elapsed_ms = lens.now.mono_ms.saturating_sub(seen.1).min(STEP_MAX_MS);
             writes.extend(step(lens, rollout, seq, elapsed_ms));
         }
     }

@@ -3,7 +3,10 @@
 //! Decides: how often it is said again (until it is true) and how many are spoken to at once.
 //! Deliberately does not: remember anything that matters. What was said is only kept to say it less often.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bramble_contracts::{
     SessionId,
@@ -23,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 /// Before the same is said again to the same agent.
 const AGAIN_MS: u64 = 3_000;
-/// For an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer: an agent may take 8 s to write down what it is told.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Spoken to at once.
 const ABREAST: usize = 32;
 /// What was said is forgotten after this.
@@ -45,9 +48,11 @@ pub async fn run(core: &Core) {
     let mut ticks = core.index.ticks();
     let mut said = Said::new();
     let mut under_way = FuturesUnordered::new();
+    let mut busy: BTreeSet<(DeviceId, SessionId)> = BTreeSet::new();
     let mut heard_anew: BTreeMap<(DeviceId, SessionId), UpgradeWord> = BTreeMap::new();
     loop {
-        for (device, say) in due(core, &mut said, ABREAST.saturating_sub(under_way.len())) {
+        for (device, say) in due(core, &mut said, &busy) {
+            busy.insert((device.clone(), say.session));
             under_way.push(async move {
                 let verb = Verb::Upgrade(say.word.clone());
                 let answer = core.tell(&device, say.session, verb, PATIENCE).await;
@@ -57,6 +62,7 @@ pub async fn run(core: &Core) {
         tokio::select! {
             Some(spoken) = under_way.next() => {
                 let key = (spoken.device.clone(), spoken.say.session);
+                busy.remove(&key);
                 let first = heard_anew.get(&key) != Some(&spoken.say.word);
                 if conclude(core, &spoken, first).await == Heard::Yes {
                     heard_anew.insert(key, spoken.say.word);
@@ -73,8 +79,8 @@ pub async fn run(core: &Core) {
     }
 }
 
-/// What is to be said now, to `room` agents at most.
-fn due(core: &Core, said: &mut Said, room: usize) -> Vec<(DeviceId, Say)> {
+/// What is to be said now, to as many as may be spoken to beside those who are.
+fn due(core: &Core, said: &mut Said, busy: &BTreeSet<(DeviceId, SessionId)>) -> Vec<(DeviceId, Say)> {
     let at = now().mono_ms;
     said.retain(|_, (_, when)| at.saturating_sub(*when) < FORGET_MS);
     let all: Vec<(DeviceId, Say)> = core.index.look(|lens| {
@@ -82,9 +88,12 @@ fn due(core: &Core, said: &mut Said, room: usize) -> Vec<(DeviceId, Say)> {
         upgrading.filter_map(|(id, _, _)| Some((id.clone(), upgrade::say(lens, id)?))).collect()
     });
     let fresh = |(device, say): &(DeviceId, Say)| {
-        let last = said.get(&(device.clone(), say.session));
-        last.is_none_or(|(word, when)| *word != say.word || at.saturating_sub(*when) >= AGAIN_MS)
+        let key = (device.clone(), say.session);
+        let last = said.get(&key);
+        !busy.contains(&key)
+            && last.is_none_or(|(word, when)| *word != say.word || at.saturating_sub(*when) >= AGAIN_MS)
     };
+    let room = ABREAST.saturating_sub(busy.len());
     let now_due: Vec<(DeviceId, Say)> = all.into_iter().filter(fresh).take(room).collect();
     for (device, say) in &now_due {
         said.insert((device.clone(), say.session), (say.word.clone(), at));

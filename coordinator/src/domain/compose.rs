@@ -69,7 +69,7 @@ pub fn compose<'a>(
         .into_iter()
         .filter_map(|record| match gate.app(record, &device.id) {
             Gets::New => Some(Cow::Borrowed(record)),
-            Gets::Old(old) => Some(Cow::Owned(old)),
+            Gets::Old(old) => Some(Cow::Owned(*old)),
             Gets::Nothing => None,
         })
         .collect();

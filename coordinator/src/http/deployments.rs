@@ -17,7 +17,7 @@ use bramble_contracts::{
 use serde::Deserialize;
 
 use super::{
-    App, RACES,
+    App, RACES, READ_OWN_WRITE,
     audit::{Deed, audited},
     error::ApiError,
     extract::{Asked, Body, Path, Query, etag, fields, labels, limit, page},
@@ -231,6 +231,7 @@ async fn put(
         match app.core.store.put(Bucket::Deployments, &record.key(), record::encode(&record), expect).await {
             Ok(seq) => {
                 app.seen(Bucket::Deployments, seq).await;
+                begun(app, &record).await;
                 applied.deployment = app.core.index.look(|lens| lens.deployment(&record, seq, Detail::Whole));
                 return Ok(applied);
             }
@@ -239,6 +240,19 @@ async fn put(
         }
     }
     Err(StoreError::Conflict { bucket: Bucket::Deployments, key: deployment_key(tenant, name) }.into())
+}
+
+/// Waits until its rollout has begun, where it has one: whoever looks at that next sees this revision's.
+async fn begun(app: &App, record: &DeploymentRecord) {
+    let is_there = |lens: &Lens<'_>| {
+        gate::is_immediate(&record.deployment.spec.rollout)
+            || lens.fleet.rollouts.get(&record.key()).and_then(|slot| slot.ok()).is_some_and(|r| r.is_of(record))
+    };
+    let mut ticks = app.core.index.ticks();
+    let waiting = async { while !app.core.index.look(is_there) && ticks.changed().await.is_ok() {} };
+    if tokio::time::timeout(READ_OWN_WRITE, waiting).await.is_err() {
+        tracing::warn!(deployment = record.key(), "its rollout has not begun yet");
+    }
 }
 
 async fn remove(

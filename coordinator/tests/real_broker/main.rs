@@ -11,3 +11,4 @@ mod quarantine;
 mod releases;
 mod smoke;
 mod store;
+mod upgrade;

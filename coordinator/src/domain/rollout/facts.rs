@@ -12,7 +12,7 @@ use bramble_contracts::{
     v2::{AppReport, Report, UpgradePhase, UpgradeReport},
 };
 
-use super::{AgentSubject, Before, DeploymentSubject, Member, Rollout, Subject, TROUBLED_MAX};
+use super::{AgentSubject, Before, Member, Rollout, Subject, TROUBLED_MAX};
 use crate::domain::{
     record::{DeploymentRecord, DeviceRecord},
     view::Lens,
@@ -87,7 +87,7 @@ pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Facts {
             let devices = meant.into_iter().map(|d| (d.id.clone(), for_agent(lens, rollout, subject, d))).collect();
             Facts { devices, overtaken }
         }
-        Subject::Deployment(subject) => match deployment(lens, rollout, subject) {
+        Subject::Deployment(_) => match deployment(lens, rollout) {
             Some(record) => {
                 let selected = lens.selected(record).into_iter();
                 let devices = selected.map(|d| (d.id.clone(), for_app(lens, rollout, record, d))).collect();
@@ -99,13 +99,8 @@ pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Facts {
 }
 
 /// The deployment, as long as it is this one and in this revision.
-pub fn deployment<'a>(
-    lens: &'a Lens<'_>,
-    rollout: &Rollout,
-    subject: &DeploymentSubject,
-) -> Option<&'a DeploymentRecord> {
-    let record = lens.fleet.deployment(&rollout.tenant, &rollout.name)?.ok()?;
-    ((&record.uid, record.revision) == (&subject.uid, subject.revision)).then_some(record)
+fn deployment<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> Option<&'a DeploymentRecord> {
+    lens.fleet.deployment(&rollout.tenant, &rollout.name)?.ok().filter(|record| rollout.is_of(record))
 }
 
 /// The devices a rollout of the agent is for. Where two want the same device, the newer one has it for good; so who has

@@ -8,6 +8,8 @@
 //! coordinator that is away makes anybody late.
 //! Deliberately does not: write documents (`background::reconcile`), nor speak to agents (`upgrade`).
 
+mod ask;
+mod batch;
 pub mod facts;
 pub mod gate;
 pub mod show;
@@ -15,7 +17,8 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use step::{Ask, Effect, Event, NotNow, admit, budget, step, word};
+pub use ask::{Ask, NotNow, admit, word};
+pub use step::{Effect, Event, step};
 
 use std::collections::BTreeMap;
 
@@ -33,7 +36,7 @@ use bramble_contracts::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::record;
+use super::record::{self, DeploymentRecord};
 
 /// Failures in a row after which a device is left out.
 pub const BOXED_AT: u8 = 3;
@@ -261,6 +264,14 @@ impl Rollout {
         match self.subject {
             Subject::Agent(_) => RolloutKind::Agent,
             Subject::Deployment(_) => RolloutKind::Deployment,
+        }
+    }
+
+    /// Does it bring this deployment, in this revision?
+    pub fn is_of(&self, record: &DeploymentRecord) -> bool {
+        match &self.subject {
+            Subject::Agent(_) => false,
+            Subject::Deployment(of) => (&of.uid, of.revision) == (&record.uid, record.revision),
         }
     }
 

@@ -82,8 +82,7 @@ impl Lens<'_> {
             Gets::Nothing => "it does not have it yet".to_owned(),
         };
         let rollout = self.fleet.rollouts.get(&record.key()).and_then(|slot| slot.ok());
-        let Some(rollout) = rollout.filter(|r| r.brings() == format!("{} revision {}", record.name(), record.revision))
-        else {
+        let Some(rollout) = rollout.filter(|r| r.is_of(record)) else {
             return Some(format!("{keeps}: the rollout of revision {} is about to begin", record.revision));
         };
         let reason = match rollout.devices.get(device).map(|m| m.reason.as_str()) {

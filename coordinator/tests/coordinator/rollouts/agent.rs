@@ -11,7 +11,7 @@ use bramble_contracts::{
     signed::public_key,
     subjects::{Bucket, liveness_key},
     v1::{AgentVersion, Health, Heartbeat, Instance, Status, Verb},
-    v2::{AgentReport, AppReport, Report, UpgradePhase, UpgradeReport, UpgradeWord},
+    v2::{AgentReport, AgentWish, AppReport, Report, UpgradePhase, UpgradeReport, UpgradeWord},
 };
 use bramble_coordinator::domain::{
     record,
@@ -150,7 +150,7 @@ impl Agent {
         changed
     }
 
-    fn follow(&self, sim: &Sim, state: &mut State, wish: Option<bramble_contracts::v2::AgentWish>) {
+    fn follow(&self, sim: &Sim, state: &mut State, wish: Option<AgentWish>) {
         use UpgradePhase as P;
         let words: Vec<(SessionId, UpgradeWord)> = sim
             .mesh
@@ -168,23 +168,11 @@ impl Agent {
             words.iter().any(|(s, w)| *s == session && word(w))
         };
         let acting = state.acts.session;
-        let fresh = |wish: &bramble_contracts::v2::AgentWish| {
+        let fresh = |wish: &AgentWish| {
             state.upgrade.as_ref().is_none_or(|u| (u.manifest, u.attempt) != (wish.manifest, wish.attempt))
         };
-        if let Some(wish) = wish.clone().filter(fresh) {
-            state.upgrade = Some(UpgradeReport {
-                version: wish.version,
-                manifest: wish.manifest,
-                attempt: wish.attempt,
-                status: Status::Staged,
-                phase: P::Staging,
-                reason: String::new(),
-                blamed: false,
-                bytes_got: 3,
-                bytes_all: 9,
-                took_ms: None,
-                unmanaged_ms: None,
-            });
+        if let Some(wish) = wish.as_ref().filter(|wish| fresh(wish)) {
+            state.upgrade = Some(begun(wish));
             return;
         }
         let Some(upgrade) = state.upgrade.as_mut() else { return };
@@ -284,6 +272,22 @@ impl Agent {
     }
 }
 
+fn begun(wish: &AgentWish) -> UpgradeReport {
+    UpgradeReport {
+        version: wish.version,
+        manifest: wish.manifest,
+        attempt: wish.attempt,
+        status: Status::Staged,
+        phase: UpgradePhase::Staging,
+        reason: String::new(),
+        blamed: false,
+        bytes_got: 3,
+        bytes_all: 9,
+        took_ms: None,
+        unmanaged_ms: None,
+    }
+}
+
 /// What a device says of an app of its document.
 pub(super) fn app_report(app: &bramble_contracts::v1::DesiredApp, status: Status) -> AppReport {
     AppReport {
@@ -307,7 +311,7 @@ pub(super) async fn go_on_until(sim: &Sim, agents: &[&Agent], what: &str, mut so
     let mut ticks = sim.core.index.ticks();
     let going = async {
         while !so() {
-            if !agents.iter().fold(false, |any, agent| agent.go_on(sim) || any) {
+            if agents.iter().filter(|agent| agent.go_on(sim)).count() == 0 {
                 let _ = tokio::time::timeout(std::time::Duration::from_millis(20), ticks.changed()).await;
             }
         }
