@@ -92,10 +92,8 @@ fn every_flipped_bit_and_every_truncation_is_refused_before_contents_are_read() 
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let got = open(&bytes).expect_err("a flipped bit");
-        let before_parsing = matches!(
-            got,
-            ReleaseError::Layout | ReleaseError::UnknownKey { .. } | ReleaseError::Signatures { .. }
-        );
+        let before_parsing =
+            matches!(got, ReleaseError::Layout | ReleaseError::UnknownKey { .. } | ReleaseError::Signatures { .. });
         assert!(before_parsing, "bit {bit}: {got}");
     }
     for cut in 0..whole.len() {
@@ -196,7 +194,18 @@ fn targets_are_triples() {
     for good in ["x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "a-b-c"] {
         assert!(good.parse::<bramble_contracts::release::Target>().is_ok(), "{good}");
     }
-    for bad in ["", "a", "a-b", "a-b-c-d-e", "a--c", "A-b-c", "a-b-c/", "../a-b-c", "a-b-c.d", &format!("a-b-{}", "c".repeat(64))] {
+    for bad in [
+        "",
+        "a",
+        "a-b",
+        "a-b-c-d-e",
+        "a--c",
+        "A-b-c",
+        "a-b-c/",
+        "../a-b-c",
+        "a-b-c.d",
+        &format!("a-b-{}", "c".repeat(64)),
+    ] {
         assert!(bad.parse::<bramble_contracts::release::Target>().is_err(), "{bad}");
     }
 }
@@ -213,7 +222,10 @@ fn the_first_keys_are_those_that_were_pinned() {
     assert_eq!((ReleaseKeys::pin(&all), ReleaseKeys::open_pinned(&all, &pin)), (Ok(pin), Ok(keys())));
     let others = ReleaseKeys { release: ring(&[21, 22, 24], 2), ..keys() };
     let got = ReleaseKeys::pin(&sign_keys(&others, &[11, 12])).unwrap();
-    assert_eq!(ReleaseKeys::open_pinned(&sign_keys(&others, &[11, 12]), &pin), Err(ReleaseKeysError::Pin { got, want: pin }));
+    assert_eq!(
+        ReleaseKeys::open_pinned(&sign_keys(&others, &[11, 12]), &pin),
+        Err(ReleaseKeysError::Pin { got, want: pin })
+    );
     let few = sign_keys(&keys(), &[11]);
     assert_eq!(
         ReleaseKeys::open_pinned(&few, &pin),

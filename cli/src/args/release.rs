@@ -147,14 +147,19 @@ pub(crate) struct Release {
 fn life(text: &str) -> Result<Millis, String> {
     let years = text.strip_suffix('y').and_then(|years| years.parse::<u64>().ok());
     let days = |years: u64| years.checked_mul(365).map_or_else(|| text.to_owned(), |days| format!("{days}d"));
-    let life: Millis = years.map_or_else(|| text.to_owned(), days).parse().map_err(|_| format!("write 1y, 90d or 12h, not {text:.20}"))?;
+    let life: Millis = years
+        .map_or_else(|| text.to_owned(), days)
+        .parse()
+        .map_err(|_| format!("write 1y, 90d or 12h, not {text:.20}"))?;
     if life.0 == 0 { Err("longer than nothing".to_owned()) } else { Ok(life) }
 }
 
 fn binary(text: &str) -> Result<(Option<Target>, PathBuf), String> {
     match text.split_once('=') {
         None => Ok((None, text.into())),
-        Some((target, path)) => Ok((Some(target.parse().map_err(|err: bramble_contracts::id::Invalid| err.to_string())?), path.into())),
+        Some((target, path)) => {
+            Ok((Some(target.parse().map_err(|err: bramble_contracts::id::Invalid| err.to_string())?), path.into()))
+        }
     }
 }
 

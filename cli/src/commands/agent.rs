@@ -37,7 +37,10 @@ pub(super) async fn agent(global: Global, args: Agent) -> Result<Exit, Failure> 
             create(&out, &signed(&manifest, &keys)?)?;
             say(&format!("manifest of release {version}, sequence {seq}: {}\n", out.display()))?;
             if keys.is_empty() {
-                note(&format!("Now sign it where the keys are: bramble keys sign {} --key FILE --key FILE", out.display()));
+                note(&format!(
+                    "Now sign it where the keys are: bramble keys sign {} --key FILE --key FILE",
+                    out.display()
+                ));
             }
             Ok(Exit::Done)
         }
@@ -89,7 +92,10 @@ fn artifacts(binaries: &[Binary]) -> Result<Vec<Artifact>, Failure> {
     for binary in binaries {
         let artifact = binary.artifact()?;
         if let Some(twice) = all.insert(artifact.target.clone(), artifact) {
-            return Err(Failure::Usage(format!("two binaries are for {}: a release has one for each target", twice.target)));
+            return Err(Failure::Usage(format!(
+                "two binaries are for {}: a release has one for each target",
+                twice.target
+            )));
         }
     }
     Ok(all.into_values().collect())
@@ -102,6 +108,7 @@ async fn make(
     min_seq: u64,
     release: &Release,
 ) -> Result<ReleaseManifest, Failure> {
+    let artifacts = artifacts(binaries)?;
     for binary in binaries {
         binary.check_version(version).await?;
     }
@@ -113,7 +120,7 @@ async fn make(
         min_seq,
         created_ms,
         expires_ms: created_ms.saturating_add(release.expires.0),
-        artifacts: artifacts(binaries)?,
+        artifacts,
     })
 }
 

@@ -72,7 +72,8 @@ fn init(out: &Path, root: (u8, u8), release: (u8, u8)) -> Result<Exit, Failure> 
     }
     let make = |purpose, n: u8| (0..n).map(|_| PrivateKey::generate(purpose)).collect::<Result<Vec<_>, _>>();
     let (roots, releases) = (make(Purpose::Root, root.0)?, make(Purpose::Release, release.0)?);
-    let ring = |keys: &[PrivateKey], threshold| KeyRing { keys: keys.iter().map(PrivateKey::public).collect(), threshold };
+    let ring =
+        |keys: &[PrivateKey], threshold| KeyRing { keys: keys.iter().map(PrivateKey::public).collect(), threshold };
     let document = ReleaseKeys { version: 1, root: ring(&roots, root.1), release: ring(&releases, release.1) };
     let signers: Vec<_> = roots.iter().map(|root| &root.key).collect();
     let signed = document.sign(&signers).map_err(|err| Failure::Failed(err.to_string()))?;
@@ -118,11 +119,15 @@ fn sign(file: &Path, keys: &[std::path::PathBuf]) -> Result<Exit, Failure> {
     let mut paper = Paper::load(file)?;
     let purpose = paper.signed_by();
     // All are read before anything is signed.
-    let keys: Vec<PrivateKey> = keys.iter().map(|path| PrivateKey::load_for(path, purpose)).collect::<Result<_, _>>()?;
+    let keys: Vec<PrivateKey> =
+        keys.iter().map(|path| PrivateKey::load_for(path, purpose)).collect::<Result<_, _>>()?;
     if let Paper::Keys(_, document) = &paper {
         let listed = |key: &&PrivateKey| !document.root.keys.contains(&key.public());
         for key in keys.iter().filter(listed) {
-            note(&format!("note: {} is no root of these keys; it counts where it is a root of the ones before", key.id()));
+            note(&format!(
+                "note: {} is no root of these keys; it counts where it is a root of the ones before",
+                key.id()
+            ));
         }
     }
     for key in &keys {
@@ -147,7 +152,10 @@ fn rotate(args: &Rotate) -> Result<Exit, Failure> {
         new.root.keys.retain(|key| key_id(key) != *id);
         new.release.keys.retain(|key| key_id(key) != *id);
         if new.root.keys.len() + new.release.keys.len() == before {
-            return Err(Failure::NotFound(format!("{} lists no key {id}: see `bramble keys show`", args.file.display())));
+            return Err(Failure::NotFound(format!(
+                "{} lists no key {id}: see `bramble keys show`",
+                args.file.display()
+            )));
         }
     }
     let add = |ring: &mut KeyRing, keys: &[crate::release::NewKey], purpose| -> Result<(), Failure> {
@@ -168,7 +176,10 @@ fn rotate(args: &Rotate) -> Result<Exit, Failure> {
         args.keys.iter().map(|path| PrivateKey::load_for(path, Purpose::Root)).collect::<Result<_, _>>()?;
     for key in &signers {
         if !old.root.keys.contains(&key.public()) && !new.root.keys.contains(&key.public()) {
-            return Err(Failure::Usage(format!("key {} is neither an old nor a new root: it signs nothing here", key.id())));
+            return Err(Failure::Usage(format!(
+                "key {} is neither an old nor a new root: it signs nothing here",
+                key.id()
+            )));
         }
     }
     let keys: Vec<_> = signers.iter().map(|key| &key.key).collect();

@@ -69,7 +69,9 @@ impl Binary {
             (Some(named), None) => named.clone(),
             (None, Some(said)) => said.clone(),
             (Some(named), Some(said)) if processor(named) != processor(said) => {
-                return Err(Failure::Usage(format!("{path} is named as {named}, and says itself that it is for {said}")));
+                return Err(Failure::Usage(format!(
+                    "{path} is named as {named}, and says itself that it is for {said}"
+                )));
             }
             (Some(named), Some(_)) => named.clone(),
             (None, None) => {
@@ -93,10 +95,15 @@ impl Binary {
         }
         let said: String = said.chars().take(80).collect();
         let path = self.path.display();
-        Err(Failure::Usage(format!("{path} is not bramble-agent {version}: it says {said:?} when it is asked for its version")))
+        Err(Failure::Usage(format!(
+            "{path} is not bramble-agent {version}: it says {said:?} when it is asked for its version"
+        )))
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the one place where the program starts another; bounded in time and output")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where the program starts another; bounded in time and output"
+    )]
     async fn says(&self) -> Option<String> {
         let path = std::path::absolute(&self.path).ok()?;
         let mut command = tokio::process::Command::new(path);

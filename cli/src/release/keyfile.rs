@@ -113,7 +113,10 @@ impl PrivateKey {
             return Ok(key);
         }
         let (is, want) = (key.purpose.word(), purpose.word());
-        Err(Failure::Usage(format!("{} is a {is} key, this is signed by {want} keys: a key has one purpose", path.display())))
+        Err(Failure::Usage(format!(
+            "{} is a {is} key, this is signed by {want} keys: a key has one purpose",
+            path.display()
+        )))
     }
 }
 

@@ -66,7 +66,9 @@ impl Paper {
         let failed = |err: String| Failure::Failed(err);
         match self {
             Self::Keys(bytes, _) => ReleaseKeys::sign_more(bytes, &key.key).map_err(|err| failed(err.to_string())),
-            Self::Manifest(bytes, _) => ReleaseManifest::sign_more(bytes, &key.key).map_err(|err| failed(err.to_string())),
+            Self::Manifest(bytes, _) => {
+                ReleaseManifest::sign_more(bytes, &key.key).map_err(|err| failed(err.to_string()))
+            }
         }
     }
 
@@ -83,9 +85,10 @@ impl Paper {
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = made.map_err(|err| match err.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::Conflict(format!("{} is there already: it is not overwritten, choose another name", path.display()))
-        }
+        io::ErrorKind::AlreadyExists => Failure::Conflict(format!(
+            "{} is there already: it is not overwritten, choose another name",
+            path.display()
+        )),
         _ => Failure::Failed(format!("cannot write {}: {err}", path.display())),
     })?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_dir(path));

@@ -27,11 +27,8 @@ pub fn keys_signed() -> Vec<u8> {
 }
 
 pub fn release() -> ReleaseManifest {
-    let artifact = |target: &str, size| Artifact {
-        target: target.parse().unwrap(),
-        size,
-        sha256: Sha256::of(target.as_bytes()),
-    };
+    let artifact =
+        |target: &str, size| Artifact { target: target.parse().unwrap(), size, sha256: Sha256::of(target.as_bytes()) };
     ReleaseManifest {
         product: ReleaseManifest::PRODUCT.into(),
         version: VERSION,

@@ -50,7 +50,9 @@ pub enum KeysRefused {
         have: u64,
     },
     /// The version that is held, with other contents.
-    #[error("release keys of version {0} are held with other contents: whoever signed twice must make the next version")]
+    #[error(
+        "release keys of version {0} are held with other contents: whoever signed twice must make the next version"
+    )]
     Forked(u64),
 }
 

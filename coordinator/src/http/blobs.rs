@@ -3,12 +3,7 @@
 //! Decides: what is kept. A binary goes to a nameless file of our own first, is compared with its digest there, and only
 //! then into the store: what is cut off or wrong leaves nothing anywhere. Deliberately does not: say who may roll it out.
 
-use std::{
-    ops::Range,
-    path::Path as FilePath,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ops::Range, path::Path as FilePath, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -107,7 +102,8 @@ async fn spool(dir: &FilePath, sha256: Sha256, request: Request) -> Result<(File
     let (mut digest, mut size) = (sha2::Sha256::new(), 0u64);
     loop {
         let next = tokio::time::timeout(SILENCE_MAX, body.next()).await;
-        let next = next.map_err(|_| ApiError::new(Code::Timeout, "the binary stopped coming for 20 s: send it again"))?;
+        let next =
+            next.map_err(|_| ApiError::new(Code::Timeout, "the binary stopped coming for 20 s: send it again"))?;
         let Some(piece) = next else { break };
         let piece = piece.map_err(|_| ApiError::bad("the binary broke off: send it again"))?;
         size += piece.len() as u64;
@@ -124,7 +120,8 @@ async fn spool(dir: &FilePath, sha256: Sha256, request: Request) -> Result<(File
         return Err(ApiError::field("", "an empty binary is none: nothing was kept"));
     }
     if got != sha256 {
-        let detail = format!("what came ({size} bytes) has digest {got} and not {sha256}: nothing was kept, send it again");
+        let detail =
+            format!("what came ({size} bytes) has digest {got} and not {sha256}: nothing was kept, send it again");
         return Err(ApiError::field("", detail));
     }
     Ok((file, size))
@@ -165,11 +162,7 @@ fn wanted(headers: &HeaderMap, size: u64, tag: &str) -> Wanted {
     if part.start < part.end { Wanted::Part(part) } else { Wanted::Nowhere }
 }
 
-async fn fetch(
-    State(app): State<App>,
-    Path(sha256): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+async fn fetch(State(app): State<App>, Path(sha256): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let sha256 = digest(&sha256)?;
     let missing = || ApiError::new(Code::NotFound, format!("there is no binary {sha256} here: look at the releases"));
     let size = app.core.store.blob_size(&sha256).await?.ok_or_else(missing)?;
@@ -178,7 +171,8 @@ async fn fetch(
         Wanted::All => (StatusCode::OK, 0..size),
         Wanted::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
         Wanted::Nowhere => {
-            let err = ApiError::new(Code::RangeNotSatisfiable, format!("the binary has {size} bytes, none of them there"));
+            let err =
+                ApiError::new(Code::RangeNotSatisfiable, format!("the binary has {size} bytes, none of them there"));
             return Ok(([(header::CONTENT_RANGE, format!("bytes */{size}"))], err).into_response());
         }
     };

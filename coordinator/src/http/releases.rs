@@ -106,7 +106,8 @@ async fn stored<T: DeserializeOwned + Default>(app: &App, key: &str) -> Result<(
     match app.core.store.get(Bucket::Releases, key).await? {
         None => Ok((T::default(), Expect::Absent)),
         Some(entry) => {
-            let unreadable = |err: record::Unreadable| ApiError::new(Code::Unavailable, format!("releases/{key}: {err}"));
+            let unreadable =
+                |err: record::Unreadable| ApiError::new(Code::Unavailable, format!("releases/{key}: {err}"));
             Ok((record::decode(&entry.bytes).map_err(unreadable)?, Expect::Seq(entry.seq)))
         }
     }
@@ -115,7 +116,8 @@ async fn stored<T: DeserializeOwned + Default>(app: &App, key: &str) -> Result<(
 async fn store<T: Serialize>(app: &App, key: &str, value: &T, expect: Expect) -> Result<(), StoreError> {
     let bytes = record::encode(value);
     if bytes.len() > RECORD_MAX {
-        let what = format!("releases/{key} would have {} bytes, {RECORD_MAX} is the most there is room for", bytes.len());
+        let what =
+            format!("releases/{key} would have {} bytes, {RECORD_MAX} is the most there is room for", bytes.len());
         return Err(StoreError::Unavailable { what, source: None });
     }
     let seq = app.core.store.put(Bucket::Releases, key, bytes, expect).await?;
@@ -131,7 +133,10 @@ async fn refused(app: &App, asked: &Asked, action: &str, object: &str, err: ApiE
 }
 
 fn unusable(why: String) -> ApiError {
-    ApiError::new(Code::Unavailable, format!("what the store holds of releases cannot be used ({why}): restore a backup"))
+    ApiError::new(
+        Code::Unavailable,
+        format!("what the store holds of releases cannot be used ({why}): restore a backup"),
+    )
 }
 
 // --- Keys ---------------------------------------------------------------------------------------------------------
@@ -152,7 +157,8 @@ fn keys_view(held: &HeldKeys) -> ReleaseKeysView {
 async fn keys(State(app): State<App>) -> Result<Json<ReleaseKeysView>, ApiError> {
     app.known()?;
     let view = app.core.index.look(|lens| lens.fleet.releases.now().keys.as_ref().map(keys_view));
-    let none = "no release keys are published here: make them by `bramble keys init`, publish them by `bramble keys publish`";
+    let none =
+        "no release keys are published here: make them by `bramble keys init`, publish them by `bramble keys publish`";
     view.map(Json).ok_or_else(|| ApiError::new(Code::NotFound, none))
 }
 
@@ -217,9 +223,10 @@ async fn describe(State(app): State<App>, Path(version): Path<String>) -> Result
     app.known()?;
     let missing = || ApiError::new(Code::NotFound, format!("there is no release {version:.40} here: look at the list"));
     let version: AgentVersion = version.parse().map_err(|_| missing())?;
-    let view = app.core.index.look(|lens| {
-        lens.fleet.releases.now().get(&version).map(|release| release.view(lens.now.wall_ms))
-    });
+    let view = app
+        .core
+        .index
+        .look(|lens| lens.fleet.releases.now().get(&version).map(|release| release.view(lens.now.wall_ms)));
     view.map(Json).ok_or_else(missing)
 }
 

@@ -154,7 +154,11 @@ async fn every_manifest_that_is_refused_says_why_and_leaves_its_event() {
     let (sim, [old, newest], binary) = Sim::published().await;
     let before = sim.must("GET", "/api/v1/releases", None).await;
     assert_eq!(before["items"].as_array().unwrap().len(), 2);
-    assert_eq!(sim.send_bytes("POST", "", newest.clone()).await.status, StatusCode::OK, "the newest again is no change");
+    assert_eq!(
+        sim.send_bytes("POST", "", newest.clone()).await.status,
+        StatusCode::OK,
+        "the newest again is no change"
+    );
 
     let mut forged = newest.clone();
     *forged.last_mut().unwrap() ^= 1;
@@ -210,7 +214,8 @@ async fn a_binary_is_kept_whole_or_not_at_all_and_read_from_anywhere() {
     assert_eq!(sim.send_bytes("PUT", &path, binary.clone()).await.status.as_u16(), 503, "the store failed");
     assert_eq!(sim.fetch(&sha256, "bytes=0-").await.0, StatusCode::NOT_FOUND, "half of it is none");
     let left = std::fs::read_dir(sim.keys_dir().parent().unwrap()).unwrap();
-    let left: Vec<_> = left.map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().contains("upload")).collect();
+    let left: Vec<_> =
+        left.map(|e| e.unwrap().file_name()).filter(|n| n.to_string_lossy().contains("upload")).collect();
     assert!(left.is_empty(), "{left:?}");
 
     for _ in 0..2 {
@@ -242,7 +247,8 @@ async fn of_two_coordinators_that_publish_one_sequence_only_one_does() {
     let other = sim.another();
     other.ready().await;
     let all = ["2.0.0", "2.1.0"].map(|version| sign(&manifest(version, 7, &binary), [4, 5]));
-    let (one, two) = tokio::join!(sim.send_bytes("POST", "", all[0].clone()), other.send_bytes("POST", "", all[1].clone()));
+    let (one, two) =
+        tokio::join!(sim.send_bytes("POST", "", all[0].clone()), other.send_bytes("POST", "", all[1].clone()));
     let mut statuses = [one.status.as_u16(), two.status.as_u16()];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 409], "{} {}", one.body, two.body);
@@ -290,7 +296,8 @@ async fn active_devices_are_told_what_is_published() {
     assert!(got == binary, "parts that straddle those of the store");
     let far = sim.asked(&pi, ReleaseAsk::Chunk { sha256, offset: u64::MAX, len: u32::MAX }).await;
     assert!(matches!(far, ReleaseAnswer::Absent(_)), "{far:?}");
-    let ReleaseAnswer::Chunk(most) = sim.asked(&pi, ReleaseAsk::Chunk { sha256, offset: 1, len: u32::MAX }).await else {
+    let ReleaseAnswer::Chunk(most) = sim.asked(&pi, ReleaseAsk::Chunk { sha256, offset: 1, len: u32::MAX }).await
+    else {
         panic!("no chunk");
     };
     assert_eq!(most.len(), CHUNK_MAX as usize, "never more than a chunk");

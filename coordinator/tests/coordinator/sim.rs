@@ -209,7 +209,12 @@ impl Sim {
         std::fs::write(state.path().join("api-tokens.json"), crate::api::powerless().to_string()).unwrap();
         let auth = Auth::load(state.path()).unwrap();
         let admin = std::fs::read_to_string(state.path().join("admin.token")).unwrap().trim().to_owned();
-        let router = http::router(App::new(Arc::clone(&core), auth, state.path().to_owned(), tokio::sync::watch::channel(false).1));
+        let router = http::router(App::new(
+            Arc::clone(&core),
+            auth,
+            state.path().to_owned(),
+            tokio::sync::watch::channel(false).1,
+        ));
         Self { core, store, mesh, router, admin, links: tell, state, running }
     }
 

@@ -116,7 +116,8 @@ async fn publish(store: &dyn Store, device: &Device, binary: &[u8]) -> Vec<u8> {
         }],
     };
     let signed = manifest.sign(&[&key(4), &key(5)]).unwrap();
-    put_record(Bucket::Releases, CATALOGUE, record::encode(&CatalogueRecord { releases: published(signed.clone()) })).await;
+    put_record(Bucket::Releases, CATALOGUE, record::encode(&CatalogueRecord { releases: published(signed.clone()) }))
+        .await;
     signed
 }
 

@@ -182,7 +182,8 @@ pub(super) fn targets(me: &DeviceId, victim: &DeviceId) -> Vec<String> {
     for bucket in [Bucket::Desired, Bucket::Reported, Bucket::Devices] {
         all.push(bucket.subject(victim.as_str()));
     }
-    for stream in ["KV_desired", "KV_reported", "KV_liveness", "KV_devices", "KV_releases", BLOBS_STREAM, AUDIT_STREAM] {
+    for stream in ["KV_desired", "KV_reported", "KV_liveness", "KV_devices", "KV_releases", BLOBS_STREAM, AUDIT_STREAM]
+    {
         for verb in ["PURGE", "DELETE", "INFO", "UPDATE", "MSG.DELETE", "MSG.GET", "SNAPSHOT", "LEADER.STEPDOWN"] {
             all.push(format!("$JS.API.STREAM.{verb}.{stream}"));
         }
