@@ -370,7 +370,14 @@ impl Turn<'_> {
             return;
         }
         match (self.who(), self.returning()) {
-            (Who::Confirmed, Some(failure)) => self.returned(&failure),
+            (Who::Confirmed, Some(failure)) => {
+                self.returned(&failure);
+                // The guard may have brought it back in the other instance.
+                if self.ledger.confirmed.instance != self.facts.instance {
+                    self.ledger.confirmed.instance = self.facts.instance;
+                    self.out.push(Effect::EnableInstance(self.facts.instance));
+                }
+            }
             (Who::New, Some(_)) | (Who::Stranger, _) => self.leave(),
             (Who::Confirmed | Who::New, None) => {}
         }
