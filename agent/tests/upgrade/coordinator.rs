@@ -11,6 +11,8 @@ use super::world::{Due, SECOND, World};
 pub enum Mood {
     /// Confirms what is proven, retires who is not needed.
     Good,
+    /// Confirms, and does not live to retire anybody.
+    NeverRetires,
     /// Says nothing.
     Silent,
     /// Gives the release up while it comes in.
@@ -22,7 +24,8 @@ pub enum Mood {
 }
 
 /// Every one.
-pub const ALL: [Mood; 5] = [Mood::Good, Mood::Silent, Mood::AbortsEarly, Mood::AbortsLate, Mood::Confused];
+pub const ALL: [Mood; 6] =
+    [Mood::Good, Mood::NeverRetires, Mood::Silent, Mood::AbortsEarly, Mood::AbortsLate, Mood::Confused];
 
 impl World {
     pub fn look_soon(&mut self) {
@@ -48,22 +51,28 @@ impl World {
         let (pid, instance) = (holder.pid, holder.instance);
         let ledger = &self.disk.ledger;
         let Some(upgrade) = &ledger.upgrade else {
-            let over = ledger.last.as_ref().is_some_and(|last| last.status == Status::Confirmed);
+            let over = self.mood != Mood::NeverRetires && ledger.last.as_ref().is_some_and(|last| last.status == Status::Confirmed);
             for other in connected.into_iter().filter(|other| over && *other != pid) {
                 self.word(other, UpgradeWord::Retire);
             }
             return;
         };
         let release_seq = upgrade.release_seq;
-        let proven = matches!(&upgrade.phase, Phase::Trial { instance: at, proof: Proof::Reconciled, .. } if *at == instance);
+        let proven =
+            matches!(&upgrade.phase, Phase::Trial { instance: at, proof: Proof::Reconciled, .. } if *at == instance);
         let acts = matches!(upgrade.phase, Phase::Trial { .. });
         match self.mood {
             Mood::AbortsEarly if !upgrade.is_cut_over() => self.abort(pid, release_seq),
             Mood::AbortsLate if acts => self.abort(pid, release_seq),
-            Mood::Good | Mood::AbortsEarly | Mood::Confused if proven => {
+            Mood::Good | Mood::NeverRetires | Mood::AbortsEarly | Mood::Confused if proven => {
                 self.word(pid, UpgradeWord::Confirm { release_seq });
             }
-            Mood::Good | Mood::Silent | Mood::AbortsEarly | Mood::AbortsLate | Mood::Confused => {}
+            Mood::Good
+            | Mood::NeverRetires
+            | Mood::Silent
+            | Mood::AbortsEarly
+            | Mood::AbortsLate
+            | Mood::Confused => {}
         }
     }
 

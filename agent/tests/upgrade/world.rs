@@ -47,6 +47,8 @@ pub enum Accident {
     KillPeer,
     /// No connection for a quarter of an hour.
     MeshLost,
+    /// No connection for hours.
+    MeshGone,
     /// The effect cannot be done, this once.
     Fails,
 }
@@ -280,8 +282,15 @@ impl World {
         self.effects += 1;
         let (number, up) = (self.effects, self.up());
         if self.recording {
-            let who = pid.and_then(|pid| self.proc(pid)).map(|proc| format!("{} {}", proc.instance.name(), proc.version));
-            self.story.push(format!("{}.{}s {}: {}", up / 1000, up % 1000 / 100, who.unwrap_or("guard".into()), what()));
+            let who =
+                pid.and_then(|pid| self.proc(pid)).map(|proc| format!("{} {}", proc.instance.name(), proc.version));
+            self.story.push(format!(
+                "{}.{}s {}: {}",
+                up / 1000,
+                up % 1000 / 100,
+                who.unwrap_or("guard".into()),
+                what()
+            ));
         }
         match self.burn(number, When::Before, pid) {
             Done::Yes => {}
@@ -310,6 +319,7 @@ impl World {
                 peer.into_iter().for_each(|peer| self.kill(peer));
             }
             Accident::MeshLost => self.lose_mesh(Some(15 * MINUTE)),
+            Accident::MeshGone => self.lose_mesh(Some(4 * HOUR)),
             Accident::Fails => return Done::Failed,
         }
         let alive = self.boots == boots && pid.is_none_or(|pid| self.proc(pid).is_some());
