@@ -51,7 +51,8 @@ impl World {
         let (pid, instance) = (holder.pid, holder.instance);
         let ledger = &self.disk.ledger;
         let Some(upgrade) = &ledger.upgrade else {
-            let over = self.mood != Mood::NeverRetires && ledger.last.as_ref().is_some_and(|last| last.status == Status::Confirmed);
+            let over = self.mood != Mood::NeverRetires
+                && ledger.last.as_ref().is_some_and(|last| last.status == Status::Confirmed);
             for other in connected.into_iter().filter(|other| over && *other != pid) {
                 self.word(other, UpgradeWord::Retire);
             }
@@ -67,12 +68,7 @@ impl World {
             Mood::Good | Mood::NeverRetires | Mood::AbortsEarly | Mood::Confused if proven => {
                 self.word(pid, UpgradeWord::Confirm { release_seq });
             }
-            Mood::Good
-            | Mood::NeverRetires
-            | Mood::Silent
-            | Mood::AbortsEarly
-            | Mood::AbortsLate
-            | Mood::Confused => {}
+            Mood::Good | Mood::NeverRetires | Mood::Silent | Mood::AbortsEarly | Mood::AbortsLate | Mood::Confused => {}
         }
     }
 

@@ -76,7 +76,7 @@ impl Way {
 fn stories() -> Vec<(Way, Mood)> {
     let mut stories = Vec::new();
     for kind in kinds::ALL {
-        let moods = coordinator::ALL.into_iter().filter(|mood| kind.acts() || *mood == Mood::Good);
+        let moods = coordinator::ALL.into_iter().filter(|mood| kind.meets_moods() || *mood == Mood::Good);
         stories.extend(moods.map(|mood| (Way::Up(kind), mood)));
     }
     // While it is judged, staged and tested, while it starts, on trial, and when it is confirmed.
@@ -147,7 +147,9 @@ fn live(world: &mut World, way: Way, mood: Mood, blame: Blame) {
             (true, Blame::Exact) => is_at_rest(world, target),
             (true, Blame::Any) => refused || is_at_rest(world, target),
             // Accidents may keep the coordinator from giving it up in time.
-            (false, Blame::Exact | Blame::Any) => refused || sound && mood == Mood::AbortsEarly && is_at_rest(world, target),
+            (false, Blame::Exact | Blame::Any) => {
+                refused || sound && mood == Mood::AbortsEarly && is_at_rest(world, target)
+            }
         }
     });
     if !well {

@@ -69,11 +69,9 @@ impl Kind {
         matches!(self, Self::Good | Self::Truncated | Self::DiskFull)
     }
 
-    /// Does it get far enough to act?
-    pub fn acts(self) -> bool {
-        let acting =
-            [Self::CrashesActing, Self::HangsActing, Self::HangsLong, Self::NeverReconciles, Self::Disconnects];
-        self.is_sound() || acting.contains(&self)
+    /// Does it get so far that what the coordinator says makes a difference, and a difference of its own?
+    pub fn meets_moods(self) -> bool {
+        matches!(self, Self::Good | Self::CrashesActing | Self::HangsLong | Self::NeverReconciles)
     }
 
     /// When the supervisor's watchdog ends one that hangs.

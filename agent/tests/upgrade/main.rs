@@ -5,4 +5,5 @@ mod coordinator;
 mod crashes;
 mod kinds;
 mod process;
+mod scenarios;
 mod world;

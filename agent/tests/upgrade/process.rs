@@ -14,7 +14,16 @@ use super::world::{Done, Due, SECOND, World};
 
 const MIB: u64 = 1 << 20;
 /// Of every binary.
-pub const SIZE: u64 = 20 * MIB;
+const SIZE: u64 = 20 * MIB;
+
+/// Something that takes time, and ends with its process.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Judge(AgentWish),
+    Stage(Attempt, AgentVersion),
+    Test(Attempt, AgentVersion),
+    Halt,
+}
 
 /// A process.
 #[derive(Clone, Debug)]
@@ -103,13 +112,25 @@ impl World {
         }
     }
 
-    pub fn answer(&mut self, pid: u32, job: u64, event: &Event) {
-        if self.proc(pid).is_some_and(|proc| proc.job == job) {
-            self.tell(pid, event);
+    /// What was begun has come to its end; nobody hears of what was given up.
+    pub fn done(&mut self, pid: u32, number: u64, job: &Job) {
+        if self.proc(pid).is_none_or(|proc| proc.job != number) {
+            return;
         }
+        let event = match job {
+            Job::Judge(wish) => self.judged(wish),
+            Job::Stage(of, version) => self.staged(*of, *version),
+            Job::Test(_, version) if self.kind(*version) == Kind::SelfTestHangs => return,
+            Job::Test(of, version) => self.tested(*of, *version),
+            Job::Halt => {
+                self.proc_mut(pid).into_iter().for_each(|proc| proc.acts = false);
+                Event::Halted
+            }
+        };
+        self.tell(pid, &event);
     }
 
-    fn facts(&self, proc: &Proc) -> Facts {
+    pub fn facts(&self, proc: &Proc) -> Facts {
         Facts {
             up_ms: self.up(),
             boot: self.boot_id(),
@@ -133,7 +154,7 @@ impl World {
         let Some(proc) = self.proc(pid).filter(|proc| proc.started && !proc.hangs) else { return };
         let (facts, ledger) = (self.facts(proc), self.disk.ledger.clone());
         if self.recording {
-            let ledger = (*event == Event::Started).then(|| ledger.clone());
+            let ledger = (*event == Event::Started || self.lines.is_empty()).then(|| ledger.clone());
             let line = Line { ledger, facts: facts.clone(), event: event.clone() };
             self.lines.push(serde_json::to_string(&line).unwrap());
             self.say(|| format!("      {} {} hears: {event}", facts.instance.name(), facts.own));
@@ -143,6 +164,9 @@ impl World {
             && (facts.mesh == Mesh::Down || facts.clock != Clock::Fit)
         {
             self.wrong.push("an upgrade begins without a connection or a clock".into());
+        }
+        if self.recording {
+            self.decided.extend(effects.iter().map(ToString::to_string));
         }
         if next != ledger {
             if facts.lease == Lease::NotHeld {
@@ -214,18 +238,10 @@ impl World {
                 if self.disk.ledger.denial(&Attempt::from(wish)).is_some() {
                     self.wrong.push(format!("{} was refused, and is begun again", wish.version));
                 }
-                self.job(pid, 2 * SECOND, |world| world.judged(wish));
+                self.job(pid, 2 * SECOND, Job::Judge(wish.clone()));
             }
-            Effect::Stage { of, what } => {
-                let (of, version) = (*of, what.version);
-                self.job(pid, 5 * SECOND, |world| world.staged(of, version));
-            }
-            Effect::SelfTest { of, version } => {
-                if self.kind(*version) != Kind::SelfTestHangs {
-                    let (of, version) = (*of, *version);
-                    self.job(pid, 2 * SECOND, |world| world.tested(of, version));
-                }
-            }
+            Effect::Stage { of, what } => self.job(pid, 5 * SECOND, Job::Stage(*of, what.version)),
+            Effect::SelfTest { of, version } => self.job(pid, 2 * SECOND, Job::Test(*of, *version)),
             Effect::Abandon => self.proc_mut(pid).into_iter().for_each(|proc| proc.job += 1),
             Effect::TurnLink(version) => {
                 self.disk.links.current = *version;
@@ -247,10 +263,7 @@ impl World {
                 there.into_iter().for_each(|pid| self.kill(pid));
             }
             Effect::EnableInstance(instance) => self.disk.enabled = *instance,
-            Effect::Halt => self.job(pid, SECOND, |world| {
-                world.proc_mut(pid).into_iter().for_each(|proc| proc.acts = false);
-                Event::Halted
-            }),
+            Effect::Halt => self.job(pid, SECOND, Job::Halt),
             Effect::ReleaseLease => {
                 if proc.acts {
                     self.wrong.push("the lease is let go by one who acts".into());
@@ -271,13 +284,11 @@ impl World {
         }
     }
 
-    /// Something that takes time, and ends with its process.
-    fn job(&mut self, pid: u32, ms: u64, answer: impl FnOnce(&mut Self) -> Event) {
+    fn job(&mut self, pid: u32, ms: u64, job: Job) {
         let Some(proc) = self.proc_mut(pid) else { return };
         proc.job += 1;
-        let job = proc.job;
-        let event = answer(self);
-        self.after(ms, Due::Answer(pid, job, event));
+        let number = proc.job;
+        self.after(ms, Due::Done(pid, number, job));
     }
 
     fn wait(&mut self, pid: u32) {

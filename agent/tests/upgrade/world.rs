@@ -3,9 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bramble_agent::core::upgrade::{
-    Bounds, Event, Ledger, LedgerFile, Links, Phase, Starts, TurnedBack, Verdict, guard,
-};
+use bramble_agent::core::upgrade::{Bounds, Event, Ledger, LedgerFile, Links, Starts, TurnedBack, Verdict, guard};
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::release::Target;
 use bramble_contracts::v1::{AgentVersion, Instance};
@@ -13,7 +11,7 @@ use bramble_contracts::v2::{AgentWish, UpgradeWord};
 
 use super::coordinator::Mood;
 use super::kinds::Kind;
-use super::process::Proc;
+use super::process::{Job, Proc};
 
 pub const SECOND: u64 = 1000;
 pub const MINUTE: u64 = 60 * SECOND;
@@ -72,7 +70,7 @@ pub struct Fuse {
 pub enum Due {
     Tell(u32, Event),
     Tick(u32, u64),
-    Answer(u32, u64, Event),
+    Done(u32, u64, Job),
     Begin(u32),
     Connect(u32),
     Die(u32),
@@ -108,6 +106,9 @@ pub struct World {
     pub effects: u32,
     pub story: Vec<String>,
     pub lines: Vec<String>,
+    /// Effects as they were decided, whether they came to be done or not.
+    pub decided: Vec<String>,
+    /// Keep `story` and `lines`.
     pub recording: bool,
     unmanaged_since: Option<u64>,
     pub unmanaged_max: u64,
@@ -165,6 +166,7 @@ impl World {
             effects: 0,
             story: Vec::new(),
             lines: Vec::new(),
+            decided: Vec::new(),
             recording: false,
             unmanaged_since: Some(0),
             unmanaged_max: 0,
@@ -226,7 +228,7 @@ impl World {
         match due {
             Due::Tell(pid, event) => self.tell(pid, &event),
             Due::Tick(pid, number) => self.tick(pid, number),
-            Due::Answer(pid, job, event) => self.answer(pid, job, &event),
+            Due::Done(pid, number, job) => self.done(pid, number, &job),
             Due::Begin(pid) => self.begin(pid),
             Due::Connect(pid) => self.connect(pid),
             Due::Die(pid) => self.kill(pid),
@@ -238,13 +240,7 @@ impl World {
                 }
             }
             Due::Start(instance) => self.start(instance),
-            Due::MeshUp => {
-                self.mesh_up = true;
-                let pids: Vec<u32> = self.procs.values().map(|proc| proc.pid).collect();
-                for pid in pids {
-                    self.after(SECOND, Due::Connect(pid));
-                }
-            }
+            Due::MeshUp => self.regain_mesh(),
             Due::Look => self.look(),
         }
     }
@@ -332,6 +328,12 @@ impl World {
         if let Some(ms) = back_in {
             self.after(ms, Due::MeshUp);
         }
+    }
+
+    pub fn regain_mesh(&mut self) {
+        self.mesh_up = true;
+        let pids: Vec<u32> = self.procs.values().map(|proc| proc.pid).collect();
+        pids.into_iter().for_each(|pid| self.after(SECOND, Due::Connect(pid)));
     }
 
     /// The power goes and comes. What is on disk is read back as it was written.
@@ -423,10 +425,6 @@ impl World {
     /// Which version acts, by a process that is well.
     pub fn acting(&self) -> Option<AgentVersion> {
         self.procs.values().find(|proc| proc.acts && !proc.hangs).map(|proc| proc.version)
-    }
-
-    pub fn phase(&self) -> Option<&Phase> {
-        self.disk.ledger.upgrade.as_ref().map(|upgrade| &upgrade.phase)
     }
 }
 

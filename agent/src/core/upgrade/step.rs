@@ -275,9 +275,7 @@ impl Turn<'_> {
             return self.fail(&Failure::new(Fault::Nobody, "the connection was lost before the new agent was started"));
         }
         self.enter(Phase::Starting);
-        let instance = other(self.facts.instance);
-        // One that an earlier upgrade left there goes first.
-        self.out.extend([Effect::StopInstance(instance), Effect::TurnLink(version), Effect::StartInstance(instance)]);
+        self.out.extend([Effect::TurnLink(version), Effect::StartInstance(other(self.facts.instance))]);
     }
 
     fn ready(&mut self, of: &Attempt, result: &Result<(), Failure>) {
