@@ -18,7 +18,7 @@ use crate::case::Case;
 use crate::cli::Bramble;
 use crate::clock::soon;
 use crate::coordinator::{Coordinator, FleetSetup, copy_dir, free_port};
-use crate::device::{Device, DeviceSetup};
+use crate::device::{Device, DeviceSetup, Starter};
 use crate::manifest::LABEL;
 use crate::programs::programs;
 
@@ -133,13 +133,24 @@ impl Fleet {
             podman: String::new(),
             ntp: vec![],
             clock: None,
+            starter: Starter::Case,
         }
+    }
+
+    /// A device that is enrolled and online, and whose agent can replace itself.
+    #[must_use]
+    pub fn supervised(&self, name: &str) -> Device {
+        self.started(DeviceSetup { starter: Starter::Supervisor, ..self.device_setup(name) })
     }
 
     /// A device that is enrolled and online.
     #[must_use]
     pub fn device(&self, name: &str) -> Device {
-        let device = Device::new(&self.case, self.device_setup(name));
+        self.started(self.device_setup(name))
+    }
+
+    fn started(&self, setup: DeviceSetup) -> Device {
+        let device = Device::new(&self.case, setup);
         device.start_agent();
         self.online_agent(&device);
         device

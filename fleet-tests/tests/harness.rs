@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::net::NetNs;
-use bramble_fleet_tests::{Device, DeviceSetup, soon, wait_until};
+use bramble_fleet_tests::{Device, DeviceSetup, Starter, soon, wait_until};
 use xtask::run::Cmd;
 
 #[test]
@@ -47,6 +47,7 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
         podman: String::new(),
         ntp: vec![],
         clock: None,
+        starter: Starter::Case,
     };
     let device = Device::new(&case, setup);
     let id = device.podman().args(["run", "-d", "--name", "x", "localhost/bramble-hello:1"]).check().unwrap();
