@@ -428,7 +428,12 @@ impl Config {
 
     /// What a running agent tells of itself.
     pub fn status_file(&self) -> PathBuf {
-        self.podman.run_dir.join(format!("status-{}.json", self.instance.name()))
+        self.status_file_of(self.instance)
+    }
+
+    /// What either of two agents tells of itself.
+    pub fn status_file_of(&self, instance: Instance) -> PathBuf {
+        self.podman.run_dir.join(format!("status-{}.json", instance.name()))
     }
 }
 

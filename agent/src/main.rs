@@ -170,7 +170,7 @@ fn show<'a, F: Future<Output = Suite>>(
 }
 
 fn status(config: &Config) -> ExitCode {
-    let Some(status) = Status::read(&config.status_file()) else {
+    let Some(status) = Status::of_device(config) else {
         eprintln!("no agent has run since boot: {} is not there", config.status_file().display());
         return ExitCode::from(3);
     };

@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use bramble_contracts::v1::{Health, Instance};
-use bramble_contracts::v2::{AgentReport, AppReport, ClockReport};
+use bramble_contracts::v1::{Health, Instance, Status as Stand};
+use bramble_contracts::v2::{AgentReport, AppReport, ClockReport, UpgradePhase, UpgradeReport};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::core::clock;
+use crate::core::disk::Bytes;
 
 /// One look at an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,12 @@ impl Status {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
+    /// Of the agent that acts, or acted last.
+    pub fn of_device(config: &Config) -> Option<Self> {
+        let both = [Instance::A, Instance::B].map(|instance| Self::read(&config.status_file_of(instance)));
+        both.into_iter().flatten().max_by_key(|status| (status.acts, status.up_ms))
+    }
+
     /// For people.
     pub fn text(&self, running: bool, age_secs: u64) -> String {
         let mut out = String::new();
@@ -73,7 +81,10 @@ impl Status {
         let mut line = |name: &str, text: &str| {
             let _ = writeln!(out, "{name:<12} {text}");
         };
-        line("agent", &format!("{} {state}, pid {}", self.version, self.pid));
+        line("agent", &format!("{} {state}, pid {}, instance {}", self.version, self.pid, self.instance.name()));
+        if let Some(upgrade) = &self.program.upgrade {
+            line("upgrade", &upgrade_words(upgrade));
+        }
         line("device", self.device.as_deref().unwrap_or("not enrolled"));
         line("broker", &self.link);
         line("health", &format!("{:?}, {age_secs} s ago", self.health).to_lowercase());
@@ -94,4 +105,26 @@ impl Status {
         }
         out
     }
+}
+
+/// An upgrade in one line.
+pub fn upgrade_words(upgrade: &UpgradeReport) -> String {
+    let UpgradeReport { version, attempt, phase, bytes_got, bytes_all, reason, .. } = upgrade;
+    let place = match phase {
+        UpgradePhase::Waiting => "waits".to_owned(),
+        UpgradePhase::Draining => "its release is judged".to_owned(),
+        UpgradePhase::Staging => format!("{} of {} are here", Bytes(*bytes_got), Bytes(*bytes_all)),
+        UpgradePhase::Verifying => "it tests itself".to_owned(),
+        UpgradePhase::CutoverReady => "it starts beside the old one".to_owned(),
+        UpgradePhase::Trial => "it is on trial".to_owned(),
+        UpgradePhase::Stopping => "it is confirmed, the old one is about to end".to_owned(),
+        UpgradePhase::Done => match upgrade.status {
+            Stand::Confirmed => "it is confirmed".to_owned(),
+            Stand::RolledBack => "it was rolled back".to_owned(),
+            Stand::Failed | Stand::Staged | Stand::Trial => "it failed".to_owned(),
+        },
+    };
+    let refused = if upgrade.blamed { ", and is refused until somebody retries it" } else { "" };
+    let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    format!("to {version}, attempt {attempt}: {place}{refused}{why}")
 }

@@ -74,7 +74,8 @@ fn beside(path: &Path) -> std::path::PathBuf {
     name.into()
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
         Ok(()) | Err(_) => Ok(()),

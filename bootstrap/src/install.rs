@@ -4,13 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use bramble_contracts::bytes::Sha256;
+use bramble_contracts::v1::{AgentVersion, Instance};
 
 use crate::files::{self, Done};
 use crate::preflight::{self, Found};
 use crate::process::output;
 use crate::{Install, settings, units};
 
+/// Where binaries of the agent and the links to them lie.
+const BIN: &str = "/var/lib/bramble/bin";
+/// Stands before the version in their names.
+const PROGRAM: &str = "bramble-agent-v";
 const NOT_DONE: &str = "not done: the disk layout stays as it is, so operating system upgrades with a way back are not \
                         possible on this device yet; hardware watchdog settings are left alone";
 
@@ -26,9 +30,10 @@ pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Resul
     site.units()?;
     site.mask_rivals()?;
     let changed = site.changed;
+    let unit = units::agent(site.instance());
     if preflight::is_this_machine(wish) {
-        start(changed)?;
-        tell("started    bramble-agent.service; see `systemctl status bramble-agent`, `bramble-agent check`".into());
+        start(changed, &unit)?;
+        tell(format!("started    {unit}; see `systemctl status {unit}`, `/var/lib/bramble/bin/current check`"));
     } else {
         tell(format!("installed  below {}; the agent starts when it boots", wish.root.display()));
     }
@@ -65,20 +70,39 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// The program lies under its version and digest, so that another version never overwrites it.
+    /// The program lies under its version, and two links lead to it, as the agent itself keeps them when it replaces itself.
+    /// An agent that has become a newer one by itself stays that.
     fn agent(&mut self, found: &Found) -> anyhow::Result<()> {
         let bytes = fs::read(&found.agent).with_context(|| format!("cannot read {}", found.agent.display()))?;
-        let digest = Sha256::of(&bytes).to_string();
-        let release = format!("{}-{}", found.version, &digest[..12]);
-        let folder = self.at("/var/lib/bramble/releases").join(&release);
-        files::folder(&folder, 0o700)?;
-        let program = folder.join("bramble-agent");
+        let name = format!("{PROGRAM}{}", found.version);
+        let program = self.at(BIN).join(&name);
         let done = files::file(&program, &bytes, 0o755)?;
         self.note(done, &program);
-        let link = self.at("/var/lib/bramble/bin/bramble-agent");
-        let done = files::link(&link, &Path::new("../releases").join(release).join("bramble-agent"))?;
-        self.note(done, &link);
+        let confirmed = self.at(BIN).join("confirmed");
+        if let Some(newer) = self.runs_newer(&confirmed, &found.version) {
+            (self.tell)(format!("left       version {newer} of the agent runs here; {} is older", found.version));
+            return Ok(());
+        }
+        // First what a start that goes wrong goes back to.
+        for link in [confirmed, self.at(BIN).join("current")] {
+            let done = files::link(&link, Path::new(&name))?;
+            self.note(done, &link);
+        }
         Ok(())
+    }
+
+    fn runs_newer(&self, link: &Path, given: &str) -> Option<AgentVersion> {
+        let target = fs::read_link(link).ok()?;
+        let held: AgentVersion = target.to_str()?.strip_prefix(PROGRAM)?.parse().ok()?;
+        let is_there = self.at(BIN).join(&target).is_file();
+        (is_there && given.parse::<AgentVersion>().is_ok_and(|given| given < held)).then_some(held)
+    }
+
+    /// The one that starts with the device: the first, unless an upgrade has made it the second.
+    fn instance(&self) -> Instance {
+        let wants = self.at("/etc/systemd/system/multi-user.target.wants");
+        let enabled = |instance: Instance| wants.join(units::agent(instance)).is_symlink();
+        if enabled(Instance::B) && !enabled(Instance::A) { Instance::B } else { Instance::A }
     }
 
     fn settings(&mut self, wish: &Install) -> anyhow::Result<()> {
@@ -107,13 +131,30 @@ impl Site<'_> {
         let folder = self.at("/etc/systemd/system");
         let wants = folder.join("multi-user.target.wants");
         files::folder(&wants, 0o755)?;
+        self.remove_old_unit(&folder, &wants)?;
         for (name, text) in [units::PODMAN, units::AGENT] {
             let path = folder.join(name);
             let done = files::file(&path, text.as_bytes(), 0o644)?;
             self.note(done, &path);
-            let done = files::link(&wants.join(name), &Path::new("/etc/systemd/system").join(name))?;
+        }
+        for (unit, file) in [(units::PODMAN.0.to_owned(), units::PODMAN.0), (units::agent(self.instance()), units::AGENT.0)] {
+            let done = files::link(&wants.join(unit), &Path::new("/etc/systemd/system").join(file))?;
             self.changed |= done == Done::Written;
         }
+        Ok(())
+    }
+
+    /// Two units on one state would be two agents.
+    fn remove_old_unit(&mut self, folder: &Path, wants: &Path) -> anyhow::Result<()> {
+        let old = folder.join(units::OLD_AGENT);
+        if !fs::read_to_string(&old).is_ok_and(|text| text.starts_with(units::OURS)) {
+            return Ok(());
+        }
+        for path in [wants.join(units::OLD_AGENT), old] {
+            files::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        self.changed = true;
+        (self.tell)(format!("removed    {}, which {} replaces", units::OLD_AGENT, units::AGENT.0));
         Ok(())
     }
 
@@ -134,13 +175,17 @@ impl Site<'_> {
     }
 }
 
-fn start(changed: bool) -> anyhow::Result<()> {
+fn start(changed: bool, unit: &str) -> anyhow::Result<()> {
     let systemctl = Path::new("/usr/bin/systemctl");
     if changed {
+        // Its file may be gone; its process is not.
+        if let Err(err) = output(systemctl, &["stop", units::OLD_AGENT]) {
+            eprintln!("{} was not there to be stopped: {err:#}", units::OLD_AGENT);
+        }
         output(systemctl, &["daemon-reload"])?;
-        output(systemctl, &["restart", units::AGENT.0])?;
+        output(systemctl, &["restart", unit])?;
     }
-    output(systemctl, &["start", units::PODMAN.0, units::AGENT.0])?;
+    output(systemctl, &["start", units::PODMAN.0, unit])?;
     Ok(())
 }
 
@@ -149,6 +194,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use bramble_contracts::Uid;
+    use bramble_contracts::bytes::Sha256;
     use bramble_contracts::token::EnrollmentToken;
 
     use super::*;
@@ -187,8 +233,11 @@ mod tests {
         let root = &image.wish.root;
         let said = install(&image.wish).unwrap();
         assert!(said.iter().any(|line| line.starts_with("not done")), "{said:?}");
-        let program = fs::canonicalize(root.join("var/lib/bramble/bin/bramble-agent")).unwrap();
-        assert!(program.ends_with("bramble-agent") && program.display().to_string().contains("releases/0.1.0-"));
+        assert_eq!(links(root), ["bramble-agent-v0.1.0"; 2]);
+        assert_eq!(mode(&root.join("var/lib/bramble/bin/bramble-agent-v0.1.0")), 0o755);
+        assert_eq!(mode(&root.join("var/lib/bramble/bin")), 0o700);
+        let enabled = root.join("etc/systemd/system/multi-user.target.wants/bramble-agent@a.service");
+        assert_eq!(fs::read_link(enabled).unwrap(), Path::new("/etc/systemd/system/bramble-agent@.service"));
         assert_eq!(mode(&root.join("etc/bramble/enroll.token")), 0o600);
         assert_eq!(mode(&root.join("etc/bramble/agent.toml")), 0o600);
         assert_eq!(mode(&root.join("var/lib/bramble")), 0o700);
@@ -198,17 +247,45 @@ mod tests {
         assert!(!again.iter().any(|line| line.starts_with("wrote")), "{again:?}");
     }
 
+    fn links(root: &Path) -> [String; 2] {
+        ["current", "confirmed"].map(|link| {
+            let target = fs::read_link(root.join("var/lib/bramble/bin").join(link)).unwrap();
+            target.display().to_string()
+        })
+    }
+
     #[test]
-    fn a_newer_agent_leaves_the_older_one_beside_it() {
+    fn a_newer_agent_leaves_the_older_one_beside_it_and_an_older_one_changes_nothing() {
         let image = image();
+        let root = &image.wish.root;
         install(&image.wish).unwrap();
         let agent = image.wish.agent.clone().unwrap();
         fs::write(&agent, "#!/bin/sh\necho 0.2.0\n").unwrap();
         install(&image.wish).unwrap();
-        let releases = fs::read_dir(image.wish.root.join("var/lib/bramble/releases")).unwrap().count();
-        assert_eq!(releases, 2);
-        let now = fs::canonicalize(image.wish.root.join("var/lib/bramble/bin/bramble-agent")).unwrap();
-        assert!(now.display().to_string().contains("0.2.0-"));
+        assert_eq!(links(root), ["bramble-agent-v0.2.0"; 2]);
+        assert!(root.join("var/lib/bramble/bin/bramble-agent-v0.1.0").is_file());
+        fs::write(&agent, "#!/bin/sh\necho 0.1.0\n").unwrap();
+        let said = install(&image.wish).unwrap();
+        assert_eq!(links(root), ["bramble-agent-v0.2.0"; 2]);
+        assert!(said.iter().any(|line| line.contains("version 0.2.0 of the agent runs here")), "{said:?}");
+    }
+
+    #[test]
+    fn what_an_upgrade_has_enabled_stays_so_and_the_unit_of_earlier_versions_goes() {
+        let image = image();
+        let units = image.wish.root.join("etc/systemd/system");
+        let wants = units.join("multi-user.target.wants");
+        install(&image.wish).unwrap();
+        fs::rename(wants.join("bramble-agent@a.service"), wants.join("bramble-agent@b.service")).unwrap();
+        fs::write(units.join("bramble-agent.service"), "# Installed by bramble-bootstrap; ...\n").unwrap();
+        std::os::unix::fs::symlink("../bramble-agent.service", wants.join("bramble-agent.service")).unwrap();
+        let said = install(&image.wish).unwrap();
+        assert!(!wants.join("bramble-agent@a.service").is_symlink() && wants.join("bramble-agent@b.service").is_symlink());
+        assert!(!units.join("bramble-agent.service").exists() && !wants.join("bramble-agent.service").is_symlink());
+        assert!(said.iter().any(|line| line.starts_with("removed")), "{said:?}");
+        fs::write(units.join("bramble-agent.service"), "# somebody else's\n").unwrap();
+        install(&image.wish).unwrap();
+        assert!(units.join("bramble-agent.service").exists());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn text(held: &str, path: &Path, wish: &Install) -> anyhow::Result<St
         return Ok(held.to_owned());
     }
     let text = toml::to_string(&table).context("cannot write the settings as TOML")?;
-    Ok(format!("# Settings of the Bramble agent. Restart bramble-agent.service after a change.\n{text}"))
+    Ok(format!("# Settings of the Bramble agent. `systemctl restart 'bramble-agent@*'` after a change.\n{text}"))
 }
 
 #[cfg(test)]

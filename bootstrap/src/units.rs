@@ -1,7 +1,18 @@
 //! The systemd units, and what they must say.
 
-/// The agent's.
-pub(crate) const AGENT: (&str, &str) = ("bramble-agent.service", include_str!("../units/bramble-agent.service"));
+use bramble_contracts::v1::Instance;
+
+/// The agent's, for its two instances.
+pub(crate) const AGENT: (&str, &str) = ("bramble-agent@.service", include_str!("../units/bramble-agent@.service"));
+/// The one of earlier versions, which had but one instance.
+pub(crate) const OLD_AGENT: &str = "bramble-agent.service";
+/// How every unit of ours begins.
+pub(crate) const OURS: &str = "# Installed by bramble-bootstrap";
+
+/// The unit of an instance.
+pub(crate) fn agent(instance: Instance) -> String {
+    format!("bramble-agent@{}.service", instance.name())
+}
 /// Podman's, for the agent.
 pub(crate) const PODMAN: (&str, &str) = ("bramble-podman.service", include_str!("../units/bramble-podman.service"));
 /// Others that start containers by themselves: the agent is to be the only starter.
@@ -43,6 +54,14 @@ mod tests {
         assert_eq!(one(unit, "Service", "Type"), "notify");
         assert_eq!(one(unit, "Service", "Restart"), "always");
         assert_eq!(one(unit, "Unit", "StartLimitIntervalSec"), "0");
+        // What `bramble-agent` says when it ends: `core::upgrade::ExitCode`.
+        assert_eq!(one(unit, "Service", "RestartPreventExitStatus"), "64");
+        assert_eq!(one(unit, "Service", "SuccessExitStatus"), "64 65");
+        let (before, start) = (one(unit, "Service", "ExecStartPre"), one(unit, "Service", "ExecStart"));
+        assert!(before.starts_with("-/var/lib/bramble/bin/confirmed guard ") && before.ends_with("--instance %i"));
+        assert!(start.starts_with("/var/lib/bramble/bin/current run ") && start.ends_with("--instance %i"));
+        // The agent that starts another one gives it 180 s, and says why it did not start; systemd would only say when.
+        assert!(one(unit, "Service", "TimeoutStartSec").parse::<u32>().unwrap() > 180);
         let watchdog: u32 = one(unit, "Service", "WatchdogSec").parse().unwrap();
         assert!((30..=300).contains(&watchdog));
         // Apps run without a network and under any clock, and the agent never sets one.
@@ -99,11 +118,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in [AGENT, PODMAN] {
             // The programs are not installed here; everything else is judged as it is.
-            let lines =
-                text.lines().map(|line| if line.starts_with("ExecStart=") { "ExecStart=/bin/true" } else { line });
+            let lines = text.lines().map(|line| match line.split_once('=') {
+                Some(("ExecStart", _)) => "ExecStart=/bin/true",
+                Some(("ExecStartPre", _)) => "ExecStartPre=-/bin/true",
+                _ => line,
+            });
             std::fs::write(dir.path().join(name), lines.collect::<Vec<_>>().join("\n")).unwrap();
         }
-        for (name, _) in [AGENT, PODMAN] {
+        for name in [agent(Instance::A), agent(Instance::B), PODMAN.0.to_owned()] {
             let path = dir.path().join(name).display().to_string();
             crate::process::output(analyze, &["verify", "--man=no", &path]).unwrap();
         }

@@ -23,20 +23,9 @@ use crate::net::NetNs;
 use crate::process::{Line, Proc, kill_pid};
 use crate::programs::{place, programs};
 
-/// Who starts a device's agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Starter {
-    /// The test, and nobody starts it again.
-    Test,
-    /// `bramble-agent supervise`, as where there is no systemd.
-    Supervisor,
-}
-
 /// How a device is made.
 #[derive(Debug, Clone)]
 pub struct DeviceSetup {
-    /// Who starts its agent.
-    pub starter: Starter,
     /// Its name.
     pub name: String,
     /// Base URL of the coordinator.
@@ -55,6 +44,18 @@ pub struct DeviceSetup {
     pub ntp: Vec<String>,
     /// The clock its programs see, if not this machine's.
     pub clock: Option<FakeClock>,
+    /// Who starts its agent.
+    pub starter: Starter,
+}
+
+/// Who starts a device's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starter {
+    /// The case does: it is one process, and does not replace itself.
+    Case,
+    /// `bramble-agent supervise` does, so that it can. What is said of the agent's process is then said of that one, and
+    /// the agents end with it.
+    Supervisor,
 }
 
 /// One device.
@@ -97,11 +98,12 @@ impl Device {
         for version in &setup.images {
             prepare::hello_image(&store, *version).unwrap_or_else(|err| panic!("{err:#}"));
         }
-        let verb = match setup.starter {
-            Starter::Test => "run",
+        let command = match setup.starter {
+            Starter::Case => "run",
             Starter::Supervisor => "supervise",
         };
-        let line = Line::new(&place("bramble-agent")).args([verb, "--config"]).args([dir.join("agent.toml").display()]);
+        let line =
+            Line::new(&place("bramble-agent")).args([command, "--config"]).args([dir.join("agent.toml").display()]);
         let log = std::env::var("BRAMBLE_AGENT_LOG").unwrap_or_else(|_| "info".into());
         let line = line.env("CONTAINERS_CONF", &conf.display().to_string()).env("RUST_LOG", &log).env("NO_COLOR", "1");
         let clock = setup.clock.iter().flat_map(FakeClock::env);
@@ -174,7 +176,7 @@ impl Device {
         ["a", "b"].into_iter().filter_map(read).filter(|status| runs(status.pid)).collect()
     }
 
-    /// The agent's process, or its supervisor's.
+    /// The agent's process.
     #[must_use]
     pub fn agent(&self) -> &Proc {
         &self.agent
@@ -195,6 +197,23 @@ impl Device {
         let cmd = Cmd::new(place("bramble-agent")).args([command, "--config"]).arg(self.dir.join("agent.toml"));
         let cmd = self.setup.clock.iter().flat_map(FakeClock::env).fold(cmd, |cmd, (name, value)| cmd.env(name, value));
         cmd.output().unwrap_or_else(|err| panic!("{err}")).stdout
+    }
+
+    /// The agents of a supervised device, as instance and process; for a moment there may be none.
+    #[must_use]
+    pub fn agents(&self) -> Vec<(String, i32)> {
+        let config = self.dir.join("agent.toml").display().to_string();
+        let instance = |line: &str| {
+            let words: Vec<&str> = line.split('\0').collect();
+            let is_ours = words.contains(&"run") && words.contains(&config.as_str());
+            let at = words.iter().position(|word| *word == "--instance")?;
+            words.get(at + 1).filter(|_| is_ours).map(|name| (*name).to_owned())
+        };
+        let named = ["a", "b"].into_iter().flat_map(|name| {
+            let pids = processes(|line| instance(line).as_deref() == Some(name));
+            pids.into_iter().map(move |pid| (name.to_owned(), pid))
+        });
+        named.collect()
     }
 
     /// SIGKILL to the agent; what it started lives on.

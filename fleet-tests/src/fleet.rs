@@ -123,7 +123,6 @@ impl Fleet {
     #[must_use]
     pub fn device_setup(&self, name: &str) -> DeviceSetup {
         DeviceSetup {
-            starter: Starter::Test,
             name: name.to_owned(),
             coordinator: self.coordinator.url(),
             token: Some(self.token()),
@@ -134,13 +133,24 @@ impl Fleet {
             podman: String::new(),
             ntp: vec![],
             clock: None,
+            starter: Starter::Case,
         }
+    }
+
+    /// A device that is enrolled and online, and whose agent can replace itself.
+    #[must_use]
+    pub fn supervised(&self, name: &str) -> Device {
+        self.started(DeviceSetup { starter: Starter::Supervisor, ..self.device_setup(name) })
     }
 
     /// A device that is enrolled and online.
     #[must_use]
     pub fn device(&self, name: &str) -> Device {
-        let device = Device::new(&self.case, self.device_setup(name));
+        self.started(self.device_setup(name))
+    }
+
+    fn started(&self, setup: DeviceSetup) -> Device {
+        let device = Device::new(&self.case, setup);
         device.start_agent();
         self.online_agent(&device);
         device

@@ -38,7 +38,6 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
     let case = Case::new("harness-device");
     bramble_fleet_tests::programs::machine();
     let setup = DeviceSetup {
-        starter: Starter::Test,
         name: "pi-1".into(),
         coordinator: "http://127.0.0.1:1".into(),
         token: None,
@@ -48,6 +47,7 @@ fn a_device_has_its_own_podman_and_leaves_nothing() {
         podman: String::new(),
         ntp: vec![],
         clock: None,
+        starter: Starter::Case,
     };
     let device = Device::new(&case, setup);
     let id = device.podman().args(["run", "-d", "--name", "x", "localhost/bramble-hello:1"]).check().unwrap();

@@ -219,17 +219,25 @@ pub(super) async fn unit() -> Answer {
         return look("is not used: this machine does not run systemd; whoever starts the agent has to start it again");
     }
     let wanted = "--property=LoadState,ActiveState,Restart,UnitFileState";
-    match printed("systemctl", &["show", "bramble-agent.service", wanted]).await {
-        Ok(shown) => judge_unit(&shown),
+    match printed("systemctl", &["show", "bramble-agent@a.service", "bramble-agent@b.service", wanted]).await {
+        Ok(shown) => judge_units(&shown),
         Err(why) => failed(format!("cannot be looked at: {why}")),
     }
 }
 
+/// Of the two instances one is enabled and runs. The other one runs only while one replaces the other.
+fn judge_units(shown: &str) -> Answer {
+    let enabled = |unit: &&str| property(unit, "UnitFileState").starts_with("enabled");
+    let units: Vec<&str> = shown.split("\n\n").collect();
+    // Where neither is, the first one says what is wrong.
+    judge_unit(units.iter().copied().find(enabled).or(units.first().copied()).unwrap_or_default())
+}
+
 fn judge_unit(shown: &str) -> Answer {
     let is = |name| property(shown, name);
-    let run_it = "systemctl enable --now bramble-agent";
+    let run_it = "systemctl enable --now bramble-agent@a";
     match (is("LoadState"), is("Restart"), is("UnitFileState"), is("ActiveState")) {
-        ("masked", ..) => failed("is masked: systemctl unmask bramble-agent"),
+        ("masked", ..) => failed("is masked: systemctl unmask bramble-agent@a bramble-agent@b"),
         (load, ..) if load != "loaded" => look("is not installed: `bramble-bootstrap install` writes it"),
         (_, restart, ..) if restart != "always" => {
             failed(format!("has Restart={restart}: an agent that ends would stay away; set Restart=always"))
@@ -238,7 +246,7 @@ fn judge_unit(shown: &str) -> Answer {
             failed(format!("is {enabled}: the agent would not come back after a reboot; {run_it}"))
         }
         (_, _, _, "active" | "activating" | "reloading") => ok("is enabled, runs and is always restarted"),
-        (_, _, _, state) => failed(format!("is {state}: {run_it}")),
+        (_, _, _, state) => failed(format!("is {state}: systemctl start it, and look at `journalctl -u 'bramble-agent@*'`")),
     }
 }
 
@@ -314,6 +322,14 @@ mod tests {
         assert_eq!(unit("loaded", "always", "enabled", "failed").0, Failed);
         assert_eq!(unit("masked", "always", "masked", "inactive").0, Failed);
         assert_eq!(unit("not-found", "no", "", "inactive").0, Look);
+        let both = |a: &str, b: &str| {
+            let one = |enabled: &str| {
+                format!("Restart=always\nLoadState=loaded\nActiveState=active\nUnitFileState={enabled}\n")
+            };
+            judge_units(&format!("{}\n{}", one(a), one(b))).0
+        };
+        assert_eq!((both("enabled", "disabled"), both("disabled", "enabled")), (Passed, Passed));
+        assert_eq!(both("disabled", "disabled"), Failed);
     }
 
     #[test]

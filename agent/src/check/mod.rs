@@ -11,6 +11,7 @@ mod self_test;
 mod state;
 mod store;
 mod time;
+mod upgrade;
 mod who;
 
 use std::time::Duration;
@@ -83,6 +84,7 @@ pub async fn check(config: &Config) -> Suite {
         ask("agent's unit", machine::unit()),
         ask("other starters", machine::rivals()),
         ask_disk("state files", state::files(config)),
+        ask_disk("upgrades", upgrade::upgrades(config)),
         who::who(config).boxed(),
     ];
     let checks = join_all(parts).await.into_iter().flatten().collect();

@@ -12,7 +12,17 @@ use crate::host::records;
 use crate::host::state::{Loaded, StateFile, is_state};
 use crate::supervise::FoundRecord;
 
-const KNOWN: [&str; 6] = ["keys/device", "keys/identity", "keys/trust", "desired", "generation", "refusals"];
+const KNOWN: [&str; 9] = [
+    "keys/device",
+    "keys/identity",
+    "keys/trust",
+    "desired",
+    "generation",
+    "refusals",
+    "upgrade.json",
+    "release-keys",
+    "release-floor",
+];
 
 pub(super) fn files(config: &Config) -> impl FnOnce() -> Answer + Send + 'static {
     let (state, records) = (config.state_dir.clone(), Places::below(&config.apps_dir).records);

@@ -24,7 +24,7 @@ fn judge(config: &Config) -> Answer {
     };
     let floor = Floor { built_ms: host::built_ms(), trusted_ms: stored };
     let alone = core::judge(floor, &Told::default(), host::now()).report;
-    let told = Status::read(&config.status_file()).filter(|_| lease::is_held(&config.state_dir) && !alone.is_wrong());
+    let told = Status::of_device(config).filter(|_| lease::is_held(&config.state_dir) && !alone.is_wrong());
     let report = told.map_or(alone, |status| status.clock);
     let now = format!("says {} (floor {})", core::date_of(host::wall_ms()), core::date_of(floor.ms()));
     match report.verdict {

@@ -25,8 +25,8 @@ const ASKS_MAX: usize = 8;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// An agent that ran this long did not fail to start.
 const STEADY: Duration = Duration::from_secs(60);
-/// One that does not say within this that it is ready has hung.
-const START_TIME_MAX: Duration = Duration::from_secs(90);
+/// One that does not say within this that it is ready has hung. Whoever has another one started waits for less.
+const START_TIME_MAX: Duration = Duration::from_secs(240);
 /// One that is ready says so often at least that it lives.
 const WATCHDOG: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);

@@ -20,8 +20,8 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
-use crate::core::upgrade::Bounds;
-use crate::host::instances::{Binaries, Link};
+use crate::core::upgrade::{Bounds, Ledger, LedgerFile};
+use crate::host::instances::{Binaries, Link, ledger_file};
 use crate::host::podman::service::Service;
 use crate::host::state::{self, StateFile};
 use crate::version;
@@ -29,7 +29,7 @@ use keeper::Keeper;
 
 const FORMAT: u32 = 1;
 /// All agents are ended within this, or killed.
-const STOP_TIME_MAX: Duration = Duration::from_secs(15);
+const STOP_TIME_MAX: Duration = Duration::from_secs(12);
 
 /// What both instances share.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ pub async fn supervise(config: &Config) -> anyhow::Result<()> {
     state::make_dir(&site.state_dir)?;
     state::make_dir(&site.run_dir)?;
     let _place = occupy(&site.state_dir)?;
-    install_first(&site.state_dir)?;
+    install(&site.state_dir)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&site.socket())?;
@@ -102,24 +102,42 @@ fn occupy(state_dir: &Path) -> anyhow::Result<Flock<File>> {
     })
 }
 
-/// The very first start: this program is the first that counts as confirmed.
-fn install_first(state_dir: &Path) -> anyhow::Result<()> {
+/// The very first start lays this program down as the first that counts as confirmed. Later it does so when it has become
+/// another one by hand; a device that has taken a release is changed by releases alone.
+fn install(state_dir: &Path) -> anyhow::Result<()> {
     let binaries = Binaries::of(state_dir);
-    let confirmed = match binaries.target(Link::Confirmed) {
-        Some(version) => version,
-        None => {
-            let this = std::env::current_exe().context("this program cannot be found on the disk")?;
-            let version = version::number();
-            binaries.install(&this, version)?;
-            binaries.turn(Link::Confirmed, version)?;
-            tracing::info!(%version, "this program is laid down as the device's agent");
-            version
-        }
+    let this = std::env::current_exe().context("this program cannot be found on the disk")?;
+    let version = version::number();
+    let (current, confirmed) = (binaries.target(Link::Current), binaries.target(Link::Confirmed));
+    let by_hand = match confirmed {
+        None => true,
+        Some(held) if current.is_some_and(|current| current != held) || takes_releases(state_dir) => false,
+        Some(held) if held == version => !is_same(&this, &binaries.path(version))?,
+        Some(held) => version > held,
     };
-    if binaries.target(Link::Current).is_none() {
+    if by_hand {
+        binaries.install(&this, version)?;
+        // First what a start that goes wrong goes back to.
+        binaries.turn(Link::Confirmed, version)?;
+        binaries.turn(Link::Current, version)?;
+        tracing::info!(%version, "this program is laid down as the device's agent");
+    } else if let (None, Some(confirmed)) = (current, confirmed) {
         binaries.turn(Link::Current, confirmed)?;
     }
     Ok(())
+}
+
+/// One that cannot be read counts as one that does: nothing is put in its place.
+fn takes_releases(state_dir: &Path) -> bool {
+    match ledger_file(state_dir).load_json::<LedgerFile>() {
+        Ok(loaded) => loaded.value().is_some_and(|file| Ledger::from(file).confirmed.release_seq > 0),
+        Err(_) => true,
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> anyhow::Result<bool> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(read(one)? == read(other)?)
 }
 
 /// Only we can reach the socket: its folder is ours alone.

@@ -104,7 +104,7 @@ impl Download {
             return Ok(());
         }
         self.binaries.dir()?;
-        let part = self.binaries.part(self.version);
+        let part = self.binaries.part(self.version, &self.sha256);
         let mut file = self.resume(&part)?;
         let mut way = match source {
             Some(source) => Way::Source(source, None),

@@ -130,7 +130,8 @@ impl Driver {
 
     /// One event: decided, kept, told, done.
     async fn take(&mut self, event: Event, acting: &mut Acting) -> anyhow::Result<Option<Ended>> {
-        if self.held.is_none() {
+        // Whoever held the lease until now has written it.
+        if self.held.is_none() || event == Event::LeaseGot {
             self.read_ledger();
         }
         let facts = self.facts();

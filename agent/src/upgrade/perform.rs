@@ -95,6 +95,10 @@ impl Driver {
         if acting.supervisor().is_none() {
             self.told_reconciled = false;
             acting.act().map_err(|err| err.to_string())?;
+            // What is stored is acted on, and known: also which release is wished.
+            if self.sight.saw(&self.site.board.view()) {
+                self.pending.push_back(Event::Wished);
+            }
         }
         self.told_ready = true;
         systemd::ready();

@@ -1,7 +1,7 @@
 //! Tiny images: busybox, and whatever makes an image another one.
 
 /// Busybox and its usual names.
-pub(super) fn tiny_image() -> Vec<u8> {
+pub(crate) fn tiny_image() -> Vec<u8> {
     image_with(&[])
 }
 

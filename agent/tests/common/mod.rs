@@ -25,11 +25,10 @@ use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 
-use image::tiny_image;
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub(crate) use image::{image_with, noise};
+pub(crate) use image::{image_with, noise, tiny_image};
 #[allow(unused_imports, reason = "each test file uses its part")]
-pub(crate) use net::{free_port, http_get, http_until, serve_rubbish, until};
+pub(crate) use net::{free_port, http_get, http_until, serve_rubbish, try_get, until};
 
 /// Everything here is done within this, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -178,10 +177,7 @@ impl Device {
             .try_init()
             .ok();
         let dir = tempfile::tempdir().unwrap();
-        let networks = dir.path().join("networks");
-        let network = make_network(&networks);
-        let conf = CONTAINERS_CONF.replace("NETWORKS", networks.to_str().unwrap()).replace("NETWORK", &network);
-        std::fs::write(dir.path().join("containers.conf"), conf).unwrap();
+        write_conf(dir.path());
         let mut device = Self {
             podman: Podman::new(dir.path().join("run/podman.sock")),
             dir,
@@ -262,14 +258,8 @@ impl Device {
     }
 
     /// Podman's command line, as somebody at the device has it.
-    #[allow(clippy::disallowed_methods, reason = "people use it, the agent does not")]
     pub(crate) fn podman_command(&self) -> std::process::Command {
-        let mut podman = std::process::Command::new("podman");
-        for (option, below) in [("--root", "apps/store"), ("--runroot", "run/store"), ("--tmpdir", "run/tmp")] {
-            podman.arg(option).arg(self.path(below));
-        }
-        podman.env("CONTAINERS_CONF", self.path("containers.conf"));
-        podman
+        podman_command(self.dir.path())
     }
 
     /// The host's address on the device's bridge.
@@ -282,10 +272,7 @@ impl Device {
 
     /// The agent's own nftables tables.
     pub(crate) fn tables(&self) -> Vec<String> {
-        let ports = Ports::of(&self.path("apps"));
-        let all = nft(&["list", "tables", "inet"]);
-        let ours = all.lines().filter_map(|line| line.strip_prefix("table inet "));
-        ours.filter(|table| table.starts_with(ports.mark())).map(str::to_owned).collect()
+        tables(self.dir.path())
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -420,23 +407,55 @@ impl Drop for Device {
         drop(self.agent.take());
         drop(self.service.take());
         std::thread::sleep(Duration::from_millis(100));
-        for last in
-            [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
-        {
-            if let Err(err) = self.podman_command().args(last).output() {
-                eprintln!("cannot clear up: {err}");
-            }
-        }
-        #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
-        let unmounted = std::process::Command::new("umount").arg(self.path("apps/store/overlay")).output();
-        drop(unmounted);
-        end_service(self.podman.socket());
-        for table in self.tables() {
-            nft(&["delete", "table", "inet", &table]);
-        }
+        clear_up(self.dir.path());
         if self.setup.disk_mib.is_some() {
             nix::mount::umount2(&self.path("apps"), nix::mount::MntFlags::MNT_DETACH).ok();
         }
+    }
+}
+
+/// What Podman has to know for a device in this folder.
+pub(crate) fn write_conf(dir: &Path) {
+    let networks = dir.join("networks");
+    let network = make_network(&networks);
+    let conf = CONTAINERS_CONF.replace("NETWORKS", networks.to_str().unwrap()).replace("NETWORK", &network);
+    std::fs::write(dir.join("containers.conf"), conf).unwrap();
+}
+
+/// Podman's command line on the store of a device in this folder.
+#[allow(clippy::disallowed_methods, reason = "people use it, the agent does not")]
+pub(crate) fn podman_command(dir: &Path) -> std::process::Command {
+    let mut podman = std::process::Command::new("podman");
+    for (option, below) in [("--root", "apps/store"), ("--runroot", "run/store"), ("--tmpdir", "run/tmp")] {
+        podman.arg(option).arg(dir.join(below));
+    }
+    podman.env("CONTAINERS_CONF", dir.join("containers.conf"));
+    podman
+}
+
+/// The nftables tables of the agent whose device is in this folder.
+pub(crate) fn tables(dir: &Path) -> Vec<String> {
+    let ports = Ports::of(&dir.join("apps"));
+    let all = nft(&["list", "tables", "inet"]);
+    let ours = all.lines().filter_map(|line| line.strip_prefix("table inet "));
+    ours.filter(|table| table.starts_with(ports.mark())).map(str::to_owned).collect()
+}
+
+/// Removes everything that outlives a device in this folder, once nothing keeps it alive any more.
+pub(crate) fn clear_up(dir: &Path) {
+    for last in
+        [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
+    {
+        if let Err(err) = podman_command(dir).args(last).output() {
+            eprintln!("cannot clear up: {err}");
+        }
+    }
+    #[allow(clippy::disallowed_methods, reason = "a test clears up after itself")]
+    let unmounted = std::process::Command::new("umount").arg(dir.join("apps/store/overlay")).output();
+    drop(unmounted);
+    end_service(&dir.join("run/podman.sock"));
+    for table in tables(dir) {
+        nft(&["delete", "table", "inet", &table]);
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) async fn http_get(port: u16) -> String {
     try_get(port).await.unwrap()
 }
 
-async fn try_get(port: u16) -> std::io::Result<String> {
+pub(crate) async fn try_get(port: u16) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::broker::Broker;
+use crate::releases::Releases;
 use crate::unix_now;
 
 /// What the coordinator knows and how it misbehaves.
@@ -47,6 +48,7 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     /// The last answer it gave.
     pub(crate) recording: Vec<u8>,
+    pub(crate) releases: Releases,
 }
 
 /// A coordinator's clock.
@@ -126,6 +128,7 @@ impl Coordinator {
             time,
             clock: Clock::Off(0),
             recording: vec![],
+            releases: Releases::default(),
         };
         let new = Self { state: Arc::new(Mutex::new(state)), broker: Arc::new(tokio::sync::Mutex::new(broker)), url };
         tokio::spawn(new.clone().serve_http(listener, tls));
@@ -312,6 +315,13 @@ impl Coordinator {
         state.recording.clone()
     }
 
+    fn release(&self, question: &[u8]) -> Vec<u8> {
+        let mut state = self.state();
+        let time = state.time.clone();
+        let answer = state.releases.answer(&envelope::decode(question).unwrap(), &time);
+        envelope::encode(&answer).unwrap()
+    }
+
     async fn serve_mesh(self, client: async_nats::Client) {
         let mut asked = client.subscribe("up.>").await.unwrap();
         while let Some(message) = asked.next().await {
@@ -319,6 +329,11 @@ impl Coordinator {
             let device: DeviceId = parts[1].parse().unwrap();
             if parts[2] == "time" {
                 let answer = self.time(&device, &message.payload);
+                client.publish(message.reply.unwrap(), answer.into()).await.unwrap();
+                continue;
+            }
+            if parts[2] == "release" {
+                let answer = self.release(&message.payload);
                 client.publish(message.reply.unwrap(), answer.into()).await.unwrap();
                 continue;
             }

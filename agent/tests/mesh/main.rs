@@ -10,6 +10,7 @@ mod device;
 mod enrolment;
 mod messages;
 mod program;
+mod releases;
 mod session;
 mod survival;
 

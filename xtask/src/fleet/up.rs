@@ -127,7 +127,7 @@ fn start_device(fleet: &Fleet) -> anyhow::Result<()> {
     let text = agent_toml(fleet, &token);
     private_file(&config, &text)?;
     let program = paths::built("bramble-agent");
-    let cmd = Cmd::new(&program).arg("run").arg("--config").arg(&config).env("CONTAINERS_CONF", conf);
+    let cmd = Cmd::new(&program).arg("supervise").arg("--config").arg(&config).env("CONTAINERS_CONF", conf);
     let daemon = fleet.agent();
     let ensured = daemon.ensure(&cmd, &mark(&program, &text)?)?;
     report(&format!("agent of the device {DEVICE}"), ensured);

@@ -32,6 +32,8 @@ pub fn prune(ledger: &Ledger, facts: &Facts, binaries: &[Binary], budget: u64) -
     let links = facts.links.map(|links| [links.current, links.confirmed]);
     let mut needed = vec![ledger.confirmed.version, facts.own];
     needed.extend(coming);
+    // What of it has come in already is not fetched again.
+    needed.extend(facts.wish.as_ref().map(|wish| wish.version));
     needed.extend(links.into_iter().flatten());
     let seq = |binary: &Binary| {
         let mut known = ledger.known.iter().filter(|known| known.version == binary.version);

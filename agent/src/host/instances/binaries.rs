@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::AgentVersion;
 
 use crate::core::upgrade::{Binary, Whole};
@@ -117,7 +118,7 @@ impl Binaries {
     /// Lays a program down as the binary of a version; durable when this returns.
     pub fn install(&self, program: &Path, version: AgentVersion) -> Result<(), BinaryError> {
         state::make_dir(&self.dir)?;
-        let (place, beside) = (self.path(version), self.part(version));
+        let (place, beside) = (self.path(version), self.dir.join(format!("{PART_PREFIX}{version}-new{PART_SUFFIX}")));
         let fail = |doing, path: &Path| {
             let path = path.to_owned();
             move |err| BinaryError::Io { doing, path, err }
@@ -135,9 +136,8 @@ impl Binaries {
     /// All of them, also those that are on their way in, with the name of each file.
     pub fn all(&self) -> Result<Vec<(String, Binary)>, BinaryError> {
         let read = |name: String| {
-            let (version, whole) = match name.strip_prefix(PART_PREFIX).and_then(|rest| rest.strip_suffix(PART_SUFFIX))
-            {
-                Some(version) => (version.parse().ok()?, Whole::Part),
+            let (version, whole) = match name.strip_prefix(PART_PREFIX).and_then(|rest| rest.strip_suffix(PART_SUFFIX)) {
+                Some(part) => (part.rsplit_once('-')?.0.parse().ok()?, Whole::Part),
                 None => (version_of(&name)?, Whole::Whole),
             };
             let bytes = fs::metadata(self.dir.join(&name)).ok()?.len();
@@ -153,9 +153,9 @@ impl Binaries {
         self.sync()
     }
 
-    /// Where the binary of a version lies while it comes in.
-    pub fn part(&self, version: AgentVersion) -> PathBuf {
-        self.dir.join(format!("{PART_PREFIX}{version}{PART_SUFFIX}"))
+    /// Where the binary of a version and a digest lies while it comes in.
+    pub fn part(&self, version: AgentVersion, sha256: &Sha256) -> PathBuf {
+        self.dir.join(format!("{PART_PREFIX}{version}-{sha256}{PART_SUFFIX}"))
     }
 
     fn names(&self) -> Result<Vec<String>, BinaryError> {
@@ -212,7 +212,7 @@ mod tests {
         binaries.turn(Link::Current, version(2)).unwrap();
         let target = |link| binaries.target(link);
         assert_eq!((target(Link::Confirmed), target(Link::Current)), (Some(version(1)), Some(version(2))));
-        fs::write(binaries.part(version(9)), "half").unwrap();
+        fs::write(binaries.part(version(9), &Sha256::of(b"")), "half").unwrap();
         fs::write(dir.path().join("bin/other"), "x").unwrap();
         let all: Vec<Binary> = binaries.all().unwrap().into_iter().map(|(_, binary)| binary).collect();
         assert_eq!(all.iter().filter(|one| one.whole == Whole::Whole).count(), 3);
