@@ -165,6 +165,15 @@ fn a_bad_release_leaves_the_old_agent_and_is_refused_until_it_is_retried() {
         let version = format!("0.2.{n}");
         publisher.publish(&fleet, &version, &publisher.bad_agent(&version, fault));
         upgrade(&fleet, &version);
+        if n == 3 {
+            // It has failed three times in a row: it is left out until somebody says otherwise.
+            let rollout = format!("agent-{}", version.replace('.', "-"));
+            soon("it to be left out", || {
+                let seen = fleet.bramble().ok(&["describe", "rollout", &rollout]);
+                if seen.contains("boxed") { Ok(()) } else { Err(seen) }
+            });
+            fleet.bramble().ok(&["rollout", "retry", &rollout]);
+        }
         let (acts, upgrade) = ends(&fleet, &pi, &version);
         println!("{fault:?}: {:?} ({})", upgrade.status, upgrade.reason);
         assert!(matches!(upgrade.status, Status::RolledBack | Status::Failed), "{fault:?}: {upgrade:?}");
