@@ -64,8 +64,7 @@ async fn what_is_no_good_is_refused_until_somebody_retries_it() {
     site.upgrade("it to be blamed", |_, upgrade| upgrade.blamed && upgrade.manifest == crashes.manifest).await;
     // Its binary is not what the manifest says.
     let good = agent_of(version(1));
-    let artifact =
-        Artifact { target: bramble_agent::version::target(), size: 8, sha256: Sha256::of(b"expected") };
+    let artifact = Artifact { target: bramble_agent::version::target(), size: 8, sha256: Sha256::of(b"expected") };
     let exchanged = {
         let mut state = site.coordinator.state();
         state.releases.blobs.insert(artifact.sha256, b"somebody".to_vec());
@@ -166,7 +165,10 @@ async fn what_is_not_signed_by_enough_people_is_refused_and_told() {
     let why = site.fails(&forged, Status::Failed).await;
     assert!(why.contains("has 1 valid signatures, needs 2"), "{why}");
     let told = |report: &bramble_contracts::v2::Report| {
-        report.refused.iter().any(|refusal| refusal.kind == RefusalKind::Signature && refusal.detail.contains("needs 2"))
+        report
+            .refused
+            .iter()
+            .any(|refusal| refusal.kind == RefusalKind::Signature && refusal.detail.contains("needs 2"))
     };
     site.reports("the refusal to be told", told).await;
     // A timestamp that is over is nobody's fault: it waits, and goes on by itself.

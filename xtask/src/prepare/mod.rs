@@ -8,12 +8,14 @@
 //! image into a device's own Podman store.
 
 mod hello;
+mod older;
 mod packages;
 mod podman;
 mod unpacked;
 mod wheels;
 
 pub use hello::{build as hello_binary, image as hello_image, rootfs as hello_rootfs};
+pub use older::older_agent;
 pub use packages::{Need, install as packages};
 pub use podman::{Store, cgroups, podman_env};
 pub use unpacked::{chronyd, docker_registry};
