@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 fn device(fleet: &Fleet, name: &str) -> Device {
     let mut setup = fleet.device_setup(name);
     setup.starter = Starter::Supervisor;
-    setup.settings += "[upgrade]\nstart_secs = 20\ntrial_secs = 20\nretry_secs = 2\n";
+    setup.settings += "[upgrade]\nstart_secs = 8\ntrial_secs = 20\nretry_secs = 2\n";
     let device = Device::new(fleet.case(), setup);
     device.start_agent();
     fleet.online_agent(&device);
