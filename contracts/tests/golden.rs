@@ -7,8 +7,10 @@ mod samples;
 use std::{fmt::Debug, path::Path};
 
 use bramble_contracts::{
-    envelope::{self, Message},
-    signed::{self, Role},
+    bytes::Sha256,
+    envelope::{self, DecodeError, Message},
+    release::{ReleaseKeys, ReleaseManifest, ReleaseTimestamp},
+    signed::{self, Role, VerifyError},
     trust::TrustDocument,
     v1::{DesiredDocument, Manifest, SignedTime},
     v2,
@@ -71,6 +73,69 @@ fn every_message_on_the_wire() {
     let (request, time) = samples::time();
     wire("v1/time-request.hex", &request);
     wire("v1/time.hex", &time);
+}
+
+#[test]
+fn every_message_of_releases() {
+    use samples::release;
+
+    wire("v1/release-keys.hex", &release::keys());
+    wire("v1/release-manifest.hex", &release::release());
+    wire("v1/release-timestamp.hex", &release::timestamp());
+    for (n, ask) in release::asks().iter().enumerate() {
+        wire(&format!("v1/release-ask-{n}.hex"), ask);
+    }
+    for (n, answer) in release::answers().iter().enumerate() {
+        wire(&format!("v1/release-answer-{n}.hex"), answer);
+    }
+    wire("v2/desired.hex", &release::wished());
+    for (n, command) in release::upgrade_commands().iter().enumerate() {
+        wire(&format!("v1/command-upgrade-{n}.hex"), command);
+    }
+    wire("v2/report-upgrade.hex", &release::report_upgrading());
+
+    json("v1/release-keys.json", &release::keys());
+    json("v1/release-manifest.json", &release::release());
+    json("v2/desired.json", &release::wished());
+    json("v2/report-upgrade.json", &release::report_upgrading());
+}
+
+#[test]
+fn a_document_is_written_in_the_oldest_version_that_says_all() {
+    use samples::release;
+
+    let (fleet, trust) = (samples::key(2), samples::trust());
+    let open = |bytes: &[u8]| signed::open(bytes, Role::Fleet, |role, id| trust.key(role, id));
+    let plain = v2::DesiredDocument::from(samples::desired());
+    let old = plain.sign(&fleet).unwrap();
+    assert_eq!(hex(&old), frozen("v1/desired-signed.hex", ""), "an agent of version 1 reads it");
+    assert_eq!(open(&old), Ok(plain));
+    let wished = release::wished();
+    let new = wished.sign(&fleet).unwrap();
+    assert_eq!(hex(&new), frozen("v2/desired-signed.hex", &hex(&new)));
+    assert_eq!(open(&new), Ok(wished));
+    let v1 = signed::open::<DesiredDocument>(&new, Role::Fleet, |role, id| trust.key(role, id));
+    assert!(matches!(v1, Err(VerifyError::Contents(DecodeError::Future { got: 2, newest: 1, .. }))), "{v1:?}");
+}
+
+#[test]
+fn signatures_of_releases() {
+    use samples::release;
+
+    let bytes = release::keys_signed();
+    assert_eq!(hex(&bytes), frozen("v1/release-keys-signed.hex", &hex(&bytes)));
+    let pin = ReleaseKeys::pin(&bytes).unwrap();
+    assert_eq!(pin.to_string(), frozen("v1/release-keys-pin.txt", &pin.to_string()), "devices hold it for ever");
+    assert_eq!(ReleaseKeys::open_pinned(&bytes, &pin), Ok(release::keys()));
+    let bytes = release::release_signed();
+    assert_eq!(hex(&bytes), frozen("v1/release-manifest-signed.hex", &hex(&bytes)));
+    assert_eq!(ReleaseManifest::open(&bytes, &release::keys()), Ok(release::release()));
+    let bytes = signed::sign(&release::timestamp(), Role::Time, &samples::key(4)).unwrap();
+    assert_eq!(hex(&bytes), frozen("v1/release-timestamp-signed.hex", &hex(&bytes)));
+    let trust = samples::trust();
+    let (manifest, now_ms) = (Sha256::of(&release::release_signed()), release::timestamp().issued_ms);
+    let opened = ReleaseTimestamp::open(&bytes, &manifest, now_ms, |role, id| trust.key(role, id));
+    assert_eq!(opened, Ok(release::timestamp()));
 }
 
 #[test]

@@ -4,12 +4,14 @@
 mod samples;
 
 use bramble_contracts::{
+    bytes::Sha256,
     envelope::{self, DecodeError, Message},
+    release::{ReleaseAnswer, ReleaseAsk, ReleaseKeys, ReleaseManifest, ReleaseTimestamp},
     signed::{self, Role, VerifyError},
     token::EnrollmentToken,
     trust::TrustDocument,
     v1::{Command, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
-    v2::{CommandInput, Report},
+    v2::{self, CommandInput, Report},
 };
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -31,6 +33,17 @@ fn read_all(bytes: &[u8]) {
     let _ = TrustDocument::open_stored(bytes);
     let _ = TrustDocument::open_pinned(bytes, &trust.pin());
     let _ = trust.open_next(bytes);
+    let _ = envelope::decode::<v2::DesiredDocument>(bytes);
+    let _ = envelope::decode::<ReleaseAsk>(bytes);
+    let _ = envelope::decode::<ReleaseAnswer>(bytes);
+    let keys = samples::release::keys();
+    let _ = ReleaseKeys::open_unsigned(bytes);
+    let _ = ReleaseKeys::open_stored(bytes);
+    let _ = ReleaseKeys::open_pinned(bytes, &Sha256::of(b""));
+    let _ = keys.open_next(bytes);
+    let _ = ReleaseManifest::open_unsigned(bytes);
+    let _ = ReleaseManifest::open(bytes, &keys);
+    let _ = ReleaseTimestamp::open(bytes, &Sha256::of(b""), 0, |role, id| trust.key(role, id));
 }
 
 fn whole_messages() -> Vec<Vec<u8>> {
@@ -46,6 +59,16 @@ fn whole_messages() -> Vec<Vec<u8>> {
         signed::sign(&samples::desired(), Role::Fleet, &samples::key(2)).unwrap(),
         samples::trust().sign(&[&samples::key(1)]).unwrap(),
     ];
+    all.extend([
+        samples::release::keys_signed(),
+        samples::release::release_signed(),
+        envelope::encode(&samples::release::wished()).unwrap(),
+        envelope::encode(&samples::release::report_upgrading()).unwrap(),
+        signed::sign(&samples::release::timestamp(), Role::Time, &samples::key(4)).unwrap(),
+    ]);
+    all.extend(samples::release::asks().iter().map(|a| envelope::encode(a).unwrap()));
+    all.extend(samples::release::answers().iter().map(|a| envelope::encode(a).unwrap()));
+    all.extend(samples::release::upgrade_commands().iter().map(|c| envelope::encode(c).unwrap()));
     all.extend(samples::commands().iter().map(|c| envelope::encode(c).unwrap()));
     all.extend(samples::inputs().iter().map(|i| envelope::encode(i).unwrap()));
     all.extend(samples::frames().iter().map(|f| envelope::encode(f).unwrap()));

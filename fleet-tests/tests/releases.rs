@@ -42,14 +42,16 @@ impl Office {
 
     /// A binary of `len` bytes that are nowhere alike, as `TARGET=PATH`.
     fn binary(&self, name: &str, len: usize) -> String {
-        let bytes: Vec<u8> = (0..len.div_ceil(32)).flat_map(|n| Sha256::of(format!("{name} {n}").as_bytes()).0).collect();
+        let bytes: Vec<u8> =
+            (0..len.div_ceil(32)).flat_map(|n| Sha256::of(format!("{name} {n}").as_bytes()).0).collect();
         std::fs::write(self.dir.join(name), &bytes[..len]).unwrap();
         format!("{TARGET}={}", self.path(name))
     }
 
     fn publish(&self, version: &str, binary: &str) -> String {
         let [keys, one, two] = ["keys/release-keys", "keys/release-1.key", "keys/release-3.key"].map(|f| self.path(f));
-        let args = ["agent", "publish", "--keys-file", &keys, "--key", &one, "--key", &two, "--version", version, binary];
+        let args =
+            ["agent", "publish", "--keys-file", &keys, "--key", &one, "--key", &two, "--version", version, binary];
         self.bramble.ok(&args)
     }
 
@@ -57,7 +59,8 @@ impl Office {
     fn manifest(&self, version: &str, seq: u64, expires: &str, keys: [&str; 2], binary: &str) -> Vec<u8> {
         let out = self.path(&format!("manifest-{version}-{seq}-{expires}-{}", keys.concat().replace('/', "-")));
         let (seq, keys) = (seq.to_string(), keys.map(|key| self.path(key)));
-        let mut args = vec!["agent", "manifest", "--version", version, "--seq", &seq, "--expires", expires, "--out", &out];
+        let mut args =
+            vec!["agent", "manifest", "--version", version, "--seq", &seq, "--expires", expires, "--out", &out];
         args.push(binary);
         self.bramble.ok(&args);
         for key in &keys {
@@ -114,10 +117,10 @@ fn a_release_is_published_once_and_seen() {
     assert!(said.contains(&format!("release/{version} published: sequence 2")), "{said}");
 
     let releases = office.releases();
-    assert_eq!(releases.iter().map(|r| (r.release_seq, r.state)).collect::<Vec<_>>(), [
-        (1, ReleaseState::Usable),
-        (2, ReleaseState::Usable)
-    ]);
+    assert_eq!(
+        releases.iter().map(|r| (r.release_seq, r.state)).collect::<Vec<_>>(),
+        [(1, ReleaseState::Usable), (2, ReleaseState::Usable)]
+    );
     let target = releases[1].artifacts[0].target.as_str();
     assert!(target.starts_with(std::env::consts::ARCH) && target.ends_with("-unknown-linux-gnu"), "{target}");
     let described = bramble.ok(&["describe", "release", version]);
@@ -135,7 +138,8 @@ fn a_release_is_published_once_and_seen() {
     assert_eq!(fleet.api().with_token("").part(&path, "bytes=0-1").unwrap().0, 401);
     assert_eq!(fleet.api().part(&path, &format!("bytes={}-", whole.len())).unwrap().0, 416);
 
-    let done: Vec<String> = office.fleet.audit().iter().filter(|e| e.outcome == Outcome::Done).map(|e| e.object.clone()).collect();
+    let done: Vec<String> =
+        office.fleet.audit().iter().filter(|e| e.outcome == Outcome::Done).map(|e| e.object.clone()).collect();
     for object in ["release-keys/1", "release/1.0.0", &format!("release/{version}")] {
         assert_eq!(done.iter().filter(|o| *o == object).count(), 1, "{object}: {done:?}");
     }
@@ -164,12 +168,32 @@ fn forged_replayed_expired_mixed_and_rolled_back_manifests_are_refused() {
     let cases = [
         ("forged contents", flipped(genuine.len() - 40), 422, "has 0 valid signatures, needs 2"),
         ("forged signature", flipped(2 + 20), 422, "has 1 valid signatures, needs 2"),
-        ("signed by one", office.manifest("1.2.0", 3, "2y", [ours[0]; 2], &binary), 422, "has 1 valid signatures, needs 2"),
-        ("signed by others", office.manifest("1.2.0", 3, "3y", ["others/release-1.key", "others/release-2.key"], &binary), 422, "does not list"),
-        ("mixed keys", office.manifest("1.2.0", 3, "4y", [ours[0], "others/release-1.key"], &binary), 422, "does not list"),
+        (
+            "signed by one",
+            office.manifest("1.2.0", 3, "2y", [ours[0]; 2], &binary),
+            422,
+            "has 1 valid signatures, needs 2",
+        ),
+        (
+            "signed by others",
+            office.manifest("1.2.0", 3, "3y", ["others/release-1.key", "others/release-2.key"], &binary),
+            422,
+            "does not list",
+        ),
+        (
+            "mixed keys",
+            office.manifest("1.2.0", 3, "4y", [ours[0], "others/release-1.key"], &binary),
+            422,
+            "does not list",
+        ),
         ("expired", office.manifest("1.2.0", 3, "1ms", ours, &binary), 422, "expired"),
         ("replayed", BASE64.decode(before[0].signed.as_bytes()).unwrap(), 409, "was published before"),
-        ("version taken", office.manifest("1.1.0", 3, "1y", ours, &binary), 409, "published already with other contents"),
+        (
+            "version taken",
+            office.manifest("1.1.0", 3, "1y", ours, &binary),
+            409,
+            "published already with other contents",
+        ),
         ("rolled back", office.manifest("1.2.0", 2, "1y", ours, &binary), 409, "sequences only grow"),
         ("no binary", office.manifest("1.2.0", 3, "5y", ours, &unpublished), 422, "send it first"),
         ("no manifest", std::fs::read(office.path("keys/release-keys")).unwrap(), 422, "not a signed release manifest"),
@@ -267,7 +291,12 @@ fn an_upload_that_is_cut_off_leaves_nothing_and_is_begun_again() {
     assert!(rest.is_empty(), "no answer: {}", String::from_utf8_lossy(&rest));
     coordinator.start();
     assert_eq!(office.fleet.api().part(&path, "bytes=0-").unwrap().0, 404, "half a binary is none");
-    let spooled = || std::fs::read_dir(coordinator.state()).unwrap().flatten().any(|e| e.file_name().to_string_lossy().starts_with("upload-"));
+    let spooled = || {
+        std::fs::read_dir(coordinator.state())
+            .unwrap()
+            .flatten()
+            .any(|e| e.file_name().to_string_lossy().starts_with("upload-"))
+    };
     assert!(!spooled(), "nothing is left on the disk");
 
     assert!(office.publish("1.0.0", &binary).contains("published"));

@@ -109,6 +109,7 @@ async fn make(
     min_seq: u64,
     release: &Release,
 ) -> Result<ReleaseManifest, Failure> {
+    let artifacts = artifacts(binaries)?;
     for binary in binaries {
         binary.check_version(version).await?;
     }
@@ -120,7 +121,7 @@ async fn make(
         min_seq,
         created_ms,
         expires_ms: created_ms.saturating_add(release.expires.0),
-        artifacts: artifacts(binaries)?,
+        artifacts,
     })
 }
 

@@ -132,7 +132,7 @@ async fn refused(app: &App, asked: &Asked, action: &str, object: &str, err: ApiE
     err
 }
 
-fn unusable(why: String) -> ApiError {
+fn unusable(why: &str) -> ApiError {
     ApiError::new(
         Code::Unavailable,
         format!("what the store holds of releases cannot be used ({why}): restore a backup"),
@@ -169,7 +169,7 @@ async fn publish_keys(
 ) -> Result<Json<ReleaseKeysView>, ApiError> {
     app.writable()?;
     let (record, _): (KeysRecord, _) = stored(&app, KEYS).await?;
-    let held = HeldKeys::follow(&record).map_err(unusable)?;
+    let held = HeldKeys::follow(&record).map_err(|why| unusable(&why))?;
     let next = match publish::keys(held.as_ref(), &bytes) {
         Ok(Offered::New(next)) => next,
         Ok(Offered::Same) => return Ok(Json(keys_view(&held.expect("invariant: only what is held can be the same")))),
@@ -185,7 +185,7 @@ async fn publish_keys(
 async fn add_keys(app: &App, bytes: &Bytes, by: String) -> Result<(ReleaseKeysView, Option<Value>), ApiError> {
     for _ in 0..RACES {
         let (mut record, expect): (KeysRecord, _) = stored(app, KEYS).await?;
-        let held = HeldKeys::follow(&record).map_err(unusable)?;
+        let held = HeldKeys::follow(&record).map_err(|why| unusable(&why))?;
         if publish::keys(held.as_ref(), bytes)? != Offered::Same {
             record.chain.push(Published { signed: bytes.to_vec(), at_ms: now().wall_ms, by: by.clone() });
             match store(app, KEYS, &record, expect).await {
@@ -194,7 +194,7 @@ async fn add_keys(app: &App, bytes: &Bytes, by: String) -> Result<(ReleaseKeysVi
                 Err(err) => return Err(err.into()),
             }
         }
-        let held = HeldKeys::follow(&record).map_err(unusable)?;
+        let held = HeldKeys::follow(&record).map_err(|why| unusable(&why))?;
         let held = held.expect("invariant: a chain that was added to has keys");
         return Ok((keys_view(&held), serde_json::to_value(&held.newest).ok()));
     }
@@ -235,7 +235,7 @@ async fn there(app: &App) -> Result<(Releases, CatalogueRecord, Expect), ApiErro
     let (catalogue, expect): (CatalogueRecord, _) = stored(app, CATALOGUE).await?;
     let (keys, _): (KeysRecord, _) = stored(app, KEYS).await?;
     let judged = app.core.index.look(|lens| Releases::of(&keys, &catalogue, lens.fleet.releases.now()));
-    Ok((judged.map_err(unusable)?, catalogue, expect))
+    Ok((judged.map_err(|why| unusable(&why))?, catalogue, expect))
 }
 
 async fn publish_release(
@@ -280,7 +280,7 @@ async fn add_release(
                 Err(err) => return Err(err.into()),
             }
         }
-        let view = Release::of(&published, keys).map_err(unusable)?.view(published.at_ms);
+        let view = Release::of(&published, keys).map_err(|why| unusable(&why))?.view(published.at_ms);
         return Ok((view, serde_json::to_value(&manifest).ok()));
     }
     Err(StoreError::Conflict { bucket: Bucket::Releases, key: CATALOGUE.to_owned() }.into())

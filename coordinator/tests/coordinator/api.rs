@@ -33,7 +33,7 @@ async fn every_described_route_denies_by_default() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let route = ROUTES.iter().find(|r| r.path == path && r.method.eq_ignore_ascii_case(method)).unwrap();
-            let uri = path.replace('{', "").replace('}', "");
+            let uri = path.replace(['{', '}'], "");
             let ask = |token: Option<&str>| {
                 let mut request = Request::builder()
                     .method(method.to_uppercase().as_str())
