@@ -88,6 +88,7 @@ impl Index {
                 match fleet.apply(change, at) {
                     Touched::Nothing => {}
                     Touched::Device(id) => drop(touched.devices.insert(id)),
+                    Touched::Devices(ids) => touched.devices.extend(ids),
                     Touched::Everything => touched.everything = true,
                 }
             }

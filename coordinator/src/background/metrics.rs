@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use bramble_contracts::api::{Connection, DeviceState};
+use bramble_contracts::api::{Connection, DeviceState, RolloutState};
 use bramble_contracts::v2::ClockVerdict;
 use bytes::Bytes;
 
@@ -123,6 +123,11 @@ impl Metrics {
         };
         gauge("bramble_devices_on_hold", "Devices on hold.", held);
         gauge("bramble_deployments", "Deployments.", lens.fleet.deployments.iter().count() as u64);
+        let rollouts = || lens.fleet.rollouts.readable().map(|(_, _, rollout)| rollout);
+        let live = rollouts().filter(|r| r.is_live()).count() as u64;
+        gauge("bramble_rollouts_under_way", "Rollouts that are not over.", live);
+        let halted = rollouts().filter(|r| r.state == RolloutState::Halted).count() as u64;
+        gauge("bramble_rollouts_halted", "Rollouts that failed and wait for an operator.", halted);
         gauge("bramble_alarms", "Values in the store that cannot be read.", lens.fleet.alarms().len() as u64);
         let waits = lens.fleet.waits_for().len() as u64;
         gauge("bramble_recovering", "1 while the coordinator catches up with its store.", waits.min(1));

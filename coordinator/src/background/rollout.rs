@@ -145,7 +145,7 @@ fn begun_by_deployments(lens: &Lens<'_>) -> Vec<Write> {
             policy: policy.clone(),
             by: "coordinator".to_owned(),
             wall_ms: lens.now.wall_ms,
-            failed_before: before.map(|(_, rollout)| rollout.failures()).unwrap_or_default(),
+            failed_before: before.map(|(_, old)| old.failures(old.failed_before.clone())).unwrap_or_default(),
         });
         let detail = match before {
             Some((_, old)) if old.is_live() => format!("{}, instead of {}", rollout.brings(), old.brings()),

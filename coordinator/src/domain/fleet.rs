@@ -53,6 +53,8 @@ pub enum Touched {
     Nothing,
     /// One device.
     Device(DeviceId),
+    /// These devices.
+    Devices(Vec<DeviceId>),
     /// Anything.
     Everything,
 }
@@ -224,12 +226,12 @@ impl Fleet {
     /// Documents follow only from who may begin with what, and not from every number of a rollout.
     fn rollout(&mut self, key: &str, seq: u64, bytes: Option<&[u8]>) -> Touched {
         let next = bytes.map(|b| record::decode::<Rollout>(b).map_err(|e| e.to_string()));
-        let same = match (self.rollouts.get(key).and_then(Slot::ok), &next) {
-            (Some(before), Some(Ok(next))) => before.same_gate(next),
-            (None | Some(_), None | Some(_)) => false,
+        let touched = match (self.rollouts.get(key).and_then(Slot::ok), &next) {
+            (Some(before), Some(Ok(next))) => next.changes_for(before),
+            (None | Some(_), None | Some(_)) => None,
         };
         self.rollouts.set(key.to_owned(), seq, next);
-        if same { Touched::Nothing } else { Touched::Everything }
+        touched.map_or(Touched::Everything, Touched::Devices)
     }
 
     fn strange(&mut self, bucket: Bucket, key: &str) -> Touched {

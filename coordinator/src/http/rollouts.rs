@@ -3,6 +3,8 @@
 //! Decides: what a rollout of the agent may begin with. A deployment's begins when the deployment is applied.
 //! Deliberately does not: take a step by itself; `background::rollout` does.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -12,7 +14,7 @@ use axum::{
 };
 use bramble_contracts::{
     api::{Because, RolloutKind, RolloutRequest, RolloutView},
-    id::{Name, Tenant, Uid},
+    id::{DeviceId, Name, Tenant, Uid},
     label::Selector,
     problem::{Code, FieldError},
     subjects::Bucket,
@@ -258,20 +260,11 @@ fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, 
     }
 }
 
-/// How often each device failed in a row in rollouts of the agent, as the newest of them that had it says.
-fn failed_before<'a>(
-    all: impl Iterator<Item = &'a Rollout>,
-) -> std::collections::BTreeMap<bramble_contracts::DeviceId, u8> {
+/// How often each device failed in a row in rollouts of the agent, the newest last.
+fn failed_before<'a>(all: impl Iterator<Item = &'a Rollout>) -> BTreeMap<DeviceId, u8> {
     let mut of_agent: Vec<&Rollout> = all.filter(|r| r.kind() == RolloutKind::Agent).collect();
     of_agent.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
-    let mut failed = std::collections::BTreeMap::new();
-    for rollout in of_agent {
-        for (id, member) in &rollout.devices {
-            failed.insert(id.clone(), member.failures);
-        }
-    }
-    failed.retain(|_, failures| *failures > 0);
-    failed
+    of_agent.into_iter().fold(BTreeMap::new(), |failed, rollout| rollout.failures(failed))
 }
 
 fn problems(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Vec<FieldError> {

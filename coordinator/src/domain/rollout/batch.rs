@@ -123,6 +123,7 @@ pub(super) fn advance(r: &mut Rollout, facts: &Facts, effects: &mut Vec<Effect>)
         }
         if r.batch == r.batches() {
             r.state = RolloutState::Done;
+            r.devices.values_mut().filter(|m| m.is_settled()).for_each(|m| m.good_ms = None);
             effects.push(Effect::Tell { action: "rollout.done", detail: said(r) });
             return;
         }

@@ -209,8 +209,9 @@ fn word_of_agent(
     let Some(report) = report else { return Word::Silent };
     let runs = (report.agent, report.program.release_seq) == (subject.version, subject.release_seq);
     match upgrade {
-        Some(u) if u.attempt == attempt || (attempt == 0 && u.status == Status::Confirmed) => match u.status {
-            Status::Confirmed if runs => Word::Good,
+        // At whichever attempt.
+        Some(u) if runs && u.status == Status::Confirmed => Word::Good,
+        Some(u) if u.attempt == attempt => match u.status {
             Status::Failed | Status::RolledBack if u.blamed => Word::Bad(u.reason.clone()),
             Status::Staged | Status::Trial | Status::Confirmed | Status::Failed | Status::RolledBack => Word::Working {
                 progress: (u64::from(rank(u.phase)) << 40) | u.bytes_got.min((1 << 40) - 1),

@@ -177,6 +177,14 @@ impl Member {
         Self { batch, turn, attempt: 0, since_ms: 0, good_ms: None, progress: 0, failures: 0, reason, before }
     }
 
+    /// Is it at its end, as far as a rollout that is done can say?
+    pub fn is_settled(&self) -> bool {
+        match self.turn {
+            RolloutTurn::Confirmed | RolloutTurn::Failed | RolloutTurn::Boxed | RolloutTurn::Refused => true,
+            RolloutTurn::Waiting | RolloutTurn::Unreachable | RolloutTurn::Working | RolloutTurn::Proving => false,
+        }
+    }
+
     /// Is it without what it should have, or may it be?
     pub fn is_in_flight(&self) -> bool {
         match self.turn {
@@ -249,10 +257,11 @@ impl Rollout {
         }
     }
 
-    /// Devices that failed, each with how often in a row: what the next rollout of the same thing begins with.
-    pub fn failures(&self) -> BTreeMap<DeviceId, u8> {
-        let mut failed = self.failed_before.clone();
-        for (id, member) in &self.devices {
+    /// How often each device has failed in a row, where `failed` says what was known before. Failures count only where
+    /// another device has proven the same thing: else it is that which was wrong, and no device is to blame.
+    pub fn failures(&self, mut failed: BTreeMap<DeviceId, u8>) -> BTreeMap<DeviceId, u8> {
+        let is_proven = self.devices.values().any(|m| m.turn == RolloutTurn::Confirmed);
+        for (id, member) in self.devices.iter().filter(|_| is_proven) {
             failed.insert(id.clone(), member.failures);
         }
         failed.retain(|_, failures| *failures > 0);
@@ -292,8 +301,7 @@ impl Rollout {
 
     /// Is anything left that a look may change?
     pub fn is_open(&self) -> bool {
-        let settled = |turn| matches!(turn, RolloutTurn::Confirmed | RolloutTurn::Boxed | RolloutTurn::Refused);
-        self.is_live() || (self.state == RolloutState::Done && !self.devices.values().all(|m| settled(m.turn)))
+        self.is_live() || (self.state == RolloutState::Done && self.devices.values().any(|m| !m.is_settled()))
     }
 
     /// Is time being counted?
@@ -301,13 +309,16 @@ impl Rollout {
         self.devices.values().any(|m| m.is_in_flight() || m.good_ms.is_some())
     }
 
-    /// What makes a device get what it gets: only a change of this is worth a look at documents.
-    pub fn same_gate(&self, other: &Self) -> bool {
-        let waits = |m: &Member| matches!(m.turn, RolloutTurn::Waiting);
-        let told = |m: &Member| (m.attempt, m.turn == RolloutTurn::Confirmed, waits(m));
-        let same = |(a, b): ((&DeviceId, &Member), (&DeviceId, &Member))| (a.0, told(a.1)) == (b.0, told(b.1));
-        (&self.subject, self.state, self.devices.len()) == (&other.subject, other.state, other.devices.len())
-            && self.devices.iter().zip(&other.devices).all(same)
+    /// The devices that may get something else than `before`; none where any device may.
+    pub fn changes_for(&self, before: &Self) -> Option<Vec<DeviceId>> {
+        if (&self.uid, &self.subject, self.state) != (&before.uid, &before.subject, before.state) {
+            return None;
+        }
+        let told = |m: &Member| (m.attempt, m.turn == RolloutTurn::Confirmed, m.turn == RolloutTurn::Waiting);
+        let of = |rollout: &Self, id: &DeviceId| rollout.devices.get(id).map(told);
+        let gone = before.devices.keys().filter(|id| !self.devices.contains_key(*id));
+        let all = self.devices.keys().chain(gone);
+        Some(all.filter(|id| of(self, id) != of(before, id)).cloned().collect())
     }
 
     /// As bytes for the store, always small enough for it.

@@ -67,7 +67,9 @@ fn look(r: &mut Rollout, elapsed_ms: u64, facts: &Facts, effects: &mut Vec<Effec
         // What has proven it stays a proof, also of a device that is not meant any more.
         r.devices.retain(|id, m| m.turn == RolloutTurn::Confirmed || facts.devices.contains_key(id));
     }
-    for (id, member) in &mut r.devices {
+    // Who failed may still prove it while the rollout is under way; one that is done is not changed by it for ever.
+    let is_live = r.is_live();
+    for (id, member) in r.devices.iter_mut().filter(|(_, m)| is_live || !m.is_settled()) {
         let Some(seen) = facts.devices.get(id) else { continue };
         let before = member.turn;
         observe(member, seen, now, healthy, deadline);
@@ -115,8 +117,11 @@ fn observe(m: &mut Member, seen: &Seen, now: u64, healthy: Millis, deadline: Mil
     }
     m.good_ms = None;
     match m.turn {
-        // Its turn comes again by `grant`.
-        RolloutTurn::Waiting => away_or_back(m, seen),
+        // Its turn comes again by `grant`, as long as it can take it.
+        RolloutTurn::Waiting => match &seen.refused {
+            None => away_or_back(m, seen),
+            Some(why) => (m.turn, m.reason) = (RolloutTurn::Failed, brief(why)),
+        },
         RolloutTurn::Unreachable if seen.reach == Reach::Online => {
             (m.turn, m.since_ms) = (RolloutTurn::Working, now);
             m.reason.clear();
