@@ -137,7 +137,9 @@ impl Site<'_> {
             let done = files::file(&path, text.as_bytes(), 0o644)?;
             self.note(done, &path);
         }
-        for (unit, file) in [(units::PODMAN.0.to_owned(), units::PODMAN.0), (units::agent(self.instance()), units::AGENT.0)] {
+        for (unit, file) in
+            [(units::PODMAN.0.to_owned(), units::PODMAN.0), (units::agent(self.instance()), units::AGENT.0)]
+        {
             let done = files::link(&wants.join(unit), &Path::new("/etc/systemd/system").join(file))?;
             self.changed |= done == Done::Written;
         }
@@ -280,7 +282,9 @@ mod tests {
         fs::write(units.join("bramble-agent.service"), "# Installed by bramble-bootstrap; ...\n").unwrap();
         std::os::unix::fs::symlink("../bramble-agent.service", wants.join("bramble-agent.service")).unwrap();
         let said = install(&image.wish).unwrap();
-        assert!(!wants.join("bramble-agent@a.service").is_symlink() && wants.join("bramble-agent@b.service").is_symlink());
+        assert!(
+            !wants.join("bramble-agent@a.service").is_symlink() && wants.join("bramble-agent@b.service").is_symlink()
+        );
         assert!(!units.join("bramble-agent.service").exists() && !wants.join("bramble-agent.service").is_symlink());
         assert!(said.iter().any(|line| line.starts_with("removed")), "{said:?}");
         fs::write(units.join("bramble-agent.service"), "# somebody else's\n").unwrap();

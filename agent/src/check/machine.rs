@@ -246,7 +246,9 @@ fn judge_unit(shown: &str) -> Answer {
             failed(format!("is {enabled}: the agent would not come back after a reboot; {run_it}"))
         }
         (_, _, _, "active" | "activating" | "reloading") => ok("is enabled, runs and is always restarted"),
-        (_, _, _, state) => failed(format!("is {state}: systemctl start it, and look at `journalctl -u 'bramble-agent@*'`")),
+        (_, _, _, state) => {
+            failed(format!("is {state}: systemctl start it, and look at `journalctl -u 'bramble-agent@*'`"))
+        }
     }
 }
 

@@ -81,7 +81,9 @@ async fn as_the_device(config: &Config) -> Vec<CheckResult> {
     let read = read.unwrap_or_else(|err| Err(err.to_string()));
     let rehearsal = match read {
         Ok(rehearsal) => rehearsal,
-        Err(why) => return vec![CheckResult::new(Check::holds(STORED), CheckState::Failed, format!("cannot be used: {why}"))],
+        Err(why) => {
+            return vec![CheckResult::new(Check::holds(STORED), CheckState::Failed, format!("cannot be used: {why}"))];
+        }
     };
     let signature = bounded(Check::holds(SIGNATURE), async { answer(rehearsal.verify()) }).await;
     // It has a bound of its own: connecting may take several tries.

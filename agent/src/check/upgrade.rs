@@ -18,7 +18,9 @@ fn judge(config: &Config) -> Answer {
     let (binaries, files) = (Binaries::of(&config.state_dir), Files::of(&config.state_dir));
     let (current, confirmed) = (binaries.target(Link::Current), binaries.target(Link::Confirmed));
     let Some(confirmed) = confirmed else {
-        return look("are not possible: this agent was not installed by `bramble-bootstrap`, nor started by `supervise`");
+        return look(
+            "are not possible: this agent was not installed by `bramble-bootstrap`, nor started by `supervise`",
+        );
     };
     if let Err(err) = files.keys() {
         return failed(format!("are refused: {err}"));

@@ -11,10 +11,10 @@ use bramble_contracts::{DeviceId, SessionId};
 
 use tokio::sync::watch;
 
-use super::board::Board;
-use super::http::Base;
 use super::StartError;
+use super::board::Board;
 use super::duty::Pen;
+use super::http::Base;
 use super::identity::{DeviceKey, Identity, Received, Span, identity_file};
 use super::refusals::Refusals;
 use super::trust::Trust;

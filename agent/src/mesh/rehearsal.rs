@@ -13,11 +13,11 @@ use super::board::Board;
 use super::connection::{Connector, Inbound};
 use super::context::{Context, Settings};
 use super::duty::Roster;
+use super::guard;
 use super::identity::{DeviceKey, Identity, identity_file, trust_file};
 use super::refusals::Refusals;
 use super::stored::Stored;
 use super::trust::Trust;
-use super::guard;
 use crate::core::clock::StoredFloor;
 use crate::host::state::{Loaded, StateError};
 

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::Site;
 use crate::core::backoff::Backoff;
-use crate::host::instances::{SUPERVISOR, SUPERVISOR_PID, Guarded, guard};
-use crate::host::{clock, cmd};
 use crate::core::upgrade::ExitCode;
+use crate::host::instances::{Guarded, SUPERVISOR, SUPERVISOR_PID, guard};
+use crate::host::{clock, cmd};
 
 const ASKS_MAX: usize = 8;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -145,7 +145,12 @@ impl Life {
             }
             failures += 1;
             let pause = PAUSES.delay(failures);
-            tracing::warn!(instance = self.instance.name(), why, pause_ms = pause.as_millis(), "an agent is started again");
+            tracing::warn!(
+                instance = self.instance.name(),
+                why,
+                pause_ms = pause.as_millis(),
+                "an agent is started again"
+            );
             let until = Instant::now() + pause;
             loop {
                 let ask = tokio::select! {

@@ -141,7 +141,8 @@ impl Download {
             return Ok(false);
         }
         let whole = digest(place.clone()).await? == self.sha256;
-        let linked = [Link::Current, Link::Confirmed].map(|link| self.binaries.target(link)).contains(&Some(self.version));
+        let linked =
+            [Link::Current, Link::Confirmed].map(|link| self.binaries.target(link)).contains(&Some(self.version));
         match (whole, linked) {
             (true, _) => Ok(true),
             (false, true) => Err(DownloadError::OtherBinary(self.version)),

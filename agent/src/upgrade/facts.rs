@@ -10,7 +10,7 @@ use bramble_contracts::v2::AgentWish;
 
 use super::Site;
 use crate::core::clock;
-use crate::core::upgrade::{Clock, Facts, Ledger, Lease, Links, Mesh};
+use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh};
 use crate::host::clock::up_ms;
 use crate::host::facts;
 use crate::host::instances::{Link, starts};
@@ -32,7 +32,8 @@ pub(super) struct Sight {
 impl Sight {
     pub(super) fn new(site: &Site) -> Self {
         let links = links(site);
-        let replaces_itself = links.is_some() && site.manager.is_some() && runs_from(&site.config.state_dir.join("bin"));
+        let replaces_itself =
+            links.is_some() && site.manager.is_some() && runs_from(&site.config.state_dir.join("bin"));
         Self {
             boot: facts::boot_id(),
             target: replaces_itself.then(version::target),

@@ -7,8 +7,8 @@ mod download;
 mod facts;
 mod jobs;
 mod judge;
-mod ring;
 mod perform;
+mod ring;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -322,7 +322,8 @@ async fn reconciled(mut on_duty: OnDuty, mut view: watch::Receiver<View>) {
             let Some(duty) = &duty else { return std::future::pending().await };
             // Both are our own agent's: where they end, so does the duty.
             drop(view.wait_for(|view| view.fresh).await);
-            if view.borrow().desired.is_some() && duty.supervisor.settled().wait_for(|settled| *settled).await.is_err() {
+            if view.borrow().desired.is_some() && duty.supervisor.settled().wait_for(|settled| *settled).await.is_err()
+            {
                 std::future::pending::<()>().await;
             }
         };

@@ -9,9 +9,9 @@ use bramble_contracts::smoke::{CheckState, Suite};
 use bramble_contracts::v1::{AgentVersion, Instance};
 use bramble_contracts::v2::AgentWish;
 
+use super::Driver;
 use super::download::{Download, DownloadError};
 use super::judge::fetch_and_judge;
-use super::Driver;
 use crate::check::{Blame, blame};
 use crate::core::upgrade::{Admission, Attempt, Effect, Event, ExitCode, Failure, Fault, prune};
 use crate::host::cmd::{self, Bounds, CmdError};
@@ -78,7 +78,9 @@ impl Driver {
                     let all = site.binaries.all()?;
                     let binaries: Vec<_> = all.iter().map(|(_, binary)| *binary).collect();
                     let go = prune(&ledger, &facts, &binaries, KEPT_BYTES);
-                    all.iter().filter(|(_, binary)| go.contains(binary)).try_for_each(|(name, _)| site.binaries.remove(name))
+                    all.iter()
+                        .filter(|(_, binary)| go.contains(binary))
+                        .try_for_each(|(name, _)| site.binaries.remove(name))
                 })
                 .await?;
             }

@@ -443,8 +443,7 @@ pub(crate) fn tables(dir: &Path) -> Vec<String> {
 
 /// Removes everything that outlives a device in this folder, once nothing keeps it alive any more.
 pub(crate) fn clear_up(dir: &Path) {
-    for last in
-        [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
+    for last in [&["pod", "rm", "-f", "-a", "-t", "0"][..], &["rm", "-f", "-a", "-t", "0"], &["system", "reset", "-f"]]
     {
         if let Err(err) = podman_command(dir).args(last).output() {
             eprintln!("cannot clear up: {err}");

@@ -204,7 +204,8 @@ impl Site {
 
     /// Waits for a report of an upgrade that fits.
     pub(crate) async fn upgrade(&self, what: &str, wanted: impl Fn(&Report, &UpgradeReport) -> bool) -> Report {
-        self.reports(what, |report| report.program.upgrade.as_ref().is_some_and(|upgrade| wanted(report, upgrade))).await
+        self.reports(what, |report| report.program.upgrade.as_ref().is_some_and(|upgrade| wanted(report, upgrade)))
+            .await
     }
 
     /// What the agents have kept of it.

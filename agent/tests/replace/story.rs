@@ -16,7 +16,8 @@ async fn it_replaces_itself_twice_and_its_app_answers_all_the_time() {
     assert!(binary.is_file(), "the first start lays it down");
     for patch in 1..=2 {
         let began = std::time::Duration::from_millis(bramble_agent::host::clock::up_ms());
-        let wish = site.coordinator.state().releases.publish(version(patch), u64::from(patch), agent_of(version(patch)));
+        let wish =
+            site.coordinator.state().releases.publish(version(patch), u64::from(patch), agent_of(version(patch)));
         site.want(Some(&wish)).await;
         let new = site.confirm(&wish, old).await;
         let done = site
@@ -29,7 +30,10 @@ async fn it_replaces_itself_twice_and_its_app_answers_all_the_time() {
         assert_eq!(upgrade.phase, UpgradePhase::Stopping, "the old one is beside it yet");
         assert_eq!(done.program.release_seq, u64::from(patch));
         println!("{} in {took:?}: {upgrade:?}", version(patch));
-        assert_eq!((site.link("current"), site.link("confirmed")), (version(patch).to_string(), version(patch).to_string()));
+        assert_eq!(
+            (site.link("current"), site.link("confirmed")),
+            (version(patch).to_string(), version(patch).to_string())
+        );
         assert_eq!(site.agents().len(), 2, "{:?}", site.agents());
         // Nobody else than the old run is retired by that.
         let retired = site.say(old, UpgradeWord::Retire).await;
@@ -45,8 +49,6 @@ async fn it_replaces_itself_twice_and_its_app_answers_all_the_time() {
     site.kill_supervisor().await;
     eventually("the agents to die with their supervisor", || async { site.agents().is_empty() }).await;
     site.supervise();
-    site.reports("the confirmed version after a restart", |report| {
-        report.session != old && report.agent == version(2)
-    })
-    .await;
+    site.reports("the confirmed version after a restart", |report| report.session != old && report.agent == version(2))
+        .await;
 }

@@ -136,7 +136,8 @@ impl Binaries {
     /// All of them, also those that are on their way in, with the name of each file.
     pub fn all(&self) -> Result<Vec<(String, Binary)>, BinaryError> {
         let read = |name: String| {
-            let (version, whole) = match name.strip_prefix(PART_PREFIX).and_then(|rest| rest.strip_suffix(PART_SUFFIX)) {
+            let (version, whole) = match name.strip_prefix(PART_PREFIX).and_then(|rest| rest.strip_suffix(PART_SUFFIX))
+            {
                 Some(part) => (part.rsplit_once('-')?.0.parse().ok()?, Whole::Part),
                 None => (version_of(&name)?, Whole::Whole),
             };

@@ -51,8 +51,7 @@ pub fn guard(state_dir: &Path, instance: Instance, bounds: &Bounds) -> Result<Gu
     let ledger: Option<LedgerFile> = ledger_file(state_dir).load_json().ok().and_then(|loaded| loaded.value());
     let ledger = ledger.map(Ledger::from);
     let before = starts(state_dir);
-    let (next, verdict) =
-        upgrade::guard(ledger.as_ref(), links, before.clone(), instance, &facts::boot_id(), bounds);
+    let (next, verdict) = upgrade::guard(ledger.as_ref(), links, before.clone(), instance, &facts::boot_id(), bounds);
     if next != before
         && let Err(err) = starts_file(state_dir).store_json(&next)
     {

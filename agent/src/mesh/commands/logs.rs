@@ -12,9 +12,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Frames;
-use crate::mesh::duty::{Duty, OnDuty};
 use crate::core::app::AppKey;
 use crate::host::logs::{LogError, Logs, Window};
+use crate::mesh::duty::{Duty, OnDuty};
 
 /// Windows that are open at once.
 const READERS: usize = 64;
