@@ -1,5 +1,6 @@
 //! What the host is to do. The changed ledger is durable before the first of a list is done. They are done in order; one
-//! that fails ends its list and is told as [`super::Event::Failed`]. Each is idempotent: it may be asked for again.
+//! that fails ends its list and is told as [`super::Event::Failed`]. Each is idempotent: it may be asked for again, and then
+//! costs nothing where it is done already.
 
 use std::fmt;
 

@@ -13,6 +13,7 @@ mod guard;
 mod judge;
 mod ledger;
 mod prune;
+mod recover;
 mod replay;
 mod report;
 mod standby;

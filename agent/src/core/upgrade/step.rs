@@ -13,6 +13,7 @@ use super::ledger::{Confirmed, Ledger, Moment, Phase, Proof, Upgrade};
 use super::standby;
 
 /// What follows from `event`. The ledger that comes back is stored, where it changed, before the first effect is done.
+/// When it cannot be stored, the step has not happened: the event is told again after `bounds.mend_ms`.
 pub fn step(ledger: Ledger, event: &Event, facts: &Facts) -> (Ledger, Vec<Effect>) {
     match facts.lease {
         Lease::Held => {
@@ -85,6 +86,17 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     fn take(&mut self, event: &Event) {
         match event {
+            // A stranger only goes.
+            Event::Judged { .. }
+            | Event::Staged { .. }
+            | Event::Tested { .. }
+            | Event::Ready { .. }
+            | Event::Halted
+            | Event::Reconciled
+            | Event::Word(_)
+            | Event::InstanceGone(_)
+            | Event::Wished
+                if self.who() == Who::Stranger => {}
             Event::Started | Event::LeaseGot => self.acquired(),
             Event::Judged { of, result } => self.judged(of, result),
             Event::Staged { of, result } => self.staged(of, result),
@@ -105,7 +117,7 @@ impl Turn<'_> {
         Who::of(self.facts.own, &self.ledger)
     }
 
-    fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> Moment {
         Moment::now(self.facts)
     }
 
@@ -114,7 +126,7 @@ impl Turn<'_> {
         self.ledger.upgrade.as_mut().filter(|upgrade| upgrade.of == *of && upgrade.phase == *phase)
     }
 
-    fn enter(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         let now = self.now();
         if let Some(upgrade) = &mut self.ledger.upgrade {
             (upgrade.phase, upgrade.since) = (phase, now);
@@ -160,7 +172,7 @@ impl Turn<'_> {
         self.repair();
     }
 
-    fn repair(&mut self) {
+    pub(super) fn repair(&mut self) {
         self.ledger.mend = None;
         if self.facts.links.is_none() {
             return;
@@ -245,6 +257,8 @@ impl Turn<'_> {
         match result {
             Ok(()) => {
                 self.enter(Phase::Verifying);
+                // One that an earlier upgrade left there goes: its place is needed.
+                self.out.push(Effect::StopInstance(other(self.facts.instance)));
                 self.out.push(Effect::SelfTest { of: *of, version });
             }
             Err(failure) => self.fail(failure),
@@ -261,9 +275,7 @@ impl Turn<'_> {
             return self.fail(&Failure::new(Fault::Nobody, "the connection was lost before the new agent was started"));
         }
         self.enter(Phase::Starting);
-        let instance = other(self.facts.instance);
-        // One that an earlier upgrade left there goes first.
-        self.out.extend([Effect::StopInstance(instance), Effect::TurnLink(version), Effect::StartInstance(instance)]);
+        self.out.extend([Effect::TurnLink(version), Effect::StartInstance(other(self.facts.instance))]);
     }
 
     fn ready(&mut self, of: &Attempt, result: &Result<(), Failure>) {
@@ -359,7 +371,7 @@ impl Turn<'_> {
     }
 
     /// The new version ends its own trial.
-    fn give_up(&mut self, failure: Failure) {
+    pub(super) fn give_up(&mut self, failure: Failure) {
         self.ledger.mend = None;
         self.enter(Phase::Returning(failure));
         self.out.push(Effect::TurnLink(self.ledger.confirmed.version));
@@ -370,122 +382,25 @@ impl Turn<'_> {
             return;
         }
         match (self.who(), self.returning()) {
-            (Who::Confirmed, Some(failure)) => self.returned(&failure),
+            (Who::Confirmed, Some(failure)) => {
+                self.returned(&failure);
+                // The guard may have brought it back in the other instance.
+                if self.ledger.confirmed.instance != self.facts.instance {
+                    self.ledger.confirmed.instance = self.facts.instance;
+                    self.out.push(Effect::EnableInstance(self.facts.instance));
+                }
+            }
             (Who::New, Some(_)) | (Who::Stranger, _) => self.leave(),
             (Who::Confirmed | Who::New, None) => {}
         }
     }
 
     /// Ends this process in favour of the confirmed version's instance.
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         let home = self.ledger.confirmed.instance;
         if home != self.facts.instance {
             self.out.push(Effect::StartInstance(home));
         }
         self.out.push(end(self.facts.instance, &self.ledger));
-    }
-
-    fn failed(&mut self, effect: &Effect, why: &str) {
-        let nobody = |what: &str| Failure::new(Fault::Nobody, format!("{what}: {why}"));
-        let (who, phase) = (self.who(), self.ledger.upgrade.as_ref().map(|upgrade| upgrade.phase.clone()));
-        match effect {
-            Effect::Judge(_) | Effect::Stage { .. } | Effect::SelfTest { .. } | Effect::Abandon => {
-                if self.ledger.upgrade.as_ref().is_some_and(|upgrade| !upgrade.is_cut_over()) {
-                    self.fail(&nobody(&format!("could not {effect}")));
-                }
-            }
-            Effect::Act if who == Who::Confirmed => self.out.push(Effect::Exit(ExitCode::Restart)),
-            Effect::Act => self.give_up(Failure::new(Fault::Doubt, format!("the new agent could not act: {why}"))),
-            Effect::StartInstance(_) if phase != Some(Phase::Starting) => {
-                self.out.push(Effect::Exit(ExitCode::Restart));
-            }
-            Effect::StopInstance(_)
-            | Effect::TurnLink(_)
-            | Effect::StartInstance(_)
-            | Effect::Halt
-            | Effect::ReleaseLease
-            | Effect::WaitForLease
-            | Effect::MarkConfirmed(_)
-            | Effect::RaiseFloor(_)
-            | Effect::EnableInstance(_)
-            | Effect::Exit(_) => {
-                let handing = matches!(phase, Some(Phase::Starting | Phase::Halting | Phase::Released));
-                if handing && who == Who::Confirmed {
-                    self.turn_back(nobody(&format!("could not {effect}")));
-                } else {
-                    self.mend_later();
-                }
-            }
-            // The next confirmation or start does it again.
-            Effect::Prune => {}
-        }
-    }
-
-    /// Why it is on its way back, if it is.
-    fn returning(&self) -> Option<Failure> {
-        match self.ledger.upgrade.as_ref().map(|upgrade| &upgrade.phase)? {
-            Phase::Returning(failure) => Some(failure.clone()),
-            Phase::Judging
-            | Phase::Staging
-            | Phase::Verifying
-            | Phase::Starting
-            | Phase::Halting
-            | Phase::Released
-            | Phase::Trial { .. } => None,
-        }
-    }
-
-    /// What could not be done is tried again after a while. Until then whoever is here acts: somebody has to.
-    fn mend_later(&mut self) {
-        self.ledger.mend = Some(self.now());
-        self.out.push(Effect::Act);
-    }
-
-    /// What has taken too long, and what is to be tried again.
-    fn overdue(&mut self) {
-        let mend_ms = self.facts.bounds.mend_ms;
-        if self.ledger.mend.as_ref().is_some_and(|since| since.elapsed_ms(self.facts) >= mend_ms) {
-            self.mend();
-        }
-        let Some(upgrade) = &self.ledger.upgrade else { return };
-        let bound_ms = upgrade.bound_ms(&self.facts.bounds);
-        if upgrade.since.elapsed_ms(self.facts) < bound_ms {
-            return;
-        }
-        let failure = |fault, what: &str| Failure::new(fault, format!("{what} within {} s", bound_ms / 1000));
-        match upgrade.phase {
-            Phase::Judging => self.give_over(&failure(Fault::Nobody, "keys, manifest and timestamp were not judged")),
-            Phase::Staging => self.give_over(&failure(Fault::Nobody, "the binary did not come in")),
-            Phase::Verifying => self.give_over(&failure(Fault::Doubt, "the self-test did not end")),
-            Phase::Starting => self.turn_back(failure(Fault::Unconnected, "the new agent was not ready")),
-            Phase::Halting => self.turn_back(failure(Fault::Nobody, "the old agent did not come to a halt")),
-            Phase::Released => self.turn_back(failure(Fault::Nobody, "the lease was not let go")),
-            Phase::Trial { proof, .. } => {
-                let failure = self.unconfirmed(proof, bound_ms);
-                self.give_up(failure);
-            }
-            Phase::Returning(_) => self.mend(),
-        }
-    }
-
-    fn give_over(&mut self, failure: &Failure) {
-        self.out.push(Effect::Abandon);
-        self.fail(failure);
-    }
-
-    fn mend(&mut self) {
-        self.ledger.mend = None;
-        match (self.who(), self.returning()) {
-            (Who::Confirmed, Some(failure)) => self.turn_back(failure),
-            (Who::New, Some(failure)) => self.give_up(failure),
-            (Who::Confirmed, None) => {
-                self.repair();
-                if self.ledger.last.as_ref().is_some_and(|last| last.status == Status::RolledBack) {
-                    self.out.push(Effect::StopInstance(other(self.facts.instance)));
-                }
-            }
-            (Who::Stranger, _) => self.out.push(Effect::TurnLink(self.ledger.confirmed.version)),
-            (Who::New, None) => {}
-        }
     }
 }

@@ -1,0 +1,9 @@
+//! The agent's own upgrade, on a simulated device: every crash, and the main ways as scenarios.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+
+mod coordinator;
+mod crashes;
+mod kinds;
+mod process;
+mod scenarios;
+mod world;
