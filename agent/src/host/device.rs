@@ -378,21 +378,9 @@ impl Host for PodmanHost {
         let (out, events) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(ports::forward(self.ports.mark().to_owned(), out.clone()));
         tokio::spawn(super::watch::forward(self.podman.clone(), out.clone(), label::APP));
-        let (podman, room, asked) = (self.podman.clone(), Arc::clone(&self.room), out.clone());
-        // Whoever does not supervise any more changes nothing any more.
-        tokio::spawn(async move {
-            tokio::select! {
-                () = leash::end_strays(&podman) => {}
-                () = asked.closed() => {}
-            }
-        });
-        tokio::spawn(async move {
-            let asked = out.clone();
-            tokio::select! {
-                () = room.keep(out) => {}
-                () = asked.closed() => {}
-            }
-        });
+        let (podman, room) = (self.podman.clone(), Arc::clone(&self.room));
+        tokio::spawn(while_heard(out.clone(), async move { leash::end_strays(&podman).await }));
+        tokio::spawn(while_heard(out.clone(), async move { room.keep(out).await }));
         events
     }
 
@@ -479,6 +467,14 @@ impl Host for PodmanHost {
     }
 }
 
+/// Whoever does not supervise any more changes nothing any more.
+async fn while_heard(out: mpsc::Sender<HostEvent>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = out.closed() => {}
+    }
+}
+
 /// Ends when the output ends or nobody listens any more.
 async fn send_on(mut output: Output, out: &mpsc::Sender<Piece>) -> Result<(), HostError> {
     loop {
@@ -495,9 +491,4 @@ async fn send_on(mut output: Output, out: &mpsc::Sender<Piece>) -> Result<(), Ho
             return Ok(());
         }
     }
-}
-
-/// The usual way to one: shared by the supervisor and whoever needs Podman beside it.
-pub fn shared(podman: Podman, places: Places) -> Arc<PodmanHost> {
-    Arc::new(PodmanHost::new(podman, places))
 }

@@ -177,8 +177,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Ceases to act, in good order: commands are ended, steps under way are finished, then the last report goes out. It
-    /// stays connected. Dropping what this returns ends the same at once.
+    /// Ceases to act, in good order: commands are ended, steps under way are finished, and reports end last. It stays
+    /// connected. Dropping what this returns ends the same at once.
     pub fn halt(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let (acting, commands, board) = (self.acting.take(), self.roster.end(), self.board.clone());
         async move {

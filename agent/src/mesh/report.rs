@@ -83,7 +83,10 @@ impl Reporter {
                 Ok(()) = board.changed() => {}
                 Ok(()) = self.link.changed() => {}
             }
-            tokio::time::sleep(SETTLE).await;
+            tokio::select! {
+                () = stop.asked() => return,
+                () = tokio::time::sleep(SETTLE) => {}
+            }
         }
     }
 

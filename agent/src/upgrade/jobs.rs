@@ -44,6 +44,11 @@ impl Jobs {
         self.work.as_ref().is_some_and(|job| !job.0.is_finished())
     }
 
+    /// Is a halt under way?
+    pub(super) fn is_halting(&self) -> bool {
+        self.halt.as_ref().is_some_and(|(job, _)| !job.0.is_finished())
+    }
+
     /// Begins a halt of what this supervises.
     pub(super) fn halt(
         &mut self,

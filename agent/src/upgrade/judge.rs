@@ -3,6 +3,8 @@
 //!
 //! Decides who is told of what is refused, and that what somebody on the way could have done says nothing of a release.
 
+use std::fmt::Display;
+
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::release::TimestampError;
 use bramble_contracts::release::{ReleaseAnswer, ReleaseAsk, ReleaseError, ReleaseKeys, ReleaseKeysError, Target};
@@ -53,19 +55,19 @@ struct Fetch<'a> {
     files: &'a Files,
 }
 
-fn nobody(why: impl ToString) -> Failure {
+fn nobody(why: &dyn Display) -> Failure {
     Failure::new(Fault::Nobody, why.to_string())
 }
 
 impl Fetch<'_> {
     /// The newest keys there are; those held are followed one by one. Whoever offers wrong ones is not the release.
     async fn keys(&self, pin: &Sha256) -> Result<ReleaseKeys, Failure> {
-        let mut held = self.files.keys().map_err(nobody)?;
+        let mut held = self.files.keys().map_err(|err| nobody(&err))?;
         for _ in 0..ROUNDS_MAX {
             let after = held.as_ref().map_or(0, |keys| keys.version);
             let offered = match self.ask(&ReleaseAsk::Keys { after }).await? {
                 ReleaseAnswer::Keys(offered) => offered,
-                other => return Err(nobody(strange(&other))),
+                other => return Err(nobody(&strange(&other))),
             };
             if offered.is_empty() {
                 break;
@@ -73,38 +75,38 @@ impl Fetch<'_> {
             for signed in offered {
                 let next = next_keys(held.as_ref(), pin, &signed).map_err(|err| {
                     self.releases.refuse(kind_of_keys(&err), &err.to_string());
-                    nobody(err)
+                    nobody(&err)
                 })?;
                 let (files, version) = (self.files.clone(), next.version);
                 let kept = tokio::task::spawn_blocking(move || files.keep_keys(&signed)).await;
-                kept.map_err(nobody)?.map_err(nobody)?;
+                kept.map_err(|err| nobody(&err))?.map_err(|err| nobody(&err))?;
                 tracing::info!(version, "release keys followed");
                 held = Some(next);
             }
         }
-        held.ok_or_else(|| nobody("the coordinator has no release keys yet"))
+        held.ok_or_else(|| nobody(&"the coordinator has no release keys yet"))
     }
 
     async fn manifest(&self, manifest: &Sha256) -> Result<Vec<u8>, Failure> {
         match self.ask(&ReleaseAsk::Manifest { manifest: *manifest }).await? {
             ReleaseAnswer::Manifest(signed) => Ok(signed),
-            other => Err(nobody(strange(&other))),
+            other => Err(nobody(&strange(&other))),
         }
     }
 
     async fn stamp(&self, manifest: &Sha256) -> Result<Vec<u8>, Failure> {
         match self.ask(&ReleaseAsk::Timestamp { manifest: *manifest }).await? {
             ReleaseAnswer::Timestamp(stamp) => Ok(stamp),
-            other => Err(nobody(strange(&other))),
+            other => Err(nobody(&strange(&other))),
         }
     }
 
     async fn ask(&self, ask: &ReleaseAsk) -> Result<ReleaseAnswer, Failure> {
         match self.releases.ask(ask).await {
-            Ok(ReleaseAnswer::Absent(why)) => Err(nobody(format!("the coordinator does not have it: {why}"))),
-            Ok(ReleaseAnswer::Later(why)) => Err(nobody(format!("the coordinator cannot tell now: {why}"))),
+            Ok(ReleaseAnswer::Absent(why)) => Err(nobody(&format!("the coordinator does not have it: {why}"))),
+            Ok(ReleaseAnswer::Later(why)) => Err(nobody(&format!("the coordinator cannot tell now: {why}"))),
             Ok(answer) => Ok(answer),
-            Err(Unreachable(why)) => Err(nobody(why)),
+            Err(Unreachable(why)) => Err(nobody(&why)),
         }
     }
 }

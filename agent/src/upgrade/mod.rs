@@ -150,12 +150,8 @@ impl Driver {
             // Whether anybody still waits is not asked.
             drop(answer.send(heard.then_some(()).ok_or_else(why)));
         }
+        let effects = if kept { effects } else { self.put_off(event, effects, &facts) };
         for effect in effects {
-            // What cannot be kept is not acted on; but apps are looked after in any case.
-            if !kept && !matches!(effect, Effect::Act | Effect::WaitForLease | Effect::Exit(_)) {
-                self.pending.push_back(Event::Failed { effect, why: "what is remembered cannot be stored".into() });
-                break;
-            }
             match self.perform(&effect, acting).await {
                 Ok(None) => {}
                 Ok(Some(ended)) => return Ok(Some(ended)),
@@ -167,6 +163,20 @@ impl Driver {
             }
         }
         Ok(None)
+    }
+
+    /// What cannot be kept has not happened: it is told again. But somebody looks after the apps in any case.
+    fn put_off(&self, event: Event, mut effects: Vec<Effect>, facts: &Facts) -> Vec<Effect> {
+        // The coordinator was told that nothing came of it, and says it again by itself.
+        if !matches!(event, Event::Word(_)) {
+            let (events, pause) = (self.site.events.clone(), Duration::from_millis(facts.bounds.mend_ms));
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                drop(events.send(event).await);
+            });
+        }
+        effects.retain(|effect| matches!(effect, Effect::Act | Effect::WaitForLease));
+        effects
     }
 
     /// Makes a new ledger durable. Only the holder of the lease writes it.

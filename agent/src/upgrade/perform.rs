@@ -55,6 +55,7 @@ impl Driver {
             Effect::EnableInstance(instance) => {
                 self.manager()?.enable(*instance).await.map_err(|err| err.to_string())?;
             }
+            Effect::Halt if self.jobs.is_halting() => {}
             Effect::Halt => {
                 let (supervisor, halt) = (acting.supervisor(), acting.halt());
                 self.jobs.halt(supervisor, async move {

@@ -180,3 +180,43 @@ async fn what_is_not_signed_by_enough_people_is_refused_and_told() {
     site.settles(1).await;
     drop(hand);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binary_comes_from_the_sites_own_server_and_goes_on_where_it_was_cut_off() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let site = Site::start(&format!("source = \"http://127.0.0.1:{port}/files\"")).await;
+    let binary = agent_of(version(1));
+    let wish = site.publish(1, 1, binary.clone());
+    let served = tokio::spawn(async move {
+        let mut asked = vec![];
+        for cut in [binary.len() / 3, usize::MAX] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![];
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let from =
+                head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+            let from: usize = from.unwrap_or(0);
+            let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", binary.len() - from);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // The first connection breaks in the middle.
+            let to = binary.len().min(from.saturating_add(cut));
+            stream.write_all(&binary[from..to]).await.ok();
+            asked.push((head.lines().next().unwrap().to_owned(), from));
+        }
+        asked
+    });
+    let hand = site.coordinate();
+    site.want(Some(&wish)).await;
+    site.settles(1).await;
+    drop(hand);
+    let asked = served.await.unwrap();
+    assert!(asked.iter().all(|(line, _)| line.starts_with("get /files/")), "{asked:?}");
+    assert!(asked[0].1 == 0 && asked[1].1 > 0, "{asked:?}");
+    assert_eq!(site.coordinator.state().releases.chunks, 0, "nothing came over the mesh");
+}

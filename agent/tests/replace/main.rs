@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the mesh's tests use the rest")]
 #[path = "../mesh/broker.rs"]
 mod broker;
+mod chaos;
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code, reason = "the mesh's tests use the rest")]

@@ -1,6 +1,7 @@
 //! Where binaries come from besides the mesh: a directory or an HTTP address, where each lies under its digest in
 //! hexadecimal. Where one comes from gives it no trust.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
@@ -71,8 +72,8 @@ impl Source {
                     Ok((Err(err), path)) if err.kind() == io::ErrorKind::NotFound => {
                         Err(SourceError::Absent(path.display().to_string()))
                     }
-                    Ok((Err(err), path)) => Err(read(path.display(), err)),
-                    Err(err) => Err(read(dir.display(), err)),
+                    Ok((Err(err), path)) => Err(read(&path.display(), &err)),
+                    Err(err) => Err(read(&dir.display(), &err)),
                 }
             }
         }
@@ -94,12 +95,12 @@ impl Open {
                     let read = (&mut file).take(max as u64).read_to_end(&mut piece);
                     read.map(|_| (Self(Reading::File(file, path)), piece))
                 });
-                piece.await.map_err(|err| read(&name, err))?.map_err(|err| read(&name, err))
+                piece.await.map_err(|err| read(&name, &err))?.map_err(|err| read(&name, &err))
             }
         }
     }
 }
 
-fn read(from: impl ToString, why: impl ToString) -> SourceError {
+fn read(from: &dyn Display, why: &dyn Display) -> SourceError {
     SourceError::Read { from: from.to_string(), why: why.to_string() }
 }
