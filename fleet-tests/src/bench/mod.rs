@@ -3,6 +3,7 @@
 //! Decides which parts there are, that each runs in a process of its own (one that fails takes nobody with it, and
 //! leaves nothing behind), and how the table looks. What is measured, and how, is in the parts.
 
+mod agent;
 mod cold;
 mod crash;
 mod idle;
@@ -44,11 +45,12 @@ impl Reps {
     }
 }
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     Part { name: "start", about: "apply → HTTP answer, beside podman", run: start::one },
     Part { name: "pod", about: "the same for a pod of two, beside libpod's API", run: start::pod },
     Part { name: "upgrade", about: "how long an app is down at an upgrade", run: upgrade::downtime },
     Part { name: "crash", about: "a main process is killed → its app answers again", run: crash::back },
+    Part { name: "agent", about: "the agent's own upgrade, as typed; who manages meanwhile", run: agent::replaced },
     Part { name: "idle", about: "memory and CPU of an idle agent, bytes of a heartbeat", run: idle::idle },
     Part { name: "cold", about: "coordinator start with 10,000 devices, and its memory", run: cold::cold },
     Part { name: "logs", about: "a log line's way to the terminal, beside podman logs -f", run: logs::latency },
