@@ -233,6 +233,9 @@ fn on_all_cores<T: Send>(work: Vec<T>, each: impl Fn(T) -> (u32, Option<String>)
                     let mut done = done.lock().unwrap();
                     done.0 += cases;
                     done.1 = done.1.take().or(wrong);
+                    if done.1.is_some() {
+                        return;
+                    }
                 }
             });
         }

@@ -3,6 +3,7 @@
 
 mod coordinator;
 mod crashes;
+mod files;
 mod kinds;
 mod process;
 mod scenarios;

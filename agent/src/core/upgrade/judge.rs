@@ -130,3 +130,152 @@ pub fn judge(
     let binary = manifest.admit(target, floor, now_ms)?;
     Ok(Admission { version, release_seq: seq, min_seq, size: binary.size, sha256: binary.sha256 })
 }
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::bytes::key_id;
+    use bramble_contracts::release::{Artifact, KeyRing};
+    use bramble_contracts::signed::{self, public_key};
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::core::upgrade::testing::version;
+
+    const NOW: u64 = 1_790_000_000_000;
+    const DAY: u64 = 86_400_000;
+
+    fn key(n: u8) -> SigningKey {
+        SigningKey::from_bytes(&[n; 32])
+    }
+
+    fn ring(keys: &[u8]) -> KeyRing {
+        KeyRing { keys: keys.iter().map(|n| public_key(&key(*n))).collect(), threshold: 2 }
+    }
+
+    fn keys(version: u64, release: &[u8]) -> ReleaseKeys {
+        ReleaseKeys { version, root: ring(&[1, 2, 3]), release: ring(release) }
+    }
+
+    fn manifest() -> ReleaseManifest {
+        let sha256 = Sha256::of(b"binary");
+        ReleaseManifest {
+            product: ReleaseManifest::PRODUCT.into(),
+            version: version(6),
+            release_seq: 6,
+            min_seq: 4,
+            created_ms: NOW - DAY,
+            expires_ms: NOW + DAY,
+            artifacts: vec![Artifact { target: target(), size: 7, sha256 }],
+        }
+    }
+
+    fn target() -> Target {
+        "aarch64-unknown-linux-musl".parse().unwrap()
+    }
+
+    fn stamp(manifest: &[u8]) -> ReleaseTimestamp {
+        let manifest = Sha256::of(manifest);
+        ReleaseTimestamp { release_seq: 6, manifest, keys_version: 1, issued_ms: NOW, expires_ms: NOW + DAY }
+    }
+
+    fn wish(manifest: &[u8]) -> AgentWish {
+        AgentWish { manifest: Sha256::of(manifest), ..crate::core::upgrade::testing::wish(6, 1) }
+    }
+
+    struct Case {
+        manifest: Vec<u8>,
+        stamp: ReleaseTimestamp,
+        wish: AgentWish,
+        keys: ReleaseKeys,
+        target: Target,
+        floor: u64,
+        now_ms: u64,
+    }
+
+    impl Case {
+        fn of(manifest: Vec<u8>) -> Self {
+            let (stamp, wish) = (stamp(&manifest), wish(&manifest));
+            Self { manifest, stamp, wish, keys: keys(1, &[4, 5, 6]), target: target(), floor: 4, now_ms: NOW }
+        }
+
+        fn good() -> Self {
+            Self::of(manifest().sign(&[&key(4), &key(5)]).unwrap())
+        }
+
+        fn judge(&self) -> Result<Admission, (JudgeError, Fault)> {
+            let stamp = signed::sign(&self.stamp, Role::Time, &key(9)).unwrap();
+            let (manifest, keys, target) = (&self.manifest[..], &self.keys, &self.target);
+            let papers = Papers { manifest, stamp: &stamp, keys, target, floor: self.floor, now_ms: self.now_ms };
+            let time = public_key(&key(9));
+            let lookup = |role, id: &KeyId| (role == Role::Time && *id == key_id(&time)).then_some(time);
+            judge(&self.wish, &papers, lookup).map_err(|err| (err.clone(), err.fault()))
+        }
+
+        fn fails(&self, words: &str, fault: Fault) {
+            let (err, blamed) = self.judge().unwrap_err();
+            assert!(err.to_string().contains(words), "{err}");
+            assert_eq!(blamed, fault, "{err}");
+        }
+    }
+
+    #[test]
+    fn a_release_that_is_in_order_is_admitted() {
+        let sha256 = Sha256::of(b"binary");
+        let want = Admission { version: version(6), release_seq: 6, min_seq: 4, size: 7, sha256 };
+        assert_eq!(Case::good().judge(), Ok(want));
+        assert_eq!(Case { floor: 6, ..Case::good() }.judge(), Ok(want), "the floor itself is no bar");
+    }
+
+    #[test]
+    fn what_other_bytes_or_another_day_may_mend_is_nobodys_fault() {
+        let mut case = Case::good();
+        case.manifest.push(0);
+        case.fails("altered on its way", Fault::Nobody);
+        let other = |change: fn(&mut ReleaseTimestamp)| {
+            let mut case = Case::good();
+            change(&mut case.stamp);
+            case
+        };
+        other(|stamp| stamp.manifest = Sha256::of(b"other")).fails("vouches for another", Fault::Nobody);
+        other(|stamp| stamp.expires_ms = NOW).fails("release timestamp expired", Fault::Nobody);
+        other(|stamp| stamp.expires_ms = NOW + 8 * DAY).fails("release timestamp lives", Fault::Nobody);
+        other(|stamp| stamp.keys_version = 2).fails("the newest is 2", Fault::Nobody);
+        other(|stamp| stamp.release_seq = 7).fails("timestamp is for sequence 7", Fault::Nobody);
+    }
+
+    #[test]
+    fn what_the_manifest_itself_is_wrong_about_is_the_releases_fault() {
+        let signed = |by: &[u8]| {
+            let by: Vec<SigningKey> = by.iter().map(|n| key(*n)).collect();
+            Case::of(manifest().sign(&by.iter().collect::<Vec<_>>()).unwrap())
+        };
+        signed(&[4]).fails("1 valid signatures, needs 2", Fault::Release);
+        signed(&[4, 4]).fails("1 valid signatures, needs 2", Fault::Release);
+        signed(&[4, 7]).fails("version 1 of the release keys does not list", Fault::Release);
+        signed(&[1, 2]).fails("does not list", Fault::Release);
+        Case { keys: keys(2, &[4, 7, 8]), ..Case::good() }.fails("version 2 of the release keys", Fault::Release);
+        Case { floor: 7, ..Case::good() }.fails("takes none below 7", Fault::Release);
+        Case { target: "x86_64-unknown-linux-musl".parse().unwrap(), ..Case::good() }
+            .fails("no binary for x86_64", Fault::Release);
+        let mut late = Case::good();
+        (late.now_ms, late.stamp.expires_ms) = (NOW + DAY, NOW + 2 * DAY);
+        late.fails("expired 0 ms ago", Fault::Release);
+        let mut other = Case::good();
+        other.wish.version = version(7);
+        other.fails("wished is 0.7.0", Fault::Release);
+        let mut other = Case::good();
+        other.wish.release_seq = 5;
+        other.fails("with sequence 5, its manifest is of 0.6.0 with sequence 6", Fault::Release);
+    }
+
+    #[test]
+    fn release_keys_begin_with_the_pin_and_go_on_one_by_one() {
+        let first = keys(1, &[4, 5, 6]).sign(&[&key(1), &key(2)]).unwrap();
+        let second = keys(2, &[4, 7, 8]).sign(&[&key(1), &key(3)]).unwrap();
+        let pin = ReleaseKeys::pin(&first).unwrap();
+        let held = next_keys(None, &pin, &first).unwrap();
+        assert!(matches!(next_keys(None, &pin, &second), Err(ReleaseKeysError::Pin { .. })));
+        assert!(matches!(next_keys(Some(&held), &pin, &first), Err(ReleaseKeysError::Version { .. })));
+        assert_eq!(next_keys(Some(&held), &Sha256::of(b"ignored"), &second).unwrap().version, 2);
+    }
+}

@@ -18,6 +18,8 @@ mod replay;
 mod report;
 mod standby;
 mod step;
+#[cfg(test)]
+mod testing;
 mod wake;
 
 pub use effect::{Effect, ExitCode};

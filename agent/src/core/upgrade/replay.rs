@@ -114,3 +114,50 @@ fn place(ledger: &Ledger) -> String {
         Phase::Returning(failure) => format!("{version} is turned back: {}", failure.why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::v1::Instance;
+
+    use super::*;
+    use crate::core::upgrade::testing::{facts, version, wish};
+
+    fn line(ledger: Option<Ledger>, facts: &Facts, event: Event) -> String {
+        serde_json::to_string(&Line { ledger, facts: facts.clone(), event }).unwrap()
+    }
+
+    #[test]
+    fn a_log_whose_beginning_is_gone_begins_at_the_first_start() {
+        let (start, facts) = (Ledger::new(version(5), Instance::A), facts(version(5)));
+        let wished = Facts { wish: Some(wish(6, 1)), ..facts.clone() };
+        let lines = [
+            line(None, &facts, Event::Tick),
+            line(Some(start), &facts, Event::Started),
+            line(None, &wished, Event::Wished),
+        ];
+        let told = replay(&lines.join("\n")).unwrap();
+        assert!(told.starts_with("600.0s a 0.5.0 holds the lease: started\n  act\n"), "{told}");
+        assert!(told.ends_with("wished\n  judge 0.6.0 attempt 1\n  = 0.6.0 is judged\n"), "{told}");
+    }
+
+    #[test]
+    fn lines_that_are_missing_are_said_to_be() {
+        let (start, facts) = (Ledger::new(version(5), Instance::A), facts(version(5)));
+        let mut later = start.clone();
+        later.confirmed.version = version(6);
+        let lines = [
+            line(Some(start), &facts, Event::Started),
+            line(Some(later), &Facts { own: version(6), ..facts }, Event::Started),
+        ];
+        let told = replay(&lines.join("\n")).unwrap();
+        assert!(told.contains("(lines are missing here: the ledger was 0.6.0 is confirmed)"), "{told}");
+    }
+
+    #[test]
+    fn what_is_no_log_is_named() {
+        assert!(matches!(replay(""), Err(ReplayError::NoStart)));
+        let only = line(None, &facts(version(5)), Event::Tick);
+        assert!(matches!(replay(&only), Err(ReplayError::NoStart)));
+        assert!(matches!(replay(&format!("{{\n{only}\n")), Err(ReplayError::Line { line: 1, .. })));
+    }
+}

@@ -404,3 +404,130 @@ impl Turn<'_> {
         self.out.push(end(self.facts.instance, &self.ledger));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::bytes::Sha256;
+
+    use super::*;
+    use crate::core::upgrade::testing::{facts, version, wish};
+    use crate::core::upgrade::{Admission, Links, Mesh, Outcome, wake_at};
+
+    fn after(ledger: Ledger, events: &[Event], facts: &Facts) -> Ledger {
+        events.iter().fold(ledger, |ledger, event| step(ledger, event, facts).0)
+    }
+
+    fn admitted(minor: u16) -> Admission {
+        let (sha256, seq) = (Sha256::of(b"binary"), minor.into());
+        Admission { version: version(minor), release_seq: seq, min_seq: 1, size: 1, sha256 }
+    }
+
+    fn wished(minor: u16, attempt: u32) -> Facts {
+        Facts { wish: Some(wish(minor, attempt)), ..facts(version(5)) }
+    }
+
+    /// On its way to 0.6.0, where the new agent starts.
+    fn starting() -> (Ledger, Facts, Attempt) {
+        let (facts, of) = (wished(6, 1), Attempt::from(&wish(6, 1)));
+        let events = [
+            Event::Wished,
+            Event::Judged { of, result: Ok(admitted(6)) },
+            Event::Staged { of, result: Ok(()) },
+            Event::Tested { of, result: Ok(()) },
+        ];
+        let ledger = after(Ledger::new(version(5), Instance::A), &events, &facts);
+        assert_eq!(ledger.upgrade.as_ref().unwrap().phase, Phase::Starting);
+        (ledger, facts, of)
+    }
+
+    #[test]
+    fn a_late_answer_changes_nothing() {
+        let old = Attempt::from(&wish(6, 1));
+        let bad = Failure::new(Fault::Release, "it is bad");
+        let late = [
+            Event::Judged { of: old, result: Err(bad.clone()) },
+            Event::Staged { of: old, result: Err(bad.clone()) },
+            Event::Tested { of: old, result: Err(bad.clone()) },
+            Event::Ready { of: old, result: Err(bad.clone()) },
+            Event::Staged { of: old, result: Ok(()) },
+        ];
+        let (now, of) = (wished(7, 1), Attempt::from(&wish(7, 1)));
+        let mut ledger = after(Ledger::new(version(5), Instance::A), &[Event::Wished], &wished(6, 1));
+        let on_time = [
+            Event::Wished,
+            Event::Judged { of, result: Ok(admitted(7)) },
+            Event::Staged { of, result: Ok(()) },
+            Event::Tested { of, result: Ok(()) },
+            Event::Ready { of, result: Ok(()) },
+        ];
+        for event in on_time {
+            ledger = after(ledger, &[event], &now);
+            assert_eq!(after(ledger.clone(), &late, &now), ledger);
+        }
+        let again = wished(7, 2);
+        let retried = after(Ledger::new(version(5), Instance::A), &[Event::Wished], &again);
+        let of_first = Event::Judged { of, result: Err(bad) };
+        assert_eq!(after(retried.clone(), &[of_first], &again), retried, "of another attempt");
+    }
+
+    #[test]
+    fn who_waits_writes_nothing_and_goes_only_when_it_is_spare() {
+        let (ledger, facts, _) = starting();
+        let waits = Facts { lease: Lease::NotHeld, own: version(6), instance: Instance::B, ..facts };
+        let confirm = Event::Word(UpgradeWord::Confirm { release_seq: 6 });
+        for event in [Event::Wished, Event::Halted, Event::Reconciled, confirm, Event::Tick, Event::LeaseGot] {
+            assert_eq!(step(ledger.clone(), &event, &waits), (ledger.clone(), vec![]), "{event}");
+        }
+        let retire = Event::Word(UpgradeWord::Retire);
+        assert_eq!(step(ledger.clone(), &retire, &waits).1, [], "a hand-over is under way");
+        let idle = Ledger::new(version(5), Instance::A);
+        assert_eq!(step(idle.clone(), &retire, &waits).1, [Effect::Exit(ExitCode::Retire)]);
+        let home = Facts { own: version(5), instance: Instance::A, ..waits.clone() };
+        assert_eq!(step(idle.clone(), &retire, &home).1, [], "a boot starts this one");
+        assert_eq!(step(idle, &Event::Started, &waits).1, [Effect::Exit(ExitCode::Retire)], "one too many");
+    }
+
+    #[test]
+    fn what_somebody_installs_by_hand_is_taken_over_and_what_is_not_linked_goes() {
+        let (ledger, mut facts, _) = starting();
+        facts.own = version(9);
+        facts.links = Some(Links { current: version(9), confirmed: version(9) });
+        let (taken, effects) = step(ledger.clone(), &Event::Started, &Facts { wish: None, ..facts.clone() });
+        assert_eq!((taken.confirmed.version, taken.upgrade), (version(9), None));
+        assert!(effects.contains(&Effect::Act));
+        facts.links = Some(Links { current: version(9), confirmed: version(5) });
+        let (same, effects) = step(ledger.clone(), &Event::Started, &facts);
+        assert_eq!((same, effects), (ledger.clone(), vec![Effect::TurnLink(version(5))]));
+        let gone = step(ledger.clone(), &Event::LinkTurned(version(5)), &facts).1;
+        assert_eq!(gone, [Effect::Exit(ExitCode::Restart)]);
+        let unmanaged = Facts { links: None, own: version(9), ..facts };
+        let (taken, effects) = step(ledger, &Event::Started, &unmanaged);
+        assert_eq!((taken.upgrade, effects), (None, vec![Effect::Act]), "one that is run from anywhere just acts");
+    }
+
+    #[test]
+    fn a_release_that_is_run_already_is_there_and_an_abort_before_it_begins_refuses_it() {
+        let (ledger, same) = (Ledger::new(version(5), Instance::A), wished(5, 1));
+        let last = after(ledger.clone(), &[Event::Wished], &same).last.unwrap();
+        assert_eq!((last.status, last.of), (Status::Confirmed, Attempt::from(&wish(5, 1))));
+        let offline = Facts { mesh: Mesh::Down, ..wished(6, 1) };
+        let abort = Event::Word(UpgradeWord::Abort { release_seq: 6, why: "stop".into() });
+        let given_up = after(ledger, &[Event::Wished, abort], &offline);
+        assert!(matches!(given_up.last, Some(Outcome { blamed: true, .. })));
+        assert_eq!(after(given_up.clone(), &[Event::Wished], &wished(6, 1)).upgrade, None);
+        assert!(after(given_up, &[Event::Wished], &wished(6, 2)).upgrade.is_some(), "an operator retries");
+    }
+
+    #[test]
+    fn time_is_news_at_the_end_of_every_phase() {
+        let (ledger, facts, _) = starting();
+        let due = wake_at(&ledger, &facts).unwrap();
+        assert_eq!(due, facts.up_ms + facts.bounds.start_ms);
+        let early = Facts { up_ms: due - 1, ..facts.clone() };
+        assert_eq!(step(ledger.clone(), &Event::Tick, &early), (ledger.clone(), vec![]));
+        let (late, effects) = step(ledger, &Event::Tick, &Facts { up_ms: due, ..facts.clone() });
+        assert!(matches!(late.upgrade.unwrap().phase, Phase::Returning(_)));
+        assert_eq!(effects[..2], [Effect::Act, Effect::TurnLink(version(5))]);
+        assert_eq!(wake_at(&Ledger::new(version(5), Instance::A), &facts), None, "nothing is due");
+    }
+}
