@@ -10,7 +10,7 @@ use bramble_contracts::v2::AgentWish;
 
 use super::Site;
 use crate::core::clock;
-use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh};
+use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh, Starts};
 use crate::host::clock::up_ms;
 use crate::host::facts;
 use crate::host::instances::{Link, starts};
@@ -68,27 +68,48 @@ impl Sight {
         changed
     }
 
-    /// All of it.
-    pub(super) fn facts(&self, site: &Site, ledger: &Ledger, held: bool) -> Facts {
+    /// All of it, with what the disk said last.
+    pub(super) fn facts(&self, site: &Site, disk: &Disk, ledger: &Ledger, held: bool) -> Facts {
         let Self { boot, target, mesh, clock, wish, .. } = self;
-        let floor = site.files.floor();
-        // A floor that cannot be read lets nothing in.
-        let floor = floor.unwrap_or(u64::MAX);
         Facts {
             up_ms: up_ms(),
             boot: boot.clone(),
             own: version::number(),
             instance: site.config.instance,
             lease: if held { Lease::Held } else { Lease::NotHeld },
-            links: target.as_ref().and_then(|_| links(site)),
+            links: disk.links.filter(|_| target.is_some()),
             target: target.clone(),
             wish: wish.clone(),
             mesh: *mesh,
             clock: clock.clone(),
-            free_bytes: facts::space(&site.config.state_dir).free,
-            floor,
-            guard: starts(&site.config.state_dir).of(ledger),
+            free_bytes: disk.free_bytes,
+            floor: disk.floor,
+            guard: disk.starts.of(ledger),
             bounds: site.config.bounds(),
+        }
+    }
+}
+
+/// What is on the disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk {
+    links: Option<Links>,
+    free_bytes: u64,
+    floor: u64,
+    starts: Starts,
+    pub(super) keys_version: u64,
+}
+
+impl Disk {
+    /// Looks; waits for the disk.
+    pub(super) fn look(site: &Site) -> Self {
+        Self {
+            links: links(site),
+            free_bytes: facts::space(&site.config.state_dir).free,
+            // One that cannot be read lets nothing in.
+            floor: site.files.floor().unwrap_or(u64::MAX),
+            starts: starts(&site.config.state_dir),
+            keys_version: site.files.keys().ok().flatten().map_or(0, |keys| keys.version),
         }
     }
 }

@@ -24,12 +24,12 @@ use crate::core::upgrade::{Effect, Event, Facts, Ledger, LedgerFile, report, ste
 use crate::host::instances::{Binaries, Manager, ledger_file, other};
 use crate::host::lease::{self, Gone, Held, Lease, LeaseError, Waiting};
 use crate::host::release::Files;
-use crate::host::state::{Loaded, StateFile};
+use crate::host::state::{Loaded, StateError, StateFile};
 use crate::host::{clock, systemd};
 use crate::mesh::board::{Alarm, Board, View};
 use crate::mesh::{Agent, OnDuty, Releases, Word};
 use crate::run::{Acting, Ended};
-use facts::Sight;
+use facts::{Disk, Sight};
 use jobs::Jobs;
 use ring::Ring;
 
@@ -63,7 +63,11 @@ pub(crate) struct Driver {
     waiting: Option<Waiting>,
     jobs: Jobs,
     sight: Sight,
-    ring: Ring,
+    /// As it was looked at before the last step.
+    disk: Disk,
+    ring: Arc<Ring>,
+    /// Nothing is due before this uptime: what was due last could not be stored.
+    not_before_ms: u64,
     pending: VecDeque<Event>,
     events: mpsc::Receiver<Event>,
     words: mpsc::Receiver<Word>,
@@ -98,7 +102,9 @@ impl Driver {
             waiting: None,
             jobs: Jobs::default(),
             sight,
-            ring: Ring::of(state_dir),
+            disk: Disk::look(&site),
+            ring: Arc::new(Ring::of(state_dir)),
+            not_before_ms: 0,
             pending: VecDeque::new(),
             events,
             words,
@@ -113,7 +119,6 @@ impl Driver {
     /// Works until this process is to end.
     pub(crate) async fn run(&mut self, acting: &mut Acting) -> anyhow::Result<Ended> {
         self.held = self.lease.try_take()?;
-        self.read_ledger();
         let (site, instance) = (self.site.clone(), other(self.site.config.instance));
         tokio::spawn(async move { tell_end(&site, instance).await });
         self.pending.push_back(Event::Started);
@@ -130,17 +135,15 @@ impl Driver {
 
     /// One event: decided, kept, told, done.
     async fn take(&mut self, event: Event, acting: &mut Acting) -> anyhow::Result<Option<Ended>> {
-        // Whoever held the lease until now has written it.
-        if self.held.is_none() || event == Event::LeaseGot {
-            self.read_ledger();
-        }
+        self.look(&event).await;
         let facts = self.facts();
         let (next, effects) = step(self.ledger.clone(), &event, &facts);
         let moved = next != self.ledger || !effects.is_empty();
         if moved {
             let effects: Vec<String> = effects.iter().map(Effect::to_string).collect();
             tracing::info!(%event, effects = effects.join("; "), "upgrade");
-            self.ring.keep(&self.ledger, &event, &facts);
+            let (ring, ledger, event, facts) = (self.ring.clone(), self.ledger.clone(), event.clone(), facts.clone());
+            beside(move || ring.keep(&ledger, &event, &facts)).await;
         }
         let kept = self.keep(next).await;
         self.tell(&facts);
@@ -166,9 +169,10 @@ impl Driver {
     }
 
     /// What cannot be kept has not happened: it is told again. But somebody looks after the apps in any case.
-    fn put_off(&self, event: Event, mut effects: Vec<Effect>, facts: &Facts) -> Vec<Effect> {
-        // The coordinator was told that nothing came of it, and says it again by itself.
-        if !matches!(event, Event::Word(_)) {
+    fn put_off(&mut self, event: Event, mut effects: Vec<Effect>, facts: &Facts) -> Vec<Effect> {
+        self.not_before_ms = facts.up_ms.saturating_add(facts.bounds.mend_ms);
+        // The coordinator was told that nothing came of it, and says it again by itself; and so does time.
+        if !matches!(event, Event::Word(_) | Event::Tick) {
             let (events, pause) = (self.site.events.clone(), Duration::from_millis(facts.bounds.mend_ms));
             tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
@@ -185,27 +189,36 @@ impl Driver {
             return true;
         }
         let (file, body) = (self.ledger_file.clone(), LedgerFile::V1(next.clone()));
-        let stored = tokio::task::spawn_blocking(move || file.store_json(&body)).await;
-        let failed = match stored {
-            Ok(Ok(())) => None,
-            Ok(Err(err)) => Some(err.to_string()),
-            Err(err) => Some(err.to_string()),
-        };
-        match failed {
-            None => {
+        let stored = beside(move || file.store_json(&body).map_err(|err| err.to_string())).await;
+        match stored.unwrap_or_else(|| Err("storing it broke off".into())) {
+            Ok(()) => {
                 self.ledger = next;
                 self.site.board.clear(Alarm::Upgrade);
                 true
             }
-            Some(why) => {
+            Err(why) => {
                 self.site.board.alarm(Alarm::Upgrade, format!("upgrades of the agent wait: {why}"));
                 false
             }
         }
     }
 
-    fn read_ledger(&mut self) {
-        match self.ledger_file.load_json::<LedgerFile>() {
+    /// Looks at the disk before a step. Whoever held the lease until now has written the ledger.
+    async fn look(&mut self, event: &Event) {
+        let site = self.site.clone();
+        if let Some(disk) = beside(move || Disk::look(&site)).await {
+            self.disk = disk;
+        }
+        if self.held.is_none() || matches!(event, Event::Started | Event::LeaseGot) {
+            let file = self.ledger_file.clone();
+            if let Some(read) = beside(move || file.load_json::<LedgerFile>()).await {
+                self.take_in(read);
+            }
+        }
+    }
+
+    fn take_in(&mut self, read: Result<Loaded<LedgerFile>, StateError>) {
+        match read {
             Ok(Loaded::Missing) => {}
             Ok(Loaded::Good(file)) => self.ledger = file.into(),
             Ok(Loaded::Previous { value, why }) => {
@@ -229,14 +242,13 @@ impl Driver {
     }
 
     fn facts(&self) -> Facts {
-        self.sight.facts(&self.site, &self.ledger, self.held.is_some())
+        self.sight.facts(&self.site, &self.disk, &self.ledger, self.held.is_some())
     }
 
     /// Tells people, on the device and at the coordinator.
     fn tell(&self, facts: &Facts) {
         let bytes = self.jobs.progress.load(Ordering::Relaxed);
-        let keys = self.site.files.keys().ok().flatten().map_or(0, |keys| keys.version);
-        let program = report(&self.ledger, facts, keys, bytes);
+        let program = report(&self.ledger, facts, self.disk.keys_version, bytes);
         self.site.board.update(|view| view.program = program);
     }
 
@@ -251,7 +263,7 @@ impl Driver {
         loop {
             let facts = self.facts();
             self.tell(&facts);
-            let due = wake_at(&self.ledger, &facts).map_or(IDLE, |at| until(at).min(IDLE));
+            let due = wake_at(&self.ledger, &facts).map_or(IDLE, |at| until(at.max(self.not_before_ms)).min(IDLE));
             let busy = self.jobs.is_busy();
             let reconciling = self.held.is_some() && !self.told_reconciled;
             tokio::select! {
@@ -295,6 +307,11 @@ async fn tell_end(site: &Site, instance: Instance) {
         Ok(Gone::Before) => {}
         Err(err) => tracing::warn!(%err, "the end of the other agent of this device is not heard"),
     }
+}
+
+/// Work that waits for the disk, where that hurts nobody. `None` when it broke off.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 fn until(at_ms: u64) -> Duration {

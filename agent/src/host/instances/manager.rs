@@ -156,6 +156,10 @@ async fn systemd(ask: Ask, instance: Instance) -> Result<Said, ManagerError> {
         Ask::Ready => systemctl(&["start", &this]).await?,
         Ask::Stop => systemctl(&["stop", &this]).await?,
         Ask::Enable => {
+            let states = systemctl(&["is-enabled", &this, &that]).await?.stdout;
+            if states.lines().eq(["enabled", "disabled"]) {
+                return Ok(Said::Yes);
+            }
             // First the one: a power cut between the two leaves both, and the lease keeps them apart.
             let enabled = systemctl(&["enable", &this]).await?;
             if enabled.status.success() { systemctl(&["disable", &that]).await? } else { enabled }
