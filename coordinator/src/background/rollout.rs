@@ -105,7 +105,7 @@ fn due(lens: &Lens<'_>, seen_at: &mut SeenAt) -> Vec<Write> {
 }
 
 fn step(lens: &Lens<'_>, rollout: &Rollout, seq: u64, elapsed_ms: u64) -> Option<Write> {
-    let facts = facts::of(lens, rollout);
+    let facts = facts::of(lens, rollout)?;
     let (mut next, effects) = rollout::step(rollout.clone(), Event::Look { elapsed_ms }, &facts).ok()?;
     let mut timeless = next.clone();
     timeless.clock_ms = rollout.clock_ms;

@@ -108,6 +108,7 @@ pub(super) fn advance(r: &mut Rollout, facts: &Facts, effects: &mut Vec<Effect>)
             match standing(r, facts) {
                 Standing::Through => {}
                 Standing::Under => return,
+                Standing::Nobody if refill(r, facts) == Refilled::Yes => return,
                 Standing::Nobody => {
                     r.why = format!("none of the devices of batch {} can be reached: wait, or promote it", r.batch);
                     return;
@@ -164,7 +165,7 @@ fn assign(r: &mut Rollout, facts: &Facts) {
         facts.devices.iter().filter(|(id, _)| !r.devices.contains_key(*id)).collect();
     waiting.sort_unstable_by_key(|(_, seen)| (seen.reach != Reach::Online, &seen.name));
     waiting.truncate(room);
-    let there = r.devices.values().filter(|m| m.batch == r.batch && is_meant(m)).count();
+    let there = r.devices.values().filter(|m| m.batch == r.batch && takes_a_place(m)).count();
     let size = match r.policy.batches.get(usize::try_from(r.batch.saturating_sub(1)).unwrap_or(usize::MAX)) {
         Some(size) if r.batch < r.batches() => amount(*size, all),
         Some(_) | None => usize::MAX,
@@ -192,6 +193,21 @@ fn assign(r: &mut Rollout, facts: &Facts) {
     }
 }
 
-fn is_meant(m: &Member) -> bool {
-    !matches!(m.turn, RolloutTurn::Boxed | RolloutTurn::Refused)
+fn takes_a_place(m: &Member) -> bool {
+    !matches!(m.turn, RolloutTurn::Boxed | RolloutTurn::Refused | RolloutTurn::Unreachable)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refilled {
+    Yes,
+    No,
+}
+
+/// Nobody of this batch can be reached: devices that can, and whose batch has not come, take their places.
+fn refill(r: &mut Rollout, facts: &Facts) -> Refilled {
+    let before = r.devices.len();
+    if facts.devices.iter().any(|(id, seen)| seen.reach == Reach::Online && !r.devices.contains_key(id)) {
+        assign(r, facts);
+    }
+    if r.devices.len() > before { Refilled::Yes } else { Refilled::No }
 }

@@ -79,22 +79,21 @@ pub enum Word {
     Bad(String),
 }
 
-/// What is known of the devices of `rollout` now.
-pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Facts {
+/// What is known of the devices of `rollout` now; none while nobody can say whom it is for.
+pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Option<Facts> {
     match &rollout.subject {
         Subject::Agent(subject) => {
             let (meant, overtaken) = meant(lens, rollout, subject);
             let devices = meant.into_iter().map(|d| (d.id.clone(), for_agent(lens, rollout, subject, d))).collect();
-            Facts { devices, overtaken }
+            Some(Facts { devices, overtaken })
         }
-        Subject::Deployment(_) => match deployment(lens, rollout) {
-            Some(record) => {
-                let selected = lens.selected(record).into_iter();
-                let devices = selected.map(|d| (d.id.clone(), for_app(lens, rollout, record, d))).collect();
-                Facts { devices, overtaken: None }
-            }
-            None => Facts::default(),
-        },
+        Subject::Deployment(_) => {
+            // Gone, newer or damaged: an empty selection would mean that all is done.
+            let record = deployment(lens, rollout)?;
+            let selected = lens.selected(record).into_iter();
+            let devices = selected.map(|d| (d.id.clone(), for_app(lens, rollout, record, d))).collect();
+            Some(Facts { devices, overtaken: None })
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::domain::{
 impl Lens<'_> {
     /// A rollout as people see it.
     pub fn rollout(&self, rollout: &Rollout, version: u64, detail: Detail) -> RolloutView {
-        let facts = facts::of(self, rollout);
+        let facts = facts::of(self, rollout).unwrap_or_default();
         let unassigned = || {
             let open = rollout.is_live();
             facts.devices.keys().filter(move |id| open && !rollout.devices.contains_key(*id))

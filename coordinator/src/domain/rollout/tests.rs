@@ -287,6 +287,15 @@ fn who_is_not_connected_is_no_failure_and_gets_it_when_it_is_back() {
 }
 
 #[test]
+fn a_batch_that_nobody_can_be_reached_of_gives_its_places_to_those_who_come_back() {
+    let mut run = Run::new(&[Kind::Fine, Kind::Late(1000), Kind::Late(50)], policy(&["1", "1", "100%"]));
+    run.seconds(40);
+    assert_eq!(run.brief(), (S::Running, 2, vec![T::Confirmed, T::Unreachable]));
+    run.seconds(60);
+    assert_eq!(run.brief(), (S::Done, 3, vec![T::Confirmed, T::Unreachable, T::Confirmed]));
+}
+
+#[test]
 fn who_cannot_take_it_or_failed_too_often_is_named_and_left_out() {
     let mut run = Run::new(&[Kind::TooOld, Kind::Notorious, Kind::Fine], policy(&["100%"]));
     run.seconds(30);
