@@ -275,8 +275,6 @@ impl Driver {
                 turn = turn(&mut self.waiting, self.told_ready, self.site.board.changes()) => match turn? {
                     Turn::Held(held) => {
                         (self.held, self.waiting) = (Some(held), None);
-                        // The one before wrote last.
-                        self.read_ledger();
                         return Ok(Event::LeaseGot);
                     }
                     Turn::Ready => self.ready(),
