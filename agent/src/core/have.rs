@@ -20,6 +20,8 @@ pub enum SeenState {
     Exited,
     /// Frozen by somebody; left alone.
     Paused,
+    /// Its removal was begun, and perhaps cut off: it never runs again.
+    Removing,
     /// In between; look again.
     Unsettled,
 }

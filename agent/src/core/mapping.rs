@@ -118,7 +118,7 @@ pub fn wanted(app: &App, have: &Have) -> Wanted {
         SeenState::Running => {}
         // Frozen, or in between: its address is not asked for, and what leads to it stays.
         SeenState::Paused | SeenState::Unsettled => return Wanted::NotYet,
-        SeenState::Created | SeenState::Exited => return Wanted::Nowhere,
+        SeenState::Created | SeenState::Exited | SeenState::Removing => return Wanted::Nowhere,
     }
     if ports().next().is_none() || holder.publisher == Publisher::Podman {
         return Wanted::Nothing;

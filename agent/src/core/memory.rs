@@ -109,7 +109,7 @@ impl Memory {
             match seen.state {
                 SeenState::Running => self.saw_up(seen, app, now),
                 SeenState::Exited => self.saw_down(seen, app, now),
-                SeenState::Created => {
+                SeenState::Created | SeenState::Removing => {
                     self.runs.remove(&seen.name);
                 }
                 SeenState::Paused | SeenState::Unsettled => {}

@@ -117,6 +117,7 @@ fn container(name: &Name, role: Role, seen: Option<&Seen>, app: &App, memory: &M
             SeenState::Created => ContainerState::Created,
             SeenState::Running => ContainerState::Running,
             SeenState::Exited => ContainerState::Exited,
+            SeenState::Removing => ContainerState::Missing,
             SeenState::Paused | SeenState::Unsettled => ContainerState::Unknown,
         }),
         exit_code: exited.map(|seen| seen.exit_code).or(crash.map(|crash| crash.exit_code)),

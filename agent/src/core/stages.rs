@@ -289,7 +289,7 @@ fn ready(app: &App, name: &Name, have: &Have, memory: &Memory) -> CheckResult {
                 Ok("has ended".to_owned())
             }
         }
-        Some((_, SeenState::Created | SeenState::Unsettled)) | None => {
+        Some((_, SeenState::Created | SeenState::Removing | SeenState::Unsettled)) | None => {
             return CheckResult::new(check, CheckState::NotAsked, "");
         }
     };

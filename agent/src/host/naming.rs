@@ -66,6 +66,7 @@ pub(super) fn read_line(line: &ContainerLine) -> Option<Seen> {
         State::Running => SeenState::Running,
         State::Exited => SeenState::Exited,
         State::Paused => SeenState::Paused,
+        State::Removing => SeenState::Removing,
         State::Unsettled => SeenState::Unsettled,
     };
     let name = line.names.first().map(String::as_str).unwrap_or_default();

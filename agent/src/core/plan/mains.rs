@@ -63,6 +63,10 @@ fn main(app: &Arc<App>, seen: &Seen, memory: &Memory, facts: &Facts, plan: &mut 
             ));
             Outlook::Failed
         }
+        SeenState::Removing => {
+            plan.steps.push(Step::Remove { target: target(seen) });
+            Outlook::Starting
+        }
         SeenState::Unsettled => {
             plan.wake_at(facts.now + LOOK_AGAIN);
             Outlook::Starting

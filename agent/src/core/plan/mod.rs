@@ -316,7 +316,7 @@ fn clear(leave: &[&Seen], rule: &StopRule, plan: &mut Plan) {
 fn is_up(seen: &Seen) -> bool {
     match seen.state {
         SeenState::Running | SeenState::Paused | SeenState::Unsettled => true,
-        SeenState::Created | SeenState::Exited => false,
+        SeenState::Created | SeenState::Exited | SeenState::Removing => false,
     }
 }
 
@@ -355,6 +355,10 @@ fn inits(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts, plan: &mut
                     plan.phase = Phase::CrashLoop;
                     plan.wake_at(next);
                 }
+                return false;
+            }
+            SeenState::Removing => {
+                plan.steps.push(Step::Remove { target: target(seen) });
                 return false;
             }
             SeenState::Created => {

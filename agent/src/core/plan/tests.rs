@@ -157,6 +157,19 @@ fn what_runs_as_wanted_is_left_alone() {
 }
 
 #[test]
+fn a_removal_that_was_cut_off_is_finished_and_nothing_is_stopped_for_it() {
+    let (v1, v2) = (app(1, &["seed:1"], &["cam:1"]), app(2, &["seed:1"], &["cam:2"]));
+    let world = || World::new().images(&["seed:1", "cam:1", "cam:2"]);
+    let old = world().add(&v1, Role::Init, "seed", SeenState::Removing).add(&v2, Role::Main, "cam", SeenState::Created);
+    check(&old, Some(&v2), Some(&v2), "remove seed");
+    let init =
+        world().add(&v1, Role::Init, "seed", SeenState::Removing).add(&v1, Role::Main, "cam", SeenState::Created);
+    check(&init, Some(&v1), Some(&v1), "remove seed");
+    let main = world().add(&v1, Role::Init, "seed", SeenState::Exited).add(&v1, Role::Main, "cam", SeenState::Removing);
+    check(&main, Some(&v1), Some(&v1), "remove cam");
+}
+
+#[test]
 fn absence_removes_and_nothing_else_does() {
     let v1 = app(1, &["seed:1"], &["cam:1"]);
     let world = World::new().add(&v1, Role::Init, "seed", SeenState::Exited).main(&v1, "cam");

@@ -93,7 +93,7 @@ fn of(app: &App, name: &Name, have: &Have, memory: &Memory, now: Duration) -> St
     let hash = app.hash().to_string();
     let Some(seen) = have.find(Role::Main, &hash, name) else { return Standing::Down };
     match seen.state {
-        SeenState::Created | SeenState::Unsettled => Standing::Down,
+        SeenState::Created | SeenState::Removing | SeenState::Unsettled => Standing::Down,
         SeenState::Paused => Standing::Started,
         SeenState::Exited if seen.exit_code == 0 && memory.crash(name).is_none() => Standing::Completed,
         SeenState::Exited => Standing::Started,

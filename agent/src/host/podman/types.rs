@@ -25,7 +25,9 @@ pub enum State {
     Exited,
     /// Frozen by somebody.
     Paused,
-    /// On its way out, being removed, or a word we do not know: look again.
+    /// Its removal has begun; where it was cut off, only another removal helps.
+    Removing,
+    /// On its way out, or a word we do not know: look again.
     Unsettled,
 }
 
@@ -36,6 +38,7 @@ impl State {
             "running" => Self::Running,
             "exited" | "stopped" | "dead" => Self::Exited,
             "paused" => Self::Paused,
+            "removing" => Self::Removing,
             _ => Self::Unsettled,
         }
     }
@@ -490,7 +493,12 @@ mod tests {
 
     #[test]
     fn words_of_newer_podman_are_known() {
-        for (word, want) in [("Running", State::Running), ("stopped", State::Exited), ("stopping", State::Unsettled)] {
+        for (word, want) in [
+            ("Running", State::Running),
+            ("stopped", State::Exited),
+            ("stopping", State::Unsettled),
+            ("removing", State::Removing),
+        ] {
             assert_eq!(State::parse(&word.to_ascii_lowercase()), want);
         }
     }
