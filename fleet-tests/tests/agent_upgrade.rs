@@ -85,16 +85,6 @@ fn upgrade(fleet: &Fleet, to: &str) {
     ]);
 }
 
-/// A device that failed three times in a row is left out of the rollout to this version, until somebody says otherwise.
-fn let_out(fleet: &Fleet, version: &str) {
-    let rollout = format!("agent-{}", version.replace('.', "-"));
-    soon("it to be left out", || {
-        let seen = fleet.bramble().ok(&["describe", "rollout", &rollout]);
-        if seen.contains("boxed") { Ok(()) } else { Err(seen) }
-    });
-    fleet.bramble().ok(&["rollout", "retry", &rollout]);
-}
-
 /// The device's last word on the upgrade to a version: what acts now, and how it ended.
 fn end(fleet: &Fleet, pi: &Device, to: &str) -> Result<(String, UpgradeReport), String> {
     let view = fleet.device_view(pi.name())?;
@@ -175,9 +165,6 @@ fn a_bad_release_leaves_the_old_agent_and_is_refused_until_it_is_retried() {
         let version = format!("0.2.{n}");
         publisher.publish(&fleet, &version, &publisher.bad_agent(&version, fault));
         upgrade(&fleet, &version);
-        if n >= 3 {
-            let_out(&fleet, &version);
-        }
         let (acts, upgrade) = ends(&fleet, &pi, &version);
         println!("{fault:?}: {:?} ({})", upgrade.status, upgrade.reason);
         assert!(matches!(upgrade.status, Status::RolledBack | Status::Failed), "{fault:?}: {upgrade:?}");
@@ -187,7 +174,6 @@ fn a_bad_release_leaves_the_old_agent_and_is_refused_until_it_is_retried() {
     }
     publisher.publish(&fleet, "0.3.0", &publisher.agent("0.3.0"));
     upgrade(&fleet, "0.3.0");
-    let_out(&fleet, "0.3.0");
     let (acts, good) = ends(&fleet, &pi, "0.3.0");
     assert_eq!((acts.as_str(), good.status), ("0.3.0", Status::Confirmed), "{good:?}");
     alone(&pi, "0.3.0");
