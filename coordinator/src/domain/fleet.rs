@@ -306,8 +306,8 @@ impl Fleet {
 
     /// Was the whole known at least once? Before, there is nothing to show.
     pub fn known(&self) -> bool {
-        let all = [self.desired.known, self.reports.known, self.devices.known, self.deployments.known];
-        all.iter().all(|known| *known) && self.tokens.known && self.rollouts.known
+        let tables = self.desired.known && self.reports.known && self.devices.known && self.deployments.known;
+        tables && self.tokens.known && self.rollouts.known && self.releases.is_known()
     }
 
     /// The layout of the store is newer than this coordinator's, or cannot be read: it may not write.

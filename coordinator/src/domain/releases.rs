@@ -246,6 +246,11 @@ impl Shelf {
         self.table.head()
     }
 
+    /// Was the whole told at least once?
+    pub(super) fn is_known(&self) -> bool {
+        self.table.known
+    }
+
     pub(super) fn is_told(&self) -> bool {
         self.table.fresh.is_none()
     }

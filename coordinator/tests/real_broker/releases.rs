@@ -144,8 +144,7 @@ async fn a_device_downloads_by_questions_and_reaches_nothing_else_of_it() {
     let binary = binary(1_000_000);
     let signed = publish(&store, &device, &binary).await;
     let core = coordinate(&up).await;
-    until("the index knows the release", async || core.index.look(|lens| lens.fleet.releases.now().newest().is_some()))
-        .await;
+    until("the index knows the whole", async || core.index.look(|lens| lens.fleet.known())).await;
 
     let digest = Sha256::of(&signed);
     assert_eq!(ask(&device, ReleaseAsk::Manifest { manifest: digest }).await, ReleaseAnswer::Manifest(signed));
