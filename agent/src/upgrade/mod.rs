@@ -12,7 +12,7 @@ mod ring;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bramble_contracts::v1::Instance;
@@ -74,6 +74,8 @@ pub(crate) struct Driver {
     view: watch::Receiver<View>,
     /// Of the word that was heard last.
     answer: Option<oneshot::Sender<Result<(), String>>>,
+    /// Is the end of the other instance being waited for?
+    watching: Arc<AtomicBool>,
     /// Was whoever started us told that we are ready?
     told_ready: bool,
     /// Was it told that all apps were looked at, since this agent acts?
@@ -110,6 +112,7 @@ impl Driver {
             words,
             view: agent.changes(),
             answer: None,
+            watching: Arc::default(),
             told_ready: false,
             told_reconciled: false,
             site,
@@ -119,8 +122,6 @@ impl Driver {
     /// Works until this process is to end.
     pub(crate) async fn run(&mut self, acting: &mut Acting) -> anyhow::Result<Ended> {
         self.held = self.lease.try_take()?;
-        let (site, instance) = (self.site.clone(), other(self.site.config.instance));
-        tokio::spawn(async move { tell_end(&site, instance).await });
         self.pending.push_back(Event::Started);
         loop {
             let event = match self.pending.pop_front() {
@@ -241,6 +242,20 @@ impl Driver {
         }
     }
 
+    /// Hears of the end of the old agent, where its end is waited for.
+    fn watch_other(&self) {
+        let instance = other(self.site.config.instance);
+        let waits = self.held.is_some() && self.ledger.last.as_ref().is_some_and(|last| last.beside == Some(instance));
+        if !waits || self.watching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (site, watching) = (self.site.clone(), self.watching.clone());
+        tokio::spawn(async move {
+            tell_end(&site, instance).await;
+            watching.store(false, Ordering::Relaxed);
+        });
+    }
+
     fn facts(&self) -> Facts {
         self.sight.facts(&self.site, &self.disk, &self.ledger, self.held.is_some())
     }
@@ -261,6 +276,7 @@ impl Driver {
     /// Waits for what happens next.
     async fn next(&mut self, acting: &mut Acting) -> anyhow::Result<Event> {
         loop {
+            self.watch_other();
             let facts = self.facts();
             self.tell(&facts);
             let due = wake_at(&self.ledger, &facts).map_or(IDLE, |at| until(at.max(self.not_before_ms)).min(IDLE));
@@ -298,11 +314,10 @@ impl Driver {
     }
 }
 
-/// Tells of the end of an instance, if it runs.
+/// Tells of the end of an instance: that it does not run is its end too.
 async fn tell_end(site: &Site, instance: Instance) {
     match lease::gone(&site.config.state_dir, instance).await {
-        Ok(Gone::Now) => drop(site.events.send(Event::InstanceGone(instance)).await),
-        Ok(Gone::Before) => {}
+        Ok(Gone::Now | Gone::Before) => drop(site.events.send(Event::InstanceGone(instance)).await),
         Err(err) => tracing::warn!(%err, "the end of the other agent of this device is not heard"),
     }
 }

@@ -62,9 +62,11 @@ impl Way {
         }
     }
 
-    /// For how long nobody may act, at most, a boot included. One that hangs holds the lease until somebody ends it.
-    fn unmanaged_max(self) -> u64 {
+    /// For how long nobody may act, at most, a boot included. One that hangs holds the lease until somebody ends it: the
+    /// old one, when the time of the trial is over; the watchdog, where an accident has left it alone.
+    fn unmanaged_max(self, fuses: &[Fuse]) -> u64 {
         match self {
+            Self::Up(Kind::HangsLong) | Self::ChangeOfMind(Kind::HangsLong, _) if fuses.is_empty() => 12 * MINUTE,
             Self::Up(Kind::HangsLong) | Self::ChangeOfMind(Kind::HangsLong, _) => 21 * MINUTE,
             Self::Up(Kind::HangsActing | Kind::HangsStarting) => 5 * MINUTE,
             Self::Up(_) | Self::ChangeOfMind(..) | Self::Down | Self::TooFarDown => 3 * MINUTE,
@@ -117,12 +119,16 @@ fn is_at_rest(world: &World, minor: u16) -> bool {
     let named = (disk.links.current, disk.links.confirmed, disk.ledger.confirmed.version) == (is, is, is);
     let alone = world.procs.len() == 1 || world.mood == Mood::NeverRetires;
     let enabled = acting.is_some_and(|proc| proc.instance == disk.enabled && world.wanted.contains(&disk.enabled));
-    named && alone && enabled && world.acting() == Some(is) && disk.ledger.upgrade.is_none()
+    // 0.5.0 was installed by hand; each other one takes none below the one before it.
+    let (seq, floor) = if minor == 5 { (0, 3) } else { (u64::from(minor), u64::from(minor - 1).max(3)) };
+    let kept = (disk.ledger.confirmed.release_seq, disk.floor) == (seq, floor);
+    named && kept && alone && enabled && world.acting() == Some(is) && disk.ledger.upgrade.is_none()
 }
 
 /// Lets a story come to its end, and notes what is wrong with it.
 fn live(world: &mut World, way: Way, mood: Mood, blame: Blame) {
     let target = way.target();
+    let unmanaged_max = way.unmanaged_max(&world.fuses) * if blame == Blame::Any { 3 } else { 1 };
     ask_for(world, if let Way::ChangeOfMind(..) = way { 6 } else { target });
     if let Way::ChangeOfMind(_, after) = way {
         world.run(after);
@@ -159,7 +165,6 @@ fn live(world: &mut World, way: Way, mood: Mood, blame: Blame) {
     if bad_status || blame == Blame::Exact && sound && !gives_up && denied(world) {
         world.wrong.push("a good version is refused".into());
     }
-    let unmanaged_max = way.unmanaged_max() * if blame == Blame::Any { 3 } else { 1 };
     if world.unmanaged_max > unmanaged_max {
         world.wrong.push(format!("nobody acted for {} s", world.unmanaged_max / 1000));
     }

@@ -1,13 +1,13 @@
 //! An agent in the world: reads the facts, takes a step, stores the ledger, does the effects, one after the other.
 
 use bramble_agent::core::upgrade::{
-    Admission, Attempt, Binary, Clock, Effect, Event, ExitCode, Facts, Failure, Fault, JudgeError, Lease, Line, Mesh,
-    Phase, Whole, prune, step, wake_at,
+    Admission, Attempt, Binary, Clock, Confirmed, Effect, Event, ExitCode, Facts, Failure, Fault, JudgeError, Lease,
+    Line, Mesh, Phase, Whole, prune, step, wake_at,
 };
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::release::ReleaseError;
 use bramble_contracts::v1::{AgentVersion, Instance};
-use bramble_contracts::v2::AgentWish;
+use bramble_contracts::v2::{AgentWish, UpgradeWord};
 
 use super::kinds::Kind;
 use super::world::{Done, Due, SECOND, World};
@@ -172,7 +172,7 @@ impl World {
             if facts.lease == Lease::NotHeld {
                 self.wrong.push("who does not hold the lease writes the ledger".into());
             }
-            self.check_confirmation(pid, &next.confirmed.version);
+            self.check_confirmation(pid, event, &next.confirmed);
             match self.effect(Some(pid), &|| "store".into(), |world| world.disk.ledger = next.clone()) {
                 Done::Yes => {}
                 Done::Dead => return,
@@ -216,13 +216,15 @@ impl World {
         }
     }
 
-    /// Only a sound agent that has reconciled in this very run is ever confirmed.
-    fn check_confirmation(&mut self, pid: u32, version: &AgentVersion) {
-        if *version == self.disk.ledger.confirmed.version {
+    /// Only a sound agent that has reconciled in this very run is ever confirmed, and only by a word that names it.
+    fn check_confirmation(&mut self, pid: u32, event: &Event, confirmed: &Confirmed) {
+        let Confirmed { version, release_seq, .. } = *confirmed;
+        if version == self.disk.ledger.confirmed.version {
             return;
         }
-        let sound = self.kind(*version).is_sound();
-        if !sound || !self.proc(pid).is_some_and(|proc| proc.reconciled && proc.version == *version) {
+        let said = *event == Event::Word(UpgradeWord::Confirm { release_seq });
+        let proven = self.proc(pid).is_some_and(|proc| proc.reconciled && proc.version == version);
+        if !said || !proven || !self.kind(version).is_sound() {
             self.wrong.push(format!("{version} is confirmed, and was not proven"));
         }
     }
@@ -265,8 +267,9 @@ impl World {
             Effect::EnableInstance(instance) => self.disk.enabled = *instance,
             Effect::Halt => self.job(pid, SECOND, Job::Halt),
             Effect::ReleaseLease => {
-                if proc.acts {
-                    self.wrong.push("the lease is let go by one who acts".into());
+                let phase = self.disk.ledger.upgrade.as_ref().map(|upgrade| &upgrade.phase);
+                if proc.acts || phase != Some(&Phase::Released) {
+                    self.wrong.push("the lease is let go by one who acts, or before that is stored".into());
                 }
                 if self.lease == Some(pid) {
                     self.let_go();

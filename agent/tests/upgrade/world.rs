@@ -260,6 +260,15 @@ impl World {
                 wrong.push(format!("a link leads to {link}, which is not there"));
             }
         }
+        let Disk { ledger, links, .. } = &self.disk;
+        let upgrade = ledger.upgrade.as_ref();
+        let cut_over = upgrade.is_some_and(|upgrade| upgrade.is_cut_over() && upgrade.version == links.current);
+        if links.current != ledger.confirmed.version && !cut_over {
+            wrong.push(format!("current leads to {}, and that is not stored", links.current));
+        }
+        if upgrade.is_some_and(|upgrade| upgrade.version == links.confirmed) {
+            wrong.push(format!("{} is marked confirmed, and that is not stored", links.confirmed));
+        }
         let managed = acting.iter().any(|proc| !proc.hangs);
         match (managed, self.unmanaged_since) {
             (true, Some(since)) => {

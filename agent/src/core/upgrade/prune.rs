@@ -104,7 +104,8 @@ mod tests {
         let part = |minor| Binary { whole: Whole::Part, ..binary(minor) };
         let there = [part(6), binary(7), part(8)];
         assert_eq!(left(&ledger, &Facts { wish: None, ..facts.clone() }, &there, 1000), ["0.7.0", "0.8.0"]);
-        let on_trial = Facts { own: version(8), wish: None, ..facts };
+        let links = facts.links.map(|links| crate::core::upgrade::Links { current: version(8), ..links });
+        let on_trial = Facts { own: version(8), wish: None, links, ..facts };
         assert_eq!(left(&ledger, &on_trial, &there, 0), ["0.7.0", "0.8.0"]);
     }
 }
