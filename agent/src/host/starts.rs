@@ -6,12 +6,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::device::{damaged, refused, text};
 use super::podman::{ContainerDetail, ContainerLine, Podman, PodmanError, State};
 use super::{dnat, orphans};
 use crate::core::heal::Damage;
 use crate::core::step::StepError;
+
+/// Starts of a container whose pod is being started by another one.
+const POD_TRIES: u32 = 4;
+const POD_PAUSE: Duration = Duration::from_millis(250);
 
 /// The starts of one device.
 #[derive(Debug)]
@@ -66,8 +71,8 @@ impl Starts {
             let known = self.podman.inspect(&line.id).await.ok().flatten();
             clear(line, known.as_ref().and_then(ContainerDetail::address)).await;
         }
-        let err = match self.podman.start(id).await {
-            Ok(_) => return Ok(()),
+        let err = match self.try_start(id).await {
+            Ok(()) => return Ok(()),
             Err(err) if err.is_outage() => {
                 lock(&self.cut).insert(id.to_owned());
                 return Err(refused(&err));
@@ -91,6 +96,18 @@ impl Starts {
         } else {
             refused(&err)
         })
+    }
+
+    /// Containers of a pod start side by side, and each start begins with the pod's pause container: one may meet the
+    /// other's half done. Then it is tried again, a few times.
+    async fn try_start(&self, id: &str) -> Result<(), PodmanError> {
+        for _ in 1..POD_TRIES {
+            match self.podman.start(id).await {
+                Err(err) if err.is_pod_between() => tokio::time::sleep(POD_PAUSE).await,
+                done => return done.map(drop),
+            }
+        }
+        self.podman.start(id).await.map(drop)
     }
 
     /// The container itself and its pod's pause container, which has the network; those that do not run.

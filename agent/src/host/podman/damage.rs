@@ -63,6 +63,11 @@ impl PodmanError {
         self.says(&PROGRAM)
     }
 
+    /// The pod's pause container is being started, or was not, by the start of another container of the pod.
+    pub fn is_pod_between(&self) -> bool {
+        self.says(&["cannot get namespace path unless container"])
+    }
+
     fn says(&self, words: &[&str]) -> bool {
         let Self::Refused { message, cause, .. } = self else { return false };
         let text = format!("{message}\n{cause}").to_ascii_lowercase();
@@ -148,7 +153,12 @@ mod tests {
         ] {
             let err = refused(status, message, cause);
             assert!(!err.is_container_damage() && !err.is_image_damage() && !err.is_program_missing(), "{err}");
+            assert!(!err.is_pod_between(), "{err}");
         }
+        // As Podman 4.3.1 said it once, of two containers of a pod that were started side by side.
+        let words = "cannot get namespace path unless container b8587285276d is running: container is stopped";
+        let between = refused(500, words, "container is stopped");
+        assert!(between.is_pod_between() && !between.is_container_damage(), "{between}");
     }
 
     #[test]
