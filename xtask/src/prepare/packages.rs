@@ -43,6 +43,10 @@ const TESTS: &[(&str, Option<&str>)] = &[
     ("busybox-static", None),
     // Agents under a wrong clock.
     ("libfaketime", None),
+    // The guide types it.
+    ("procps", Some("pgrep")),
+    // Agents of other versions are sent without what is for debuggers.
+    ("binutils", Some("strip")),
 ];
 
 /// Installs what is missing, after saying so.
