@@ -8,7 +8,8 @@ use std::hint::black_box;
 use bramble_contracts::release::Target;
 use bramble_contracts::v1::AgentVersion;
 
-const MARK: &str = "bramble-agent version ";
+/// Stands in every agent before its version.
+pub const MARK: &str = "bramble-agent version ";
 const NUMBER: &str = match option_env!("BRAMBLE_VERSION") {
     Some(given) => given,
     None => env!("CARGO_PKG_VERSION"),

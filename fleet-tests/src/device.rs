@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bramble_agent::status::Status;
 use bramble_contracts::smoke::Suite;
 use bramble_contracts::token::EnrollmentToken;
 use serde_json::Value;
@@ -163,17 +164,14 @@ impl Device {
         self.run.join("podman.sock")
     }
 
-    /// What its agents say of themselves on the device, those that run now.
+    /// What the agents of a supervised device say of themselves on it, those that run now.
     #[must_use]
-    pub fn statuses(&self) -> Vec<bramble_agent::status::Status> {
-        let config = self.dir.join("agent.toml").display().to_string();
-        let runs = |pid: u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.contains("\0run\0") && line.contains(&config)
+    pub fn statuses(&self) -> Vec<Status> {
+        let said = |(name, pid): (String, i32)| {
+            let status = Status::read(&self.run.join(format!("status-{name}.json")))?;
+            (i32::try_from(status.pid) == Ok(pid)).then_some(status)
         };
-        let read = |name: &str| bramble_agent::status::Status::read(&self.run.join(format!("status-{name}.json")));
-        ["a", "b"].into_iter().filter_map(read).filter(|status| runs(status.pid)).collect()
+        self.agents().into_iter().filter_map(said).collect()
     }
 
     /// The agent's process.

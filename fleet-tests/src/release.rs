@@ -11,7 +11,7 @@ use xtask::run::Cmd;
 use crate::fleet::Fleet;
 use crate::programs::programs;
 
-const MARK: &[u8] = b"bramble-agent version ";
+const MARK: &[u8] = bramble_agent::version::MARK.as_bytes();
 
 /// How an agent is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

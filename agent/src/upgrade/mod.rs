@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::core::upgrade::{Effect, Event, Facts, Ledger, LedgerFile, report, step, wake_at};
-use crate::host::instances::{Binaries, Manager, ledger_file, other};
+use crate::host::instances::{Binaries, Manager, ledger_file};
 use crate::host::lease::{self, Gone, Held, Lease, LeaseError, Waiting};
 use crate::host::release::Files;
 use crate::host::state::{Loaded, StateError, StateFile};
@@ -244,7 +244,7 @@ impl Driver {
 
     /// Hears of the end of the old agent, where its end is waited for.
     fn watch_other(&self) {
-        let instance = other(self.site.config.instance);
+        let instance = self.site.config.instance.other();
         let waits = self.held.is_some() && self.ledger.last.as_ref().is_some_and(|last| last.beside == Some(instance));
         if !waits || self.watching.swap(true, Ordering::Relaxed) {
             return;

@@ -16,21 +16,12 @@ mod failures;
 mod releases;
 mod site;
 mod story;
+#[path = "../mesh/wait.rs"]
+mod wait;
 
 use std::time::Duration;
 
+pub(crate) use wait::{eventually, unix_now};
+
 /// Everything here happens within this, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
-
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
-    let all = async {
-        while !check().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, all).await.is_ok(), "waited in vain for {what}");
-}
-
-pub(crate) fn unix_now() -> u64 {
-    bramble_agent::host::clock::wall_ms() / 1000
-}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::Client;
 use bramble_agent::host::cmd;
 use bramble_agent::host::podman::Podman;
+use bramble_agent::version::MARK;
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::signed::{Role, sign};
 use bramble_contracts::subjects::{self, Bucket};
@@ -25,9 +26,6 @@ use crate::broker::last;
 use crate::common::{self, IMAGE, container, deployment, free_port, tiny_image};
 use crate::coordinator::{Coordinator, Tls};
 use crate::{PATIENCE, eventually};
-
-/// Stands in every agent before its version.
-const MARK: &str = "bramble-agent version ";
 
 pub(crate) fn version(patch: u16) -> AgentVersion {
     let own = bramble_agent::version::number();

@@ -29,6 +29,15 @@ impl Instance {
             Self::B => "b",
         }
     }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
 }
 
 /// A release version, `1.2.3`.

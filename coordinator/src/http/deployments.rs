@@ -86,18 +86,9 @@ async fn describe(
         let slot = lens.fleet.deployment(&tenant, &of)?;
         Some(slot.value.as_ref().map(|d| lens.deployment(d, slot.seq, Detail::Whole)).map_err(Clone::clone))
     };
-    let view = app.core.index.look(&one);
-    if q.is_on() && matches!(view, Some(Ok(_))) {
-        // A record that was damaged since is not a deleted one.
-        let items = move |lens: &Lens<'_>| one(lens).transpose().ok().map(|v| watched::items(v.as_slice(), key));
-        return Ok(watched::stream(&app, items));
-    }
-    match view {
-        None => Err(ApiError::not_found("deployment", name)),
-        Some(Err(why)) => {
-            Err(ApiError::new(Code::Unavailable, format!("the record of deployment {name} is damaged: {why}")))
-        }
-        Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
+    match watched::record(&app, q, "deployment", &name, one, key)? {
+        watched::Record::Followed(events) => Ok(events),
+        watched::Record::Now(view) => Ok((etag(view.version), Json(view)).into_response()),
     }
 }
 

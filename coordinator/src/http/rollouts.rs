@@ -135,17 +135,9 @@ async fn describe(
         let slot = lens.fleet.rollouts.get(&place)?;
         Some(slot.value.as_ref().map(|r| lens.rollout(r, slot.seq, Detail::Whole)).map_err(Clone::clone))
     };
-    let view = app.core.index.look(&one);
-    if q.is_on() && matches!(view, Some(Ok(_))) {
-        let items = move |lens: &Lens<'_>| one(lens).transpose().ok().map(|v| watched::items(v.as_slice(), key));
-        return Ok(watched::stream(&app, items));
-    }
-    match view {
-        None => Err(ApiError::not_found("rollout", name)),
-        Some(Err(why)) => {
-            Err(ApiError::new(Code::Unavailable, format!("the record of rollout {name} is damaged: {why}")))
-        }
-        Some(Ok(view)) => Ok((etag(view.version), Json(view)).into_response()),
+    match watched::record(&app, q, "rollout", &name, one, key)? {
+        watched::Record::Followed(events) => Ok(events),
+        watched::Record::Now(view) => Ok((etag(view.version), Json(view)).into_response()),
     }
 }
 

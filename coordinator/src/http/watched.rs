@@ -9,11 +9,12 @@ use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
+use bramble_contracts::{Name, problem::Code};
 use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::App;
+use super::{App, error::ApiError};
 use crate::domain::view::Lens;
 
 /// Between two looks at the index.
@@ -58,6 +59,40 @@ impl Watched {
 pub(super) fn items<T: Serialize>(all: &[T], key: impl Fn(&T) -> String) -> BTreeMap<String, Value> {
     let json = |item: &T| serde_json::to_value(item).expect("invariant: our views always fit JSON");
     all.iter().map(|item| (key(item), json(item))).collect()
+}
+
+/// What is said of one record.
+pub(super) enum Record<T> {
+    /// How it is.
+    Now(T),
+    /// How it is, and every change of it.
+    Followed(Response),
+}
+
+/// One record of a bucket, called `name`, as it is or as it changes. One that was damaged since is not a deleted one.
+pub(super) fn record<T, F>(
+    app: &App,
+    asked: Watched,
+    what: &str,
+    name: &Name,
+    one: F,
+    key: fn(&T) -> String,
+) -> Result<Record<T>, ApiError>
+where
+    T: Serialize + 'static,
+    F: Fn(&Lens<'_>) -> Option<Result<T, String>> + Send + Sync + 'static,
+{
+    match app.core.index.look(&one) {
+        None => Err(ApiError::not_found(what, name)),
+        Some(Err(why)) => {
+            Err(ApiError::new(Code::Unavailable, format!("the record of {what} {name} is damaged: {why}")))
+        }
+        Some(Ok(_)) if asked.is_on() => {
+            let items = move |lens: &Lens<'_>| one(lens).transpose().ok().map(|v| items(v.as_slice(), key));
+            Ok(Record::Followed(stream(app, items)))
+        }
+        Some(Ok(view)) => Ok(Record::Now(view)),
+    }
 }
 
 struct Following<F> {

@@ -5,7 +5,7 @@ use bramble_contracts::v1::Status;
 use super::effect::{Effect, ExitCode};
 use super::event::{Failure, Fault};
 use super::ledger::Phase;
-use super::step::{Turn, Who, other};
+use super::step::{Turn, Who};
 
 impl Turn<'_> {
     pub(super) fn failed(&mut self, effect: &Effect, why: &str) {
@@ -106,7 +106,7 @@ impl Turn<'_> {
             (Who::Confirmed, None) => {
                 self.repair();
                 if self.ledger.last.as_ref().is_some_and(|last| last.status == Status::RolledBack) {
-                    self.out.push(Effect::StopInstance(other(self.facts.instance)));
+                    self.out.push(Effect::StopInstance(self.facts.instance.other()));
                 }
             }
             (Who::Stranger, _) => self.out.push(Effect::TurnLink(self.ledger.confirmed.version)),

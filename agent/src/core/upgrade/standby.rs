@@ -7,12 +7,12 @@ use super::effect::{Effect, ExitCode};
 use super::event::Event;
 use super::facts::Facts;
 use super::ledger::{Ledger, Phase};
-use super::step::{Who, end, other};
+use super::step::{Who, end};
 
 pub(super) fn step(ledger: &Ledger, event: &Event, facts: &Facts) -> Vec<Effect> {
     match event {
         Event::Started => vec![started(ledger, facts)],
-        Event::Tick if is_overdue(ledger, facts) => vec![Effect::StopInstance(other(facts.instance))],
+        Event::Tick if is_overdue(ledger, facts) => vec![Effect::StopInstance(facts.instance.other())],
         Event::Word(UpgradeWord::Retire) if is_spare(ledger, facts) => vec![Effect::Exit(ExitCode::Retire)],
         Event::Failed { effect: Effect::WaitForLease, .. } => vec![Effect::Exit(ExitCode::Restart)],
         Event::Tick

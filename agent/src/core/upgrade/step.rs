@@ -62,14 +62,6 @@ impl Upgrade {
     }
 }
 
-/// The other instance.
-pub(super) fn other(instance: Instance) -> Instance {
-    match instance {
-        Instance::A => Instance::B,
-        Instance::B => Instance::A,
-    }
-}
-
 /// How a process ends that another one is to replace: the instance that a boot starts is started again by its supervisor.
 pub(super) fn end(instance: Instance, ledger: &Ledger) -> Effect {
     let home = instance == ledger.confirmed.instance;
@@ -258,7 +250,7 @@ impl Turn<'_> {
             Ok(()) => {
                 self.enter(Phase::Verifying);
                 // One that an earlier upgrade left there goes: its place is needed.
-                self.out.push(Effect::StopInstance(other(self.facts.instance)));
+                self.out.push(Effect::StopInstance(self.facts.instance.other()));
                 self.out.push(Effect::SelfTest { of: *of, version });
             }
             Err(failure) => self.fail(failure),
@@ -275,7 +267,7 @@ impl Turn<'_> {
             return self.fail(&Failure::new(Fault::Nobody, "the connection was lost before the new agent was started"));
         }
         self.enter(Phase::Starting);
-        self.out.extend([Effect::TurnLink(version), Effect::StartInstance(other(self.facts.instance))]);
+        self.out.extend([Effect::TurnLink(version), Effect::StartInstance(self.facts.instance.other())]);
     }
 
     fn ready(&mut self, of: &Attempt, result: &Result<(), Failure>) {
@@ -366,7 +358,7 @@ impl Turn<'_> {
     pub(super) fn turn_back(&mut self, failure: Failure) {
         self.ledger.mend = None;
         self.enter(Phase::Returning(failure));
-        let (version, instance) = (self.ledger.confirmed.version, other(self.facts.instance));
+        let (version, instance) = (self.ledger.confirmed.version, self.facts.instance.other());
         self.out.extend([Effect::Act, Effect::TurnLink(version), Effect::StopInstance(instance)]);
     }
 

@@ -139,17 +139,9 @@ fn failed(ask: Ask, instance: Instance, why: impl Into<String>) -> ManagerError 
     ManagerError::Failed { instance, what, why: why.into() }
 }
 
-/// The other one.
-pub const fn other(instance: Instance) -> Instance {
-    match instance {
-        Instance::A => Instance::B,
-        Instance::B => Instance::A,
-    }
-}
-
 async fn systemd(ask: Ask, instance: Instance) -> Result<Said, ManagerError> {
     let unit = |instance: Instance| format!("bramble-agent@{}.service", instance.name());
-    let (this, that) = (unit(instance), unit(other(instance)));
+    let (this, that) = (unit(instance), unit(instance.other()));
     let said = match ask {
         Ask::Begin => systemctl(&["start", "--no-block", &this]).await?,
         // It joins the start that is under way.

@@ -9,4 +9,4 @@ mod manager;
 
 pub use binaries::{Binaries, BinaryError, Link};
 pub use guard::{Guarded, guard, ledger_file, starts};
-pub use manager::{Manager, ManagerError, SUPERVISOR, SUPERVISOR_PID, die_with_supervisor, is_supervised, other};
+pub use manager::{Manager, ManagerError, SUPERVISOR, SUPERVISOR_PID, die_with_supervisor, is_supervised};

@@ -134,8 +134,8 @@ async fn a_device_that_is_away_is_no_failure_and_gets_it_when_it_is_back() {
     sim.converged().await;
 }
 
-#[tokio::test]
-async fn an_app_that_is_worse_than_before_confirms_nobody_and_an_abort_takes_the_trial_back() {
+/// A device with an app that gets worse with the new agent, which is on trial.
+async fn on_trial() -> (Sim, Agent) {
     let sim = Sim::new();
     sim.ready().await;
     publish(&sim, &["1.2.3"]).await;
@@ -147,6 +147,12 @@ async fn an_app_that_is_worse_than_before_confirms_nobody_and_an_abort_takes_the
     sim.must("POST", "/api/v1/rollouts", Some(wish("1.2.3", &["100%"]))).await;
     let on_trial = || a.is().0 == Some((Status::Trial, UpgradePhase::Trial));
     go_on_until(&sim, &[&a], "it is on trial", on_trial).await;
+    (sim, a)
+}
+
+#[tokio::test]
+async fn an_app_that_is_worse_than_before_confirms_nobody_and_an_abort_takes_the_trial_back() {
+    let (sim, a) = on_trial().await;
     let lacks = "not confirmed yet: its health is degraded, and was not before";
     sim.until("it says what is missing", |lens| {
         let (rollout, _) = lens.rollout_of_agent(&a.id).unwrap();
@@ -265,17 +271,7 @@ async fn what_cannot_begin_is_refused_with_its_place() {
 
 #[tokio::test]
 async fn commands_go_to_the_agent_that_acts_while_two_of_them_beat() {
-    let sim = Sim::new();
-    sim.ready().await;
-    publish(&sim, &["1.2.3"]).await;
-    let a = Agent::new(&sim, "pi-1", Takes::BreaksApp).await;
-    sim.must("PUT", "/api/v1/deployments/web", Some(manifest("web", json!({ "site": "paris" }), 8080, 1))).await;
-    sim.until("it has the app", |_| sim.apps(&a.id) == ["web@1"]).await;
-    a.go_on(&sim);
-    a.runs(&sim, "web");
-    sim.must("POST", "/api/v1/rollouts", Some(wish("1.2.3", &["100%"]))).await;
-    let on_trial = || a.is().0 == Some((Status::Trial, UpgradePhase::Trial));
-    go_on_until(&sim, &[&a], "it is on trial", on_trial).await;
+    let (sim, a) = on_trial().await;
     let (acts, other) = a.sessions();
     sim.until("both are heard", |lens| lens.fleet.device(&a.id).beats.iter().all(Option::is_some)).await;
     sim.until("the one that acts is meant", |lens| {
