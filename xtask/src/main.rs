@@ -1,11 +1,12 @@
 //! `cargo xtask`: the developer's front door. Decides only which command is which; the work is in the library.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, prepare, tour};
+use xtask::{bench, cross, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -37,6 +38,15 @@ enum Command {
         /// What images and virtual Pis need too.
         #[arg(long)]
         virtual_pi: bool,
+    },
+    /// Make the device's programs for aarch64: static, stripped, in target/cross.
+    Cross {
+        /// Build them a second time in another folder, and fail when the bytes differ.
+        #[arg(long)]
+        check_reproducible: bool,
+        /// Write their sizes into this document.
+        #[arg(long, value_name = "FILE")]
+        markdown: Option<PathBuf>,
     },
     /// Say what of the local fleet runs.
     Status,
@@ -89,6 +99,9 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
         Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
+        Command::Cross { check_reproducible, markdown } => {
+            cross::cross(&cross::Asked { twice: *check_reproducible, markdown: markdown.clone() })?;
+        }
         Command::Ci => stages::test(Depth::Change)?,
         Command::Tour { page } => tour::tour(page)?,
         Command::Bench { args } => bench::bench(args)?,
