@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use super::way::{self, Std};
 use super::{Programs, TARGET};
@@ -35,8 +35,8 @@ const NOT_HANDED_ON: [&str; 8] = [
 pub(super) struct Place {
     /// The source.
     pub(super) checkout: PathBuf,
-    /// The standard library's source, where it has to be built.
-    pub(super) std: PathBuf,
+    /// The compiler's root where the standard library has to be built: it holds nothing but its source.
+    pub(super) sysroot: PathBuf,
     /// What cargo builds.
     pub(super) build: PathBuf,
     /// The programs.
@@ -46,8 +46,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Where the standard library's source lies in a checkout.
-    pub(super) fn std_in(checkout: &Path) -> PathBuf {
+    /// The compiler's root in a checkout.
+    pub(super) fn sysroot_in(checkout: &Path) -> PathBuf {
         checkout.join("target/cross-std")
     }
 }
@@ -80,7 +80,7 @@ impl Toolchain {
         Ok(Toolchain {
             commit: field("commit-hash")?,
             sysroot: sysroot.trim().into(),
-            std: way::find(&place.checkout, &rust, &place.std)?,
+            std: way::find(&place.checkout, &rust, &place.sysroot)?,
             zig: prepare::zig()?,
             zigbuild: prepare::cargo_zigbuild()?,
             date: date(&place.checkout)?,
@@ -102,11 +102,11 @@ fn date(checkout: &Path) -> anyhow::Result<String> {
 
 /// Builds what changed, shows what cargo says, and gives cargo's own files.
 pub(super) fn build(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Programs> {
-    command(place, toolchain).show().context("cannot build the programs for aarch64")?;
+    command(place, toolchain)?.show().context("cannot build the programs for aarch64")?;
     Ok(Programs::in_dir(&place.build.join(TARGET).join("release")))
 }
 
-fn command(place: &Place, toolchain: &Toolchain) -> Cmd {
+fn command(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Cmd> {
     let tools = paths::cache().join("zig");
     let mut cmd = NOT_HANDED_ON.iter().fold(Cmd::new(&toolchain.zigbuild), |cmd, name| cmd.without_env(name));
     if let Some(library) = &toolchain.std.library {
@@ -114,7 +114,7 @@ fn command(place: &Place, toolchain: &Toolchain) -> Cmd {
         cmd = cmd.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
     }
     cmd = cmd
-        .env(format!("CARGO_TARGET_{}_RUSTFLAGS", TARGET.to_uppercase().replace('-', "_")), flags(place, toolchain))
+        .env(format!("CARGO_TARGET_{}_RUSTFLAGS", TARGET.to_uppercase().replace('-', "_")), flags(place, toolchain)?)
         .env("CARGO_HOME", &place.cargo_home)
         .env("CARGO_INCREMENTAL", "0")
         .env("SOURCE_DATE_EPOCH", &toolchain.date)
@@ -128,26 +128,35 @@ fn command(place: &Place, toolchain: &Toolchain) -> Cmd {
         cmd = cmd.arg("-Zbuild-std");
     }
     let packages = PACKAGES.into_iter().flat_map(|package| ["--package", package]);
-    cmd.args(packages).dir(&place.checkout).within(Duration::from_secs(3000))
+    Ok(cmd.args(packages).dir(&place.checkout).within(Duration::from_secs(3000)))
 }
 
 /// Flags of the compiler. Paths inside the programs (a panic says where it was) are the same on every machine.
-fn flags(place: &Place, toolchain: &Toolchain) -> OsString {
+fn flags(place: &Place, toolchain: &Toolchain) -> anyhow::Result<OsString> {
     // Start files and libc are Zig's, not the ones that come with the target.
     let mut flags = OsString::from("-C link-self-contained=no -C target-feature=+crt-static");
-    let library = format!("/rustc/{}/library", toolchain.commit);
+    let rust = format!("/rustc/{}", toolchain.commit);
+    let sysroot = match &toolchain.std.library {
+        Some(_) => &place.sysroot,
+        None => &toolchain.sysroot,
+    };
+    if toolchain.std.library.is_some() {
+        flags.push(" --sysroot=");
+        flags.push(sysroot);
+    }
     // Of several that fit the compiler takes the last.
     let places = [
         (place.cargo_home.clone(), "/cargo"),
         (place.checkout.clone(), "/bramble"),
         (place.build.clone(), "/build"),
-        (place.std.join("library"), &library),
-        (toolchain.sysroot.join("lib/rustlib/src/rust/library"), &library),
+        (sysroot.join("lib/rustlib/src/rust"), &rust),
     ];
     for (from, to) in places {
+        let spaces = from.to_string_lossy().contains(char::is_whitespace);
+        ensure!(!spaces, "cargo takes flags apart at spaces, and {} has one: build in another folder", from.display());
         flags.push(" --remap-path-prefix=");
         flags.push(from);
         flags.push(format!("={to}"));
     }
-    flags
+    Ok(flags)
 }

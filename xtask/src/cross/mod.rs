@@ -111,7 +111,7 @@ fn make() -> anyhow::Result<(Programs, Toolchain)> {
 fn place() -> Place {
     let (checkout, target) = (paths::checkout(), paths::target());
     Place {
-        std: Place::std_in(&checkout),
+        sysroot: Place::sysroot_in(&checkout),
         build: target.join("cross-build"),
         out: target.join("cross"),
         cargo_home: paths::cargo_home(),

@@ -1,7 +1,7 @@
 //! The source of the standard library: where it may lie, and laying it out where it is built from.
 //!
-//! Always in the same folder of the checkout: cargo makes symbols' names of the place, so a place that differed between
-//! machines would give other bytes.
+//! Laid out as in a toolchain: cargo makes symbols' names of the place within the compiler's root (its sysroot), and of the
+//! whole path where it is elsewhere, which would give other bytes on every machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use anyhow::{Context as _, bail, ensure};
 use crate::prepare::{sha256_of, whole};
 use crate::run::Cmd;
 
+/// Where a toolchain has it.
+const LIBRARY: &str = "lib/rustlib/src/rust/library";
 /// Says what was laid out, beside it.
 const STAMP: &str = "origin";
 
@@ -25,42 +27,44 @@ pub(super) fn beside(checkout: &Path, rust: &str) -> Option<PathBuf> {
     places.into_iter().flatten().map(|dir| dir.join(&archive)).find(|file| file.is_file())
 }
 
-/// Lays a source out (a folder `library`, one that holds it, or a tar of it) and gives its folder `library` in `dir`.
+/// Lays a source out (a folder `library`, one that holds it, or a tar of it) below `sysroot` and gives its folder there.
 /// What is there already and has the same origin stays, so that nothing is built anew.
-pub(super) fn lay_out(source: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn lay_out(source: &Path, sysroot: &Path) -> anyhow::Result<PathBuf> {
     let source = source.canonicalize().with_context(|| format!("cannot find {}", source.display()))?;
     let origin = origin(&source)?;
-    let library = dir.join("library");
-    let is_laid = || library.is_dir() && fs::read_to_string(dir.join(STAMP)).is_ok_and(|kept| kept == origin);
+    let library = sysroot.join(LIBRARY);
+    let is_laid = || library.is_dir() && fs::read_to_string(sysroot.join(STAMP)).is_ok_and(|kept| kept == origin);
     if is_laid() {
         return Ok(library);
     }
-    let work = dir.with_extension(format!("{}.part", std::process::id()));
-    let laid = unpack(&source, &work).and_then(|()| {
+    let work = sysroot.with_extension(format!("{}.part", std::process::id()));
+    let laid = unpack(&source, &work.join(LIBRARY)).and_then(|()| {
         fs::write(work.join(STAMP), &origin)?;
         // Another process may have been faster.
-        if dir.exists() && !is_laid() {
-            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        if sysroot.exists() && !is_laid() {
+            fs::remove_dir_all(sysroot).with_context(|| format!("cannot remove {}", sysroot.display()))?;
         }
-        whole(&work, dir, is_laid)
+        whole(&work, sysroot, is_laid)
     });
     drop(fs::remove_dir_all(&work));
     laid.with_context(|| format!("cannot lay out {}", source.display()))?;
     Ok(library)
 }
 
-fn unpack(source: &Path, work: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(work)?;
+fn unpack(source: &Path, library: &Path) -> anyhow::Result<()> {
+    let above = library.parent().unwrap_or(library);
+    fs::create_dir_all(above)?;
     if source.is_dir() {
         let inside = [source.join("library"), source.to_path_buf()].into_iter().find(|dir| is_library(dir));
         let inside = inside.context("it holds no folder library/std")?;
-        Cmd::new("cp").arg("-a").arg(inside).arg(work.join("library")).check()?;
+        Cmd::new("cp").arg("-a").arg(inside).arg(library).check()?;
         return Ok(());
     }
     listed_digest(source)?;
-    let tar = Cmd::new("tar").args(["--extract", "--no-same-owner", "--file"]).arg(source).arg("--directory").arg(work);
+    let tar =
+        Cmd::new("tar").args(["--extract", "--no-same-owner", "--file"]).arg(source).arg("--directory").arg(above);
     tar.within(Duration::from_secs(120)).check()?;
-    ensure!(is_library(&work.join("library")), "it holds no folder library/std at its top");
+    ensure!(is_library(library), "it holds no folder library/std at its top");
     Ok(())
 }
 
@@ -107,7 +111,7 @@ mod tests {
         let archive = dir.path().join("library.tar");
         tar(&source, &archive);
         let laid = lay_out(&archive, &place).unwrap();
-        assert_eq!(laid, place.join("library"));
+        assert_eq!(laid, place.join(LIBRARY));
         fs::write(laid.join("built"), "").unwrap();
         lay_out(&archive, &place).unwrap();
         assert!(laid.join("built").exists(), "what is the same is left alone");
@@ -128,7 +132,7 @@ mod tests {
         fs::create_dir_all(empty.join("library")).unwrap();
         let err = format!("{:#}", lay_out(&empty, &place).unwrap_err());
         assert!(err.contains("no folder library/std"), "{err}");
-        assert!(place.join("library/std/Cargo.toml").is_file());
+        assert!(place.join(LIBRARY).join("std/Cargo.toml").is_file());
         assert!(lay_out(Path::new("/no/such/source"), &place).is_err());
     }
 

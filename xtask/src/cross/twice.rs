@@ -29,7 +29,7 @@ fn elsewhere(work: &Path, toolchain: &Toolchain) -> anyhow::Result<Programs> {
     fs::create_dir_all(work).with_context(|| format!("cannot make {}", work.display()))?;
     let place = Place {
         checkout: work.join("source"),
-        std: Place::std_in(&work.join("source")),
+        sysroot: Place::sysroot_in(&work.join("source")),
         build: work.join("build"),
         out: work.join("out"),
         cargo_home: work.join("home-of-cargo"),
@@ -39,7 +39,7 @@ fn elsewhere(work: &Path, toolchain: &Toolchain) -> anyhow::Result<Programs> {
     copy_source(&place.checkout)?;
     let mut toolchain = toolchain.clone();
     if let Some(library) = &toolchain.std.library {
-        toolchain.std.library = Some(std_source::lay_out(library, &place.std)?);
+        toolchain.std.library = Some(std_source::lay_out(library, &place.sysroot)?);
     }
     build::build(&place, &toolchain)
 }

@@ -81,14 +81,14 @@ pub(super) struct Std {
 }
 
 /// Finds one; says which way it took.
-pub(super) fn find(checkout: &Path, rust: &str, std_dir: &Path) -> anyhow::Result<Std> {
+pub(super) fn find(checkout: &Path, rust: &str, sysroot: &Path) -> anyhow::Result<Std> {
     let facts = Facts::gather(checkout, rust)?;
     if let Rustup::Refused(file) = &facts.rustup {
         println!("rustup could not add {TARGET} before: not asked again while {} is there", file.display());
     }
     let mut failed = vec![];
     for way in order(&facts) {
-        match take(&way, rust, std_dir) {
+        match take(&way, rust, sysroot) {
             Ok(library) => {
                 println!("Standard library: {way}");
                 return Ok(Std { way, library });
@@ -120,12 +120,12 @@ fn order(facts: &Facts) -> Vec<Way> {
 }
 
 /// The library's source, where it has to be built.
-fn take(way: &Way, rust: &str, std_dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+fn take(way: &Way, rust: &str, sysroot: &Path) -> anyhow::Result<Option<PathBuf>> {
     match way {
         Way::Installed => Ok(None),
         Way::Rustup => add_target(rust).map(|()| None),
-        Way::Given(source) | Way::Beside(source) => std_source::lay_out(source, std_dir).map(Some),
-        Way::Debian => std_source::lay_out(&prepare::rust_std_of_debian(rust)?, std_dir).map(Some),
+        Way::Given(source) | Way::Beside(source) => std_source::lay_out(source, sysroot).map(Some),
+        Way::Debian => std_source::lay_out(&prepare::rust_std_of_debian(rust)?, sysroot).map(Some),
     }
 }
 
