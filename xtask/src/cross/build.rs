@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+use super::std_source::{self, Compiler};
 use super::way::{self, Std};
 use super::{Programs, TARGET};
 use crate::paths;
@@ -35,7 +36,7 @@ const NOT_HANDED_ON: [&str; 8] = [
 pub(super) struct Place {
     /// The source.
     pub(super) checkout: PathBuf,
-    /// The compiler's root where the standard library has to be built: it holds nothing but its source.
+    /// The root of a toolchain with the standard library's source, where that has to be built.
     pub(super) sysroot: PathBuf,
     /// What cargo builds.
     pub(super) build: PathBuf,
@@ -46,7 +47,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The compiler's root in a checkout.
+    /// That root in a checkout.
     pub(super) fn sysroot_in(checkout: &Path) -> PathBuf {
         checkout.join("target/cross-std")
     }
@@ -59,7 +60,7 @@ pub(super) struct Toolchain {
     pub(super) rust: String,
     /// The commit it was built from: the place of the standard library in its own messages.
     commit: String,
-    sysroot: PathBuf,
+    pub(super) compiler: Compiler,
     pub(super) std: Std,
     zig: PathBuf,
     zigbuild: PathBuf,
@@ -77,13 +78,14 @@ impl Toolchain {
         };
         let rust = field("release")?;
         let sysroot = Cmd::new("rustc").args(["--print", "sysroot"]).dir(&place.checkout).check()?;
+        let compiler = Compiler { sysroot: sysroot.trim().into(), host: field("host")? };
         Ok(Toolchain {
             commit: field("commit-hash")?,
-            sysroot: sysroot.trim().into(),
-            std: way::find(&place.checkout, &rust, &place.sysroot)?,
+            std: way::find(place, &rust, &compiler)?,
             zig: prepare::zig()?,
             zigbuild: prepare::cargo_zigbuild()?,
             date: date(&place.checkout)?,
+            compiler,
             rust,
         })
     }
@@ -109,9 +111,9 @@ pub(super) fn build(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Prog
 fn command(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Cmd> {
     let tools = paths::cache().join("zig");
     let mut cmd = NOT_HANDED_ON.iter().fold(Cmd::new(&toolchain.zigbuild), |cmd, name| cmd.without_env(name));
-    if let Some(library) = &toolchain.std.library {
-        // Building the standard library is no stable feature of cargo; this is how the compiler's own tests name its source.
-        cmd = cmd.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
+    if let Some(sysroot) = &toolchain.std.sysroot {
+        // Building the standard library is no stable feature of cargo.
+        cmd = cmd.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", std_source::rustc(sysroot));
     }
     cmd = cmd
         .env(format!("CARGO_TARGET_{}_RUSTFLAGS", TARGET.to_uppercase().replace('-', "_")), flags(place, toolchain)?)
@@ -124,7 +126,7 @@ fn command(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Cmd> {
         .env("ZIG_LOCAL_CACHE_DIR", tools.join("local"))
         .args(["zigbuild", "--locked", "--release", "--target", TARGET, "--target-dir"])
         .arg(&place.build);
-    if toolchain.std.library.is_some() {
+    if toolchain.std.sysroot.is_some() {
         cmd = cmd.arg("-Zbuild-std");
     }
     let packages = PACKAGES.into_iter().flat_map(|package| ["--package", package]);
@@ -136,14 +138,7 @@ fn flags(place: &Place, toolchain: &Toolchain) -> anyhow::Result<OsString> {
     // Start files and libc are Zig's, not the ones that come with the target.
     let mut flags = OsString::from("-C link-self-contained=no -C target-feature=+crt-static");
     let rust = format!("/rustc/{}", toolchain.commit);
-    let sysroot = match &toolchain.std.library {
-        Some(_) => &place.sysroot,
-        None => &toolchain.sysroot,
-    };
-    if toolchain.std.library.is_some() {
-        flags.push(" --sysroot=");
-        flags.push(sysroot);
-    }
+    let sysroot = toolchain.std.sysroot.as_ref().unwrap_or(&toolchain.compiler.sysroot);
     // Of several that fit the compiler takes the last.
     let places = [
         (place.cargo_home.clone(), "/cargo"),

@@ -38,8 +38,9 @@ fn elsewhere(work: &Path, toolchain: &Toolchain) -> anyhow::Result<Programs> {
     symlink(home, &place.cargo_home).with_context(|| format!("cannot write into {}", work.display()))?;
     copy_source(&place.checkout)?;
     let mut toolchain = toolchain.clone();
-    if let Some(library) = &toolchain.std.library {
-        toolchain.std.library = Some(std_source::lay_out(library, &place.sysroot)?);
+    if let Some(sysroot) = &toolchain.std.sysroot {
+        let source = sysroot.join(std_source::LIBRARY);
+        toolchain.std.sysroot = Some(std_source::lay_out(&source, &place.sysroot, &toolchain.compiler)?);
     }
     build::build(&place, &toolchain)
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::TARGET;
-use super::std_source;
+use super::build::Place;
+use super::std_source::{self, Compiler};
 use crate::paths;
 use crate::prepare;
 use crate::run::Cmd;
@@ -76,22 +77,22 @@ struct Facts {
 pub(super) struct Std {
     /// How it was come by.
     pub(super) way: Way,
-    /// Its source, where it has to be built.
-    pub(super) library: Option<PathBuf>,
+    /// The root of a toolchain with its source, where it has to be built.
+    pub(super) sysroot: Option<PathBuf>,
 }
 
 /// Finds one; says which way it took.
-pub(super) fn find(checkout: &Path, rust: &str, sysroot: &Path) -> anyhow::Result<Std> {
-    let facts = Facts::gather(checkout, rust)?;
+pub(super) fn find(place: &Place, rust: &str, compiler: &Compiler) -> anyhow::Result<Std> {
+    let facts = Facts::gather(&place.checkout, rust)?;
     if let Rustup::Refused(file) = &facts.rustup {
         println!("rustup could not add {TARGET} before: not asked again while {} is there", file.display());
     }
     let mut failed = vec![];
     for way in order(&facts) {
-        match take(&way, rust, sysroot) {
-            Ok(library) => {
+        match take(&way, rust, place, compiler) {
+            Ok(sysroot) => {
                 println!("Standard library: {way}");
-                return Ok(Std { way, library });
+                return Ok(Std { way, sysroot });
             }
             Err(err) => {
                 println!("Standard library: not by {way}: {err:#}");
@@ -119,13 +120,14 @@ fn order(facts: &Facts) -> Vec<Way> {
     rustup.into_iter().chain(beside).chain([Way::Debian]).collect()
 }
 
-/// The library's source, where it has to be built.
-fn take(way: &Way, rust: &str, sysroot: &Path) -> anyhow::Result<Option<PathBuf>> {
+/// The root of a toolchain with the library's source, where it has to be built.
+fn take(way: &Way, rust: &str, place: &Place, compiler: &Compiler) -> anyhow::Result<Option<PathBuf>> {
+    let built_from = |source: &Path| std_source::lay_out(source, &place.sysroot, compiler).map(Some);
     match way {
         Way::Installed => Ok(None),
         Way::Rustup => add_target(rust).map(|()| None),
-        Way::Given(source) | Way::Beside(source) => std_source::lay_out(source, sysroot).map(Some),
-        Way::Debian => std_source::lay_out(&prepare::rust_std_of_debian(rust)?, sysroot).map(Some),
+        Way::Given(source) | Way::Beside(source) => built_from(source),
+        Way::Debian => built_from(&prepare::rust_std_of_debian(rust)?),
     }
 }
 
