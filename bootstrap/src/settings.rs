@@ -11,8 +11,6 @@ use crate::Install;
 pub(crate) const PATH: &str = "etc/bramble/agent.toml";
 /// Where the token lies until it is spent.
 pub(crate) const TOKEN: &str = "/etc/bramble/enroll.token";
-/// Where Podman listens for the agent.
-pub(crate) const SOCKET: &str = "/run/bramble/podman.sock";
 
 /// The new text, from the one that is there (empty when none is).
 pub(crate) fn text(held: &str, path: &Path, wish: &Install) -> anyhow::Result<String> {
@@ -27,7 +25,9 @@ pub(crate) fn text(held: &str, path: &Path, wish: &Install) -> anyhow::Result<St
     }
     let podman = table.entry("podman").or_insert_with(|| Value::Table(Table::new()));
     let podman = podman.as_table_mut().with_context(|| format!("{}: podman is not a table", path.display()))?;
-    podman.insert("socket".to_owned(), Value::String(SOCKET.to_owned()));
+    // Its unit runs `bramble-agent podman`, which hears what is set here; earlier versions named the socket instead.
+    podman.remove("socket");
+    podman.insert("separate".to_owned(), Value::Boolean(true));
     if table == before {
         return Ok(held.to_owned());
     }
@@ -54,12 +54,16 @@ mod tests {
         let path = Path::new("agent.toml");
         let first = text("", path, &wish()).unwrap();
         assert_eq!(text(&first, path, &wish()).unwrap(), first, "nothing to do the second time");
-        let mended = first.replace("[podman]", "heartbeat_secs = 30\n\n[podman]\nprogram = \"/opt/podman\"");
+        let by_hand =
+            "heartbeat_secs = 30\n\n[podman]\nsocket = \"/run/bramble/podman.sock\"\nprogram = \"/opt/podman\"";
+        let mended = first.replace("[podman]", by_hand);
         let again = text(&mended, path, &Install { coordinator: "https://moved.example".into(), ..wish() }).unwrap();
         let table: Table = again.parse().unwrap();
         assert_eq!(table["coordinator"].as_str(), Some("https://moved.example"));
         assert_eq!(table["heartbeat_secs"].as_integer(), Some(30));
         assert_eq!(table["podman"]["program"].as_str(), Some("/opt/podman"));
+        assert_eq!(table["podman"].get("socket"), None, "of an earlier version");
+        assert_eq!(table["podman"]["separate"].as_bool(), Some(true));
         assert!(text("not = = toml", path, &wish()).is_err());
     }
 }

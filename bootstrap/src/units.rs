@@ -104,8 +104,9 @@ mod tests {
         {
             assert!(values(unit, "Service", inherited).is_empty(), "{inherited} would reach into containers");
         }
-        let socket = format!("unix://{}", crate::settings::SOCKET);
-        assert!(one(unit, "Service", "ExecStart").ends_with(&socket));
+        // By the program that was confirmed last, by the settings that the agent reads.
+        let start = one(unit, "Service", "ExecStart");
+        assert_eq!(start, "/var/lib/bramble/bin/confirmed podman --config /etc/bramble/agent.toml");
     }
 
     #[test]
