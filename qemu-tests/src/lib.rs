@@ -1,0 +1,3 @@
+//! Virtual Pis.
+pub mod card;
+pub mod firmware;
