@@ -45,7 +45,8 @@ pub(super) fn read(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> any
 
 fn text(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<String> {
     let head = bytes(0, 4 * 512)?;
-    let label = head.chunks(512).position(|sector| sector.starts_with(b"LABELONE") && sector[24..].starts_with(b"LVM2 001"));
+    let label =
+        head.chunks(512).position(|sector| sector.starts_with(b"LABELONE") && sector[24..].starts_with(b"LVM2 001"));
     let label = label.context("no LVM label: this is no physical volume")?;
     let sector = &head[label * 512..(label + 1) * 512];
     // UUID and size, then the data areas and the metadata areas, each list ended by an empty entry.
@@ -112,7 +113,9 @@ fn parse(text: &str) -> anyhow::Result<VolumeGroup> {
         Some(Value::Text(_) | Value::Number(_) | Value::List(_)) | None => Section::new(),
     };
     let volumes = volumes.into_iter().map(|(name, value)| match value {
-        Value::Section(volume) => Ok((name.clone(), logical(&volume, extent).with_context(|| format!("volume {name}"))?)),
+        Value::Section(volume) => {
+            Ok((name.clone(), logical(&volume, extent).with_context(|| format!("volume {name}"))?))
+        }
         Value::Text(_) | Value::Number(_) | Value::List(_) => bail!("volume {name} is no section"),
     });
     Ok(VolumeGroup { seqno: number(&group, "seqno")?, name, extent, volumes: volumes.collect::<anyhow::Result<_>>()? })
@@ -252,7 +255,10 @@ mod tests {
         assert_eq!(snapshot.tags, ["bramble.phase=trial", "bramble.slot=3"]);
         assert_eq!((snapshot.origin.as_deref(), snapshot.merging_into.as_deref()), (Some("root"), None));
         assert_eq!(group.volumes["root"].bytes, 1600 << 20);
-        assert_eq!((group.volumes["pool_tdata"].bytes, group.volumes["pool_tdata"].kind.as_str()), (2560 << 20, "striped"));
+        assert_eq!(
+            (group.volumes["pool_tdata"].bytes, group.volumes["pool_tdata"].kind.as_str()),
+            (2560 << 20, "striped")
+        );
     }
 
     #[test]

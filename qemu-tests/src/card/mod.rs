@@ -40,7 +40,8 @@ impl CardFile {
     pub fn flash(image: &Path, path: &Path, mib: u64) -> anyhow::Result<Self> {
         let copy = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(image).arg(path);
         copy.within(Duration::from_secs(300)).check()?;
-        let file = OpenOptions::new().write(true).open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file =
+            OpenOptions::new().write(true).open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let bytes = (mib * 1024 * 1024).max(file.metadata()?.len());
         file.set_len(bytes).with_context(|| format!("cannot grow {}", path.display()))?;
         Ok(Self::at(path))
@@ -204,7 +205,10 @@ mod tests {
         let card = card(dir.path());
         let boot = |model| {
             let seen = card.for_firmware(&dir.path().join("seen")).unwrap();
-            start(model, &seen, Reset::default()).boot.map(|boot| (boot.partition, boot.kernel)).map_err(|e| e.to_string())
+            start(model, &seen, Reset::default())
+                .boot
+                .map(|boot| (boot.partition, boot.kernel))
+                .map_err(|e| e.to_string())
         };
         assert_eq!(boot(&VIRT), Err("no bootable partition".into()), "empty FATs");
         card.write(2, "config.txt", b"kernel=vmlinuz-6.12\n").unwrap();

@@ -50,8 +50,7 @@ pub enum Walk {
 }
 
 /// The board QEMU gives us. It has no `start4.elf`: what stands in for it is a `config.txt` that says something.
-pub const VIRT: Board =
-    Board { models: &[], bootable_by: &["config.txt"], kernels: &["kernel8.img"], walks: Walk::On };
+pub const VIRT: Board = Board { models: &[], bootable_by: &["config.txt"], kernels: &["kernel8.img"], walks: Walk::On };
 
 /// A Raspberry Pi 4 with an EEPROM of 2025 or later.
 pub const PI4: Board = Board {
@@ -212,10 +211,9 @@ fn load(
     // A prefix that leads to no kernel is ignored.
     let prefix = last(&settings, "os_prefix").unwrap_or_default();
     let prefix = if kernel_in(prefix).is_some_and(|k| fat.holds(&k)) { prefix } else { "" };
-    let kernel = kernel_in(prefix).filter(|kernel| fat.holds(kernel)).ok_or_else(|| Fatal::NoKernel {
-        partition: number,
-        kernel: named.unwrap_or(board.kernels[0]).into(),
-    })?;
+    let kernel = kernel_in(prefix)
+        .filter(|kernel| fat.holds(kernel))
+        .ok_or_else(|| Fatal::NoKernel { partition: number, kernel: named.unwrap_or(board.kernels[0]).into() })?;
     let wanted = settings.iter().rev().find_map(|setting| match setting {
         Setting::Initramfs(file) => Some(format!("{prefix}{file}")),
         Setting::Pair(..) => None,
@@ -278,10 +276,8 @@ mod tests {
 
     fn with(mut card: Card, number: u32, file: &str, content: Option<&str>) -> Card {
         let files = &mut card.get_mut(&number).unwrap().0;
-        match content {
-            Some(text) => drop(files.extend(fat(&[(file, text)]).0)),
-            None => drop(files.remove(file)),
-        }
+        files.remove(file);
+        files.extend(content.into_iter().flat_map(|text| fat(&[(file, text)]).0));
         card
     }
 
@@ -305,16 +301,41 @@ mod tests {
             ("as flashed", card(), PLAIN, "2 a vmlinuz initrd.img 0"),
             ("on trial", card(), TRY, "3 b vmlinuz initrd.img 1"),
             ("committed", with(card(), 1, "autoboot.txt", Some(swapped)), PLAIN, "3 b vmlinuz initrd.img 0"),
-            ("committed, the other on trial", with(card(), 1, "autoboot.txt", Some(swapped)), TRY, "2 a vmlinuz initrd.img 1"),
+            (
+                "committed, the other on trial",
+                with(card(), 1, "autoboot.txt", Some(swapped)),
+                TRY,
+                "2 a vmlinuz initrd.img 1",
+            ),
             ("reboot 3", card(), by_number, "3 b vmlinuz initrd.img 0"),
             ("no autoboot.txt", with(card(), 1, "autoboot.txt", None), PLAIN, "2 a vmlinuz initrd.img 0"),
             ("autoboot.txt too long", with(card(), 1, "autoboot.txt", Some(&long)), PLAIN, "2 a vmlinuz initrd.img 0"),
-            ("garbage in autoboot.txt", with(card(), 1, "autoboot.txt", Some("\u{fffd}=\0\n[")), PLAIN, "2 a vmlinuz initrd.img 0"),
+            (
+                "garbage in autoboot.txt",
+                with(card(), 1, "autoboot.txt", Some("\u{fffd}=\0\n[")),
+                PLAIN,
+                "2 a vmlinuz initrd.img 0",
+            ),
             ("a lost: walks on", with(card(), 2, "config.txt", None), PLAIN, "3 b vmlinuz initrd.img 0"),
             ("a's config empty: walks on", with(card(), 2, "config.txt", Some("")), PLAIN, "3 b vmlinuz initrd.img 0"),
-            ("b lost on trial: walks round, p1 is not bootable", with(card(), 3, "config.txt", None), TRY, "2 a vmlinuz initrd.img 1"),
-            ("kernel gone", with(card(), 2, "vmlinuz", None), PLAIN, "partition 2: kernel vmlinuz is not there or is empty"),
-            ("kernel empty", with(card(), 2, "vmlinuz", Some("#0")), PLAIN, "partition 2: kernel vmlinuz is not there or is empty"),
+            (
+                "b lost on trial: walks round, p1 is not bootable",
+                with(card(), 3, "config.txt", None),
+                TRY,
+                "2 a vmlinuz initrd.img 1",
+            ),
+            (
+                "kernel gone",
+                with(card(), 2, "vmlinuz", None),
+                PLAIN,
+                "partition 2: kernel vmlinuz is not there or is empty",
+            ),
+            (
+                "kernel empty",
+                with(card(), 2, "vmlinuz", Some("#0")),
+                PLAIN,
+                "partition 2: kernel vmlinuz is not there or is empty",
+            ),
             ("initramfs gone: without it", with(card(), 2, "initrd.img", None), PLAIN, "2 a vmlinuz - 0"),
             ("cmdline gone", with(card(), 2, "cmdline.txt", None), PLAIN, "2 ? vmlinuz initrd.img 0"),
             ("empty card", Card::new(), PLAIN, "no bootable partition"),
@@ -362,8 +383,10 @@ mod tests {
 
     #[test]
     fn each_model_takes_its_own_section() {
-        let config = "[pi5]\nkernel=k5\ninitramfs i5 followkernel\n[pi4]\nkernel=k4\ninitramfs i4 followkernel\n[all]\n";
-        let files = [("start4.elf", "#1"), ("config.txt", config), ("k4", "#1"), ("i4", "#1"), ("k5", "#1"), ("i5", "#1")];
+        let config =
+            "[pi5]\nkernel=k5\ninitramfs i5 followkernel\n[pi4]\nkernel=k4\ninitramfs i4 followkernel\n[all]\n";
+        let files =
+            [("start4.elf", "#1"), ("config.txt", config), ("k4", "#1"), ("i4", "#1"), ("k5", "#1"), ("i5", "#1")];
         let card: Card = [(1, fat(&files))].into();
         assert_eq!(short(&start(&PI4, &card, PLAIN)), "1 ? k4 i4 0");
         assert_eq!(short(&start(&PI5, &card, PLAIN)), "1 ? k5 i5 0");

@@ -9,7 +9,7 @@ pub(super) const AUTOBOOT_BYTES_MAX: usize = 512;
 
 /// Which of the two files is read: they know different filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+pub(super) enum Dialect {
     /// `[all]`, `[none]`, `[tryboot]` only.
     Autoboot,
     /// All filters.
@@ -18,18 +18,18 @@ pub enum Dialect {
 
 /// What filters ask about.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Now<'a> {
+pub(super) struct Now<'a> {
     /// The model filters that this board sees, such as `pi4`.
-    pub models: &'a [&'a str],
+    pub(super) models: &'a [&'a str],
     /// Was the one-shot flag set for this boot?
-    pub tryboot: bool,
+    pub(super) tryboot: bool,
     /// The partition the boot files come from.
-    pub partition: u32,
+    pub(super) partition: u32,
 }
 
 /// One line that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Setting {
+pub(super) enum Setting {
     /// `key=value`
     Pair(String, String),
     /// `initramfs FILE [followkernel|ADDRESS]`
@@ -49,13 +49,12 @@ enum Kind {
     Unknown,
 }
 
-const MODELS: &[&str] = &[
-    "pi0", "pi0w", "pi02", "pi1", "pi2", "pi3", "pi3+", "pi4", "pi400", "cm4", "cm4s", "pi5", "pi500", "cm5", "cm0",
-];
+const MODELS: &[&str] =
+    &["pi0", "pi0w", "pi02", "pi1", "pi2", "pi3", "pi3+", "pi4", "pi400", "cm4", "cm4s", "pi5", "pi500", "cm5", "cm0"];
 
 /// The settings that count, in order.
 #[must_use]
-pub fn read(text: &str, dialect: Dialect, now: &Now<'_>) -> Vec<Setting> {
+pub(super) fn read(text: &str, dialect: Dialect, now: &Now<'_>) -> Vec<Setting> {
     let mut filters: BTreeMap<Kind, bool> = BTreeMap::new();
     let mut found = vec![];
     for line in text.lines().map(|line| line.trim_end_matches('\r').trim()) {
@@ -73,7 +72,7 @@ pub fn read(text: &str, dialect: Dialect, now: &Now<'_>) -> Vec<Setting> {
 
 /// The last value of a key: later lines win.
 #[must_use]
-pub fn last<'a>(settings: &'a [Setting], key: &str) -> Option<&'a str> {
+pub(super) fn last<'a>(settings: &'a [Setting], key: &str) -> Option<&'a str> {
     settings.iter().rev().find_map(|setting| match setting {
         Setting::Pair(k, value) if k == key => Some(value.as_str()),
         Setting::Pair(..) | Setting::Initramfs(_) => None,
