@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, tour};
+use xtask::{bench, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -31,6 +31,12 @@ enum Command {
         /// Remove its data too.
         #[arg(long)]
         purge: bool,
+    },
+    /// Install what is missing, and do nothing else: for a machine that is to be ready before it is used.
+    Prepare {
+        /// What images and virtual Pis need too.
+        #[arg(long)]
+        virtual_pi: bool,
     },
     /// Say what of the local fleet runs.
     Status,
@@ -81,6 +87,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
             fleet::up(if *detach { Stay::Detached } else { Stay::Foreground })?;
         }
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
+        Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
         Command::Ci => stages::test(Depth::Change)?,
         Command::Tour { page } => tour::tour(page)?,
