@@ -39,7 +39,7 @@ use layout::Layout;
 /// Our programs, built for the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
-    /// `bramble-agent`.
+    /// `bramble-agent`; the other two lie beside it, where `bramble-bootstrap` looks for them.
     pub agent: PathBuf,
     /// `bramble-bootstrap`; it is run while the image is made, to install the agent.
     pub bootstrap: PathBuf,
@@ -151,7 +151,7 @@ fn digest_of(recipe: &Recipe, programs: &Programs, tarball: &Path) -> Result<Str
     let paths = recipe.overlay.clone();
     let recipe = Recipe { overlay: vec![], ..recipe.clone() };
     let mut digest = Digest::new().text(&format!("{recipe:?}")).tree(&checkout().join("images/src"))?;
-    for tree in system::trees(&recipe.name).iter().chain(&paths).filter(|tree| tree.is_dir()) {
+    for tree in &paths {
         digest = digest.tree(tree)?;
     }
     for program in [&programs.agent, &programs.bootstrap, &programs.bootguard] {

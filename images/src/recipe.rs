@@ -26,9 +26,7 @@ pub struct Recipe {
     pub boot: Boot,
     /// How large things are at least.
     pub sizes: Sizes,
-    /// What systemd starts and what it never does.
-    pub services: Services,
-    /// Folders laid over the root file system, in this order, after those that every image gets.
+    /// Folders laid over the finished root file system, in this order.
     #[serde(default)]
     pub overlay: Vec<PathBuf>,
 }
@@ -136,16 +134,6 @@ pub struct Sizes {
     pub state_free: u64,
     /// Apps: their images, containers and volumes.
     pub apps: u64,
-}
-
-/// Units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Services {
-    /// Started with the device.
-    pub enable: Vec<String>,
-    /// Never started.
-    pub mask: Vec<String>,
 }
 
 /// Why a text is no recipe.

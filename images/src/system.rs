@@ -1,54 +1,24 @@
-//! Debian's root file system becomes a device's: our files, programs and users in it, its services set, what one machine must
-//! not share with another out of it. Decides that; how the card is laid out is `assemble`'s matter.
+//! Debian's root file system becomes a device's. What a device is, `bramble-bootstrap install --image` knows and does, as it
+//! does on machines that exist. Decides only what is laid over that, and what the making of an image leaves behind.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::recipe::Recipe;
 use crate::tool::Tool;
-use crate::{Error, Package, Programs, checkout, tree};
-
-/// Where our programs lie.
-const PROGRAMS: &str = "usr/lib/bramble";
-/// Names of what one device must not share with another, removed wherever they are.
-const OF_ONE_MACHINE: [&str; 2] = ["etc/machine-id", "var/lib/dbus/machine-id"];
-
-/// Folders of the checkout whose files every image of this board gets, laid out as on the device.
-pub(crate) fn trees(board: &str) -> Vec<PathBuf> {
-    let board = format!("images/files/{board}");
-    ["initramfs/files", "bootstrap/files", "images/files/all", &board].map(|dir| checkout().join(dir)).into()
-}
+use crate::{Error, Package, Programs, tree};
 
 /// Makes it so. Afterwards `var/lib/bramble` holds the state's files, `var/lib/bramble-apps` the apps'.
 pub(crate) fn prepare(recipe: &Recipe, programs: &Programs, root: &Path) -> Result<(), Error> {
-    for over in trees(&recipe.name).iter().chain(&recipe.overlay).filter(|over| over.is_dir()) {
+    let install = Tool::new(&programs.bootstrap).arg("install").arg("--image").arg("--root").arg(root);
+    install.arg("--agent").arg(&programs.agent).run()?;
+    for over in &recipe.overlay {
+        if !over.is_dir() {
+            return Err(Error::Image(format!("the recipe lays {} over it, which is no folder", over.display())));
+        }
         tree::lay(over, root)?;
     }
-    if let Some(missing) = recipe.overlay.iter().find(|over| !over.is_dir()) {
-        return Err(Error::Image(format!("the recipe lays {} over it, which is no folder", missing.display())));
-    }
-    ours(programs, root)?;
-    names(root)?;
-    no_passwords(root)?;
-    services(recipe, root)?;
-    for dir in ["boot/bramble", "boot/firmware"] {
-        tree::folder(&root.join(dir))?;
-    }
-    Ok(())
-}
-
-fn ours(programs: &Programs, root: &Path) -> Result<(), Error> {
-    for (name, path) in [("bramble-bootstrap", &programs.bootstrap), ("bramble-bootguard", &programs.bootguard)] {
-        let bytes = fs::read(path).map_err(|err| Error::file("read", path, err))?;
-        tree::file(&root.join(PROGRAMS).join(name), &bytes, 0o755)?;
-    }
-    let install = Tool::new(&programs.bootstrap).arg("install").arg("--image").arg("--root").arg(root);
-    install.arg("--agent").arg(&programs.agent).run().map(drop)
-}
-
-/// Names are resolved by systemd.
-fn names(root: &Path) -> Result<(), Error> {
-    tree::link(&root.join("etc/resolv.conf"), Path::new("../run/systemd/resolve/stub-resolv.conf"))
+    no_passwords(root)
 }
 
 /// Nobody comes in with a password.
@@ -70,32 +40,8 @@ fn open_accounts(shadow: &str) -> Vec<&str> {
     shadow.lines().filter_map(|line| account(line).map(|length| &line[..length])).collect()
 }
 
-fn services(recipe: &Recipe, root: &Path) -> Result<(), Error> {
-    let services = &recipe.services;
-    // Masks by hand: systemctl refuses where a file of ours already is one.
-    for unit in &services.mask {
-        tree::link(&root.join("etc/systemd/system").join(unit), Path::new("/dev/null"))?;
-    }
-    if services.enable.is_empty() {
-        return Ok(());
-    }
-    Tool::inside(root, "systemctl").arg("enable").args(&services.enable).run().map(drop)
-}
-
-/// Takes away what tells machines apart, and what the build left behind.
+/// Takes away what the build left behind.
 pub(crate) fn clean(root: &Path) -> Result<(), Error> {
-    for path in OF_ONE_MACHINE {
-        tree::remove(&root.join(path))?;
-    }
-    // Empty: made on the first boot, which is yet no "first boot" to systemd, so units stay as they are.
-    tree::file(&root.join("etc/machine-id"), b"", 0o444)?;
-    let ssh = root.join("etc/ssh");
-    if ssh.is_dir() {
-        let keys = crate::fat::sorted(&ssh)?.into_iter();
-        for key in keys.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ssh_host_"))) {
-            tree::remove(&key)?;
-        }
-    }
     for dir in ["var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/lib/apt/lists", "tmp", "var/tmp"] {
         let dir = root.join(dir);
         if dir.is_dir() {
@@ -170,17 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_one_machine_is_left() {
+    fn what_the_build_left_behind_goes_and_folders_stay() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        for path in
-            ["etc/machine-id", "etc/ssh/ssh_host_rsa_key", "etc/ssh/sshd_config", "var/log/apt/term.log", "tmp/x"]
-        {
+        for path in ["etc/passwd", "etc/passwd-", "var/log/apt/term.log", "tmp/x"] {
             tree::file(&root.join(path), b"x", 0o600).unwrap();
         }
         clean(root).unwrap();
-        assert_eq!(fs::read(root.join("etc/machine-id")).unwrap(), b"");
-        assert!(!root.join("etc/ssh/ssh_host_rsa_key").exists() && root.join("etc/ssh/sshd_config").exists());
+        assert!(!root.join("etc/passwd-").exists() && root.join("etc/passwd").exists());
         assert!(root.join("var/log/apt").is_dir() && !root.join("var/log/apt/term.log").exists());
         assert!(root.join("tmp").is_dir() && !root.join("tmp/x").exists());
     }
