@@ -8,6 +8,7 @@ pub mod clock;
 pub mod daemon;
 pub mod fleet;
 pub mod http;
+pub mod image;
 pub mod paths;
 pub mod prepare;
 pub mod run;

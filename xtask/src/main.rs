@@ -1,11 +1,12 @@
 //! `cargo xtask`: the developer's front door. Decides only which command is which; the work is in the library.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, tour};
+use xtask::{bench, image, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -31,6 +32,21 @@ enum Command {
         /// Remove its data too.
         #[arg(long)]
         purge: bool,
+    },
+    /// Install what is missing, and do nothing else: for a machine that is to be ready before it is used.
+    Prepare {
+        /// What images and virtual Pis need too.
+        #[arg(long)]
+        virtual_pi: bool,
+    },
+    /// Make the image of an SD card, packed, with its digest, block map, list of contents and Imager's entry.
+    Image {
+        /// A recipe of images/recipes.
+        #[arg(long, default_value = "virt")]
+        board: String,
+        /// The folder it is written to; target/images by default.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
     /// Say what of the local fleet runs.
     Status,
@@ -81,6 +97,8 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
             fleet::up(if *detach { Stay::Detached } else { Stay::Foreground })?;
         }
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
+        Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
+        Command::Image { board, out } => image::image(board, out.as_deref())?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
         Command::Ci => stages::test(Depth::Change)?,
         Command::Tour { page } => tour::tour(page)?,

@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bramble-cli", &["bramble-contracts"]),
     ("bramble-bootstrap", &["bramble-contracts"]),
     ("bramble-initramfs", &["bramble-contracts"]),
+    ("xtask", &["bramble-images"]),
     ("bramble-contracts-fuzz", &["bramble-contracts"]),
     (
         "bramble-fleet-tests",

