@@ -28,6 +28,7 @@ macro_rules! carried {
 pub(crate) const INITRAMFS: &[Carried] = carried!(
     "initramfs/files",
     "etc/modprobe.d/bramble-watchdog.conf" 0o644,
+    "etc/systemd/system.conf.d/50-bramble-watchdog.conf" 0o644,
     "usr/share/initramfs-tools/hooks/bramble" 0o755,
     "usr/share/initramfs-tools/scripts/local-bottom/bramble" 0o755,
     "usr/share/initramfs-tools/scripts/local-top/bramble" 0o755,
