@@ -3,7 +3,9 @@
 //! Safe to run again: what is right already is left alone. Never touches an enrolled device's identity, apps or volumes.
 
 mod files;
+mod image;
 mod install;
+mod payload;
 mod preflight;
 mod process;
 mod settings;
@@ -33,12 +35,12 @@ enum Command {
 #[derive(clap::Args, Debug, Clone)]
 struct Install {
     /// Base URL of the coordinator, https:// unless it is on this machine.
-    #[arg(long, value_name = "URL")]
-    coordinator: String,
+    #[arg(long, value_name = "URL", required_unless_present = "image")]
+    coordinator: Option<String>,
     /// A file with the text that `bramble enroll-token create` printed.
-    #[arg(long, value_name = "FILE")]
-    token_file: PathBuf,
-    /// The agent's program; by default the one beside this program.
+    #[arg(long, value_name = "FILE", required_unless_present = "image")]
+    token_file: Option<PathBuf>,
+    /// The agent's program; by default the one beside this program. An image takes the other two from beside it.
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
     /// What the device would like to be called; by default its host name.
@@ -47,6 +49,10 @@ struct Install {
     /// Install below this folder, into an image: nothing is started.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
+    /// Make the folder of --root an image of a device: settings and units of the whole machine, and a seed instead of a
+    /// coordinator and a token. The programs may be another processor's.
+    #[arg(long, requires = "root", conflicts_with_all = ["coordinator", "token_file", "name"])]
+    image: bool,
 }
 
 fn main() -> ExitCode {
