@@ -8,7 +8,7 @@ use bramble_images::{Image, Programs, Recipe, artefacts};
 
 use crate::clock::Watch;
 use crate::prepare::{self, Need};
-use crate::{fleet, paths};
+use crate::{cross, fleet, paths};
 
 /// The address that stands in Imager's list until it is published somewhere.
 const BASE: &str = "https://images.example/bramble";
@@ -61,16 +61,11 @@ pub fn image(board: &str, out: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Our programs for the device.
+/// Our programs for the device: built where they changed, or those of the folder that `BRAMBLE_CROSS_DIR` names.
 fn programs() -> anyhow::Result<Programs> {
-    let of = |name: &str| -> anyhow::Result<PathBuf> {
-        let path = paths::target().join("cross").join(name);
-        anyhow::ensure!(path.is_file(), "{} is not there: cargo xtask cross", path.display());
-        Ok(path)
+    let cross::Programs { agent, bootstrap, bootguard } = match std::env::var_os("BRAMBLE_CROSS_DIR") {
+        Some(dir) => cross::Programs::in_dir(Path::new(&dir)),
+        None => cross::programs()?,
     };
-    Ok(Programs {
-        agent: of("bramble-agent")?,
-        bootstrap: of("bramble-bootstrap")?,
-        bootguard: of("bramble-bootguard")?,
-    })
+    Ok(Programs { agent, bootstrap, bootguard })
 }

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod clock;
+pub mod cross;
 pub mod daemon;
 pub mod fleet;
 pub mod http;

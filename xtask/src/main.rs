@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, image, prepare, tour};
+use xtask::{bench, cross, image, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -47,6 +47,15 @@ enum Command {
         /// The folder it is written to; target/images by default.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
+    },
+    /// Make the device's programs for aarch64: static, stripped, in target/cross.
+    Cross {
+        /// Build them a second time in another folder, and fail when the bytes differ.
+        #[arg(long)]
+        check_reproducible: bool,
+        /// Write their sizes into this document.
+        #[arg(long, value_name = "FILE")]
+        markdown: Option<PathBuf>,
     },
     /// Say what of the local fleet runs.
     Status,
@@ -100,6 +109,9 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
         Command::Image { board, out } => image::image(board, out.as_deref())?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
+        Command::Cross { check_reproducible, markdown } => {
+            cross::cross(&cross::Asked { twice: *check_reproducible, markdown: markdown.clone() })?;
+        }
         Command::Ci => stages::test(Depth::Change)?,
         Command::Tour { page } => tour::tour(page)?,
         Command::Bench { args } => bench::bench(args)?,
