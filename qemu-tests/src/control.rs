@@ -1,5 +1,5 @@
 //! The control channel: runs commands in a guest whose image was built for tests. Decides how a command and its answer
-//! are framed on a virtio-serial port; the other end is `guest/bramble-control`.
+//! are framed on a virtio-serial port; the other end is `overlay/test/usr/lib/bramble/bramble-control`.
 //!
 //! A line to the guest is `ID SECONDS BASE64`, a line back `ID CODE BASE64`. Every boot has its own connection, and an
 //! answer with another id is one that nobody waits for any more.
@@ -126,7 +126,7 @@ mod tests {
     fn the_guests_side_runs_commands_and_bounds_them() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("bramble-control");
-        std::fs::write(&file, include_str!("guest/bramble-control")).unwrap();
+        std::fs::write(&file, include_str!("../overlay/test/usr/lib/bramble/bramble-control")).unwrap();
         let line = |id: u32, secs: u32, command: &str| format!("{id} {secs} {}\n", BASE64.encode(command.as_bytes()));
         let asked = [line(1, 9, "echo a b; echo c >&2; exit 3"), line(2, 1, "sleep 30"), line(3, 9, "cat; echo end")];
         std::fs::write(dir.path().join("in"), asked.concat()).unwrap();

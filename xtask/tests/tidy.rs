@@ -35,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bramble-bootstrap", &["bramble-contracts"]),
     ("bramble-initramfs", &["bramble-contracts"]),
     ("xtask", &["bramble-images"]),
+    ("bramble-qemu-tests", &["bramble-contracts", "bramble-fleet-tests", "bramble-images", "xtask"]),
     ("bramble-contracts-fuzz", &["bramble-contracts"]),
     (
         "bramble-fleet-tests",

@@ -94,6 +94,20 @@ pub fn programs() -> anyhow::Result<Programs> {
     Ok(make()?.0)
 }
 
+/// The demo app's program for the device, or the one in the folder that `BRAMBLE_CROSS_DIR` names.
+///
+/// # Errors
+/// As [`programs`].
+pub fn demo() -> anyhow::Result<PathBuf> {
+    const PACKAGE: &str = "bramble-hello";
+    if let Some(dir) = std::env::var_os("BRAMBLE_CROSS_DIR") {
+        return Ok(PathBuf::from(dir).join(PACKAGE));
+    }
+    prepare::packages(Need::Cross)?;
+    let place = place();
+    build::build_one(&place, &Toolchain::find(&place)?, PACKAGE)
+}
+
 /// The command that runs one of them here: by emulation where this machine is not aarch64 itself.
 #[must_use]
 pub fn emulated(program: &Path) -> Cmd {
