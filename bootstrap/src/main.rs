@@ -2,16 +2,20 @@
 //!
 //! Safe to run again: what is right already is left alone. Never touches an enrolled device's identity, apps or volumes.
 
+mod clock_floor;
 mod files;
+mod first_boot;
+mod follow;
 mod image;
 mod install;
+mod lost;
 mod payload;
 mod preflight;
 mod process;
 mod settings;
 mod units;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bramble_contracts::Name;
@@ -29,6 +33,18 @@ struct Args {
 enum Command {
     /// Install the agent, its units and its settings, and start it.
     Install(Install),
+    /// On an image, at every boot: grow the volumes to the card, and take the seed.
+    FirstBoot,
+    /// On an image: raise the clock to the latest time that is known to have been right.
+    ClockFloor,
+    /// On an image: say on the console how the enrolment goes, until it is done.
+    Follow,
+    /// On an image: say what failed in this boot, and wait.
+    Lost {
+        /// Seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u32,
+    },
 }
 
 /// What is to be installed.
@@ -56,8 +72,21 @@ struct Install {
 }
 
 fn main() -> ExitCode {
-    let Command::Install(wish) = Args::parse().command;
-    match install::run(&wish, &mut |line| println!("{line}")) {
+    let root = Path::new("/");
+    let done = match Args::parse().command {
+        Command::Install(wish) => install::run(&wish, &mut |line| println!("{line}")),
+        Command::FirstBoot => first_boot::run(root),
+        Command::ClockFloor => clock_floor::run(root),
+        Command::Follow => {
+            follow::run(root);
+            Ok(())
+        }
+        Command::Lost { wait } => {
+            lost::run(root, wait);
+            Ok(())
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("bramble-bootstrap: {err:#}");

@@ -4,7 +4,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bramble_contracts::boot::{ArmedWatchdog, BootRecord, Slot, SlotBy, Why};
