@@ -25,8 +25,11 @@ mod clock;
 mod control;
 pub mod firmware;
 pub mod image;
+pub mod member;
 mod pi;
 pub mod qemu;
+pub mod sample;
+pub mod seed;
 pub mod serial;
 mod turn;
 
