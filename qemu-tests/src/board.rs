@@ -190,6 +190,16 @@ impl Board {
         qemu.ask("system_reset", &json!({})).map(drop)
     }
 
+    /// Presses the power button: a guest that listens ends in peace.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub fn press_power(&self) -> anyhow::Result<()> {
+        let mut inner = self.shared.lock();
+        let qemu = inner.qemu.as_mut().context("the board is off")?;
+        qemu.ask("system_powerdown", &json!({})).map(drop)
+    }
+
     /// Runs a command in the guest, which must have been built for tests.
     ///
     /// # Errors

@@ -29,11 +29,10 @@ pub mod member;
 mod pi;
 pub mod qemu;
 pub mod sample;
-pub mod seed;
 pub mod serial;
 mod turn;
 
 pub use clock::Clock;
 pub use control::Said;
-pub use pi::{BOOT, Hang, Setup, VirtualPi};
+pub use pi::{BOOT, Hang, Setup, VirtualPi, wire_program};
 pub use turn::Turn;

@@ -1,7 +1,7 @@
 //! A virtual Pi that becomes a device of a fleet: coordinator and broker on this machine, reached by the guest at an
 //! address of its own closed network. What goes wrong is a panic.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,12 @@ use bramble_fleet_tests::net::NetNs;
 use bramble_fleet_tests::{Fleet, FleetSetup, wait_until};
 use serde_json::json;
 use xtask::paths;
+pub use xtask::pi::HOST;
+use xtask::pi::Seed;
 
 use crate::pi::{BOOT, Setup, VirtualPi};
 use crate::qemu::Wire;
-use crate::seed::Seed;
 
-/// This machine, as a guest sees it.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 /// The example app's port.
 pub const APP: u16 = 8080;
 /// Name of the device.
@@ -54,7 +53,7 @@ impl Member {
     pub fn seed(&self) -> Seed {
         let token = self.fleet.token_with(&json!({ "autoApprove": true, "labels": { "site": "home" } })).token;
         let coordinator = format!("https://{HOST}:{}", self.fleet.coordinator().address().port());
-        Seed { coordinator, token, hostname: NAME.into(), keys: vec![] }
+        Seed { coordinator, token, hostname: NAME.into(), ssh_key: String::new() }
     }
 
     /// Puts a seed onto the card.

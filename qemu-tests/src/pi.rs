@@ -275,7 +275,10 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 /// The program that joins a wire's two ends; built with this package's tests and programs.
-fn wire_program() -> anyhow::Result<std::path::PathBuf> {
+///
+/// # Errors
+/// When it is not.
+pub fn wire_program() -> anyhow::Result<std::path::PathBuf> {
     let program = xtask::paths::built("bramble-wire");
     anyhow::ensure!(program.is_file(), "{} is not built: cargo build -p bramble-qemu-tests", program.display());
     Ok(program)

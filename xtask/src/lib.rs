@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod http;
 pub mod image;
 pub mod paths;
+pub mod pi;
 pub mod prepare;
 pub mod run;
 pub mod stages;
