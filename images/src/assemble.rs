@@ -27,10 +27,12 @@ pub(crate) fn assemble(
     work: &Path,
 ) -> Result<Facts, Error> {
     let root = work.join("root");
+    println!("Unpacking Debian, installing Bramble");
     tree::unpack(tarball, &root)?;
     system::prepare(recipe, programs, &root)?;
     let kernels = kernels(recipe, &root)?;
     for kernel in &kernels {
+        println!("Making the initramfs of {kernel}");
         initramfs::make(recipe, kernel, &root)?;
     }
     system::clean(&root)?;
@@ -38,6 +40,7 @@ pub(crate) fn assemble(
     let [state, apps] = [maker.moved_out(STATE, "state")?, maker.moved_out(APPS, "apps")?];
     let content = Content { root: tree::size(&root)?, state: tree::size(&state)?, apps: tree::size(&apps)? };
     let layout = Layout::new(&recipe.sizes, content);
+    println!("Making file systems and LVM, {} MiB", layout.disk / MIB);
     maker.disk(&layout, &kernels)?;
     let programs = [("bramble-agent", &programs.agent), ("bramble-bootstrap", &programs.bootstrap)]
         .into_iter()

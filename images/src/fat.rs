@@ -51,7 +51,7 @@ impl Fat<'_> {
         if entries.is_empty() {
             return Ok(());
         }
-        let mcopy = Tool::new("mcopy").args(["-Q", "-b", "-m", "-s", "-i"]).arg(out).args(&entries).arg("::");
+        let mcopy = Tool::new("mcopy").args(["-Q", "-m", "-s", "-i"]).arg(out).args(&entries).arg("::");
         mcopy.epoch(self.epoch_s).env("MTOOLS_SKIP_CHECK", "1").run().map(drop)
     }
 }
@@ -62,4 +62,37 @@ pub(crate) fn sorted(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths: Vec<PathBuf> = read.map_err(|err| Error::file("read", dir, err))?;
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made twice, of folders that were made at different moments: the same bytes, and mtools reads the files back.
+    #[test]
+    fn the_same_files_give_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        for bits in [Bits::Sixteen, Bits::ThirtyTwo] {
+            let make = |name: &str| {
+                let content = dir.path().join(format!("{name}-{bits:?}"));
+                fs::create_dir_all(content.join("overlays")).unwrap();
+                fs::write(content.join("config.txt"), "kernel=vmlinuz\n").unwrap();
+                fs::write(content.join("empty.txt"), "").unwrap();
+                fs::write(content.join("overlays/a-long-name.dtbo"), "x".repeat(9000)).unwrap();
+                crate::tree::set_times(&content, 1_793_491_200).unwrap();
+                let out = content.with_extension("fat");
+                let span = Span { start: 4 << 20, size: 64 << 20 };
+                Fat { label: "BOOT_A", bits, serial: 7, span, epoch_s: 1_793_491_200 }.make(&content, &out).unwrap();
+                let file = Tool::new("mtype").arg("-i").arg(&out).arg("::config.txt").run().unwrap();
+                assert_eq!(file, "kernel=vmlinuz\n");
+                fs::read(out).unwrap()
+            };
+            let one = make("one");
+            let mut later = make("other");
+            let differs = one.iter().zip(&later).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "{bits:?}: the first byte that differs");
+            later.truncate(512);
+            assert_eq!(later[510..], [0x55, 0xaa]);
+        }
+    }
 }
