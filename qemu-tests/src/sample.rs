@@ -10,6 +10,7 @@ pub const CASES: &[&str] = &[
     "hang-init",
     "hang-processors",
     "panic",
+    "tryboot",
     "damaged-seed",
     "used-token",
     "state-full",

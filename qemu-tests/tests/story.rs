@@ -1,4 +1,4 @@
-//! The life of a device, told on one virtual Pi: from the flashed card to all the blows it has to survive.
+//! The life of a device on a virtual Pi: from the flashed card to all the blows it has to survive.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 use std::time::Duration;
@@ -14,23 +14,49 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 #[test]
 fn a_flashed_card_becomes_a_device_and_stays_one() {
-    let image = image::for_tests();
-    let case = Case::new("qemu-story");
-    let member = Member::new(&case, &image);
+    let member = member("qemu-story");
     first_boot(&member);
     power_cuts(&member);
-    for (name, blow) in [
-        ("reboot-offline", reboot_offline as fn(&Member)),
-        ("clock-1970", clock_1970),
-        ("clock-ahead", clock_ahead),
-        ("hang-init", |member| hang(member, Hang::Init)),
-        ("hang-processors", |member| hang(member, Hang::Processors)),
-        ("panic", panic_reboots),
-    ] {
-        if sample::takes(name) {
-            println!("── {name}");
-            blow(&member);
-        }
+}
+
+#[test]
+fn apps_run_without_a_network_and_under_any_clock() {
+    blows(
+        "qemu-alone",
+        &[("reboot-offline", reboot_offline), ("clock-1970", clock_1970), ("clock-ahead", clock_ahead)],
+    );
+}
+
+#[test]
+fn what_hangs_or_panics_comes_back() {
+    blows("qemu-hangs", &[("hang-init", hang_init), ("hang-processors", hang_processors), ("panic", panic_reboots)]);
+}
+
+#[test]
+fn a_slot_on_trial_is_booted_once() {
+    blows("qemu-tryboot", &[("tryboot", tryboot)]);
+}
+
+fn member(name: &str) -> Member {
+    let image = image::for_tests();
+    Member::new(&Case::new(name), &image)
+}
+
+/// Those that this run takes, on a device whose app runs.
+fn blows(name: &str, blows: &[(&str, fn(&Member))]) {
+    let taken: Vec<_> = blows.iter().filter(|(blow, _)| sample::takes(blow)).collect();
+    if taken.is_empty() {
+        return;
+    }
+    let member = member(name);
+    member.plant(&member.seed().text());
+    member.pi.boot();
+    member.online();
+    member.apply_hello();
+    member.answers();
+    for (blow, strike) in taken {
+        println!("── {blow}");
+        strike(&member);
     }
 }
 
@@ -47,6 +73,7 @@ fn first_boot(member: &Member) {
     member.is_sound();
     let pi = &member.pi;
     assert_eq!(pi.ok("hostname").trim(), NAME);
+    assert_eq!(pi.ok("uname -m").trim(), "aarch64");
     let left = pi.run(&format!("grep -rlF '{}' /etc /var/lib/bramble /boot/bramble", seed.token));
     assert_eq!(left.code, 1, "the token is still in {}", left.out);
     pi.switch_off();
@@ -127,6 +154,14 @@ fn clock_ahead(member: &Member) {
     });
 }
 
+fn hang_init(member: &Member) {
+    hang(member, Hang::Init);
+}
+
+fn hang_processors(member: &Member) {
+    hang(member, Hang::Processors);
+}
+
 /// A frozen guest is reset by its watchdog and comes back.
 fn hang(member: &Member, how: Hang) {
     let (boots, barks) = (member.pi.board().boots(), member.pi.board().barks());
@@ -145,4 +180,30 @@ fn panic_reboots(member: &Member) {
     assert_eq!(member.pi.board().barks(), barks, "before the watchdog");
     member.answers();
     member.is_sound();
+}
+
+/// The firmware's one-shot flag: the other slot once, then the first again, and the device is the same in both.
+fn tryboot(member: &Member) {
+    let pi = &member.pi;
+    let slot = || {
+        pi.ok(
+            "od -An -v -tu1 /proc/device-tree/chosen/bootloader/partition /proc/device-tree/chosen/bootloader/tryboot",
+        )
+    };
+    let words = |text: String| text.split_whitespace().map(String::from).collect::<Vec<_>>().join(" ");
+    assert_eq!(words(slot()), "0 0 0 2 0 0 0 0");
+    pi.ok("echo tryboot > /dev/virtio-ports/org.bramble.firmware");
+    pi.reboot();
+    assert_eq!(words(slot()), "0 0 0 3 0 0 0 1");
+    assert!(pi.ok("cat /proc/cmdline").contains("bramble.slot=b"));
+    assert!(pi.ok("lsblk -no LABEL $(findmnt -n -o SOURCE /boot/firmware)").contains("BOOT_B"));
+    member.answers();
+    pi.reboot();
+    assert_eq!(words(slot()), "0 0 0 2 0 0 0 0", "the flag counts once");
+    // A flag that was asked for is lost with the power.
+    pi.ok("echo tryboot > /dev/virtio-ports/org.bramble.firmware");
+    pi.cut_power();
+    pi.boot();
+    assert_eq!(words(slot()), "0 0 0 2 0 0 0 0");
+    member.answers();
 }

@@ -102,12 +102,20 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
     match depth {
         Depth::Quick | Depth::Change => {
             stages.push(cross(&[]));
-            let fleet_tests = "bramble-fleet-tests";
-            let parts = cargo(&["test", "--workspace", "--exclude", fleet_tests, "--no-fail-fast"]);
+            let (fleet_tests, qemu_tests) = ("bramble-fleet-tests", "bramble-qemu-tests");
+            let without = ["--exclude", fleet_tests, "--exclude", qemu_tests];
+            let parts = cargo(&[&["test", "--workspace", "--no-fail-fast"][..], &without].concat());
             stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
+            let board = cargo(&["test", "-p", qemu_tests, "--lib", "--bins"]);
+            stages.push(Stage { name: "the virtual board, without a guest", cmd: as_root(board) });
             // One after the other: each measures and starves real processes.
             let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
+            if depth == Depth::Change {
+                let guests =
+                    cargo(&["test", "-p", qemu_tests, "--test", "*", "--no-fail-fast", "--", "--test-threads=1"]);
+                stages.push(Stage { name: "the virtual Pi", cmd: as_root(guests) });
+            }
         }
         // Case by case instead; what has no cases of its own comes here.
         Depth::Full(_) => {
