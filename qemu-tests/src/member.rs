@@ -23,7 +23,7 @@ pub const APP: u16 = 8080;
 /// Name of the device.
 pub const NAME: &str = "pi-1";
 /// The longest for an app to answer after a boot that has begun: containers start slowly under emulation.
-const APP_UP: Duration = Duration::from_secs(300);
+const APP_UP: Duration = Duration::from_secs(600);
 
 /// A fleet of one virtual Pi.
 pub struct Member {

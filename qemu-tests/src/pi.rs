@@ -20,7 +20,7 @@ use crate::serial::Serial;
 use crate::turn::Turn;
 
 /// The longest that a boot may take, from power-on to an answering control channel, on a busy machine.
-pub const BOOT: Duration = Duration::from_secs(300);
+pub const BOOT: Duration = Duration::from_secs(600);
 /// The longest for a command that does no more than look.
 const COMMAND: Duration = Duration::from_secs(60);
 
