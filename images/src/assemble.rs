@@ -24,6 +24,7 @@ pub(crate) fn assemble(
     programs: &Programs,
     tarball: &Path,
     digest: &str,
+    cache: &Path,
     work: &Path,
 ) -> Result<Facts, Error> {
     let root = work.join("root");
@@ -32,8 +33,7 @@ pub(crate) fn assemble(
     system::prepare(recipe, programs, &root)?;
     let kernels = kernels(recipe, &root)?;
     for kernel in &kernels {
-        println!("Making the initramfs of {kernel}");
-        initramfs::make(recipe, kernel, &root)?;
+        initramfs::put(recipe, kernel, &root, cache)?;
     }
     system::clean(&root)?;
     let maker = Maker { recipe, seed: Seed::new(&recipe.name), work, root: &root };

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
@@ -40,16 +40,24 @@ impl Digest {
     ///
     /// # Errors
     /// When something cannot be read.
-    pub fn tree(mut self, dir: &Path) -> Result<Self, Error> {
-        for path in sorted(dir)? {
+    pub fn tree(self, dir: &Path) -> Result<Self, Error> {
+        self.tree_without(dir, &[])
+    }
+
+    /// Likewise, but without some of what is in it. Device nodes and the like count by their names.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn tree_without(mut self, dir: &Path, without: &[PathBuf]) -> Result<Self, Error> {
+        for path in sorted(dir)?.into_iter().filter(|path| !without.contains(path)) {
             let meta = fs::symlink_metadata(&path).map_err(|err| Error::file("look at", &path, err))?;
             self = self.text(&path.file_name().unwrap_or_default().to_string_lossy());
             if meta.is_symlink() {
                 let target = fs::read_link(&path).map_err(|err| Error::file("read", &path, err))?;
                 self = self.text("link").text(&target.to_string_lossy());
             } else if meta.is_dir() {
-                self = self.text("folder").tree(&path)?.text("end");
-            } else {
+                self = self.text("folder").tree_without(&path, without)?.text("end");
+            } else if meta.is_file() {
                 let runs = meta.permissions().mode() & 0o100 != 0;
                 self = self.text(if runs { "program" } else { "file" }).file(&path)?;
             }
@@ -101,6 +109,19 @@ mod tests {
         assert_ne!(first, runs);
         fs::rename(&file, dir.path().join("b")).unwrap();
         assert_ne!(runs, of());
+    }
+
+    #[test]
+    fn what_is_left_out_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("inner")).unwrap();
+        let out = dir.path().join("inner/out");
+        let of = || Digest::new().tree_without(dir.path(), std::slice::from_ref(&out)).unwrap().hex();
+        let first = of();
+        fs::write(&out, "x").unwrap();
+        assert_eq!(first, of());
+        fs::write(dir.path().join("inner/in"), "x").unwrap();
+        assert_ne!(first, of());
     }
 
     #[test]

@@ -11,13 +11,15 @@ use crate::tool::Tool;
 /// Instead of the machine's own `/etc/mke2fs.conf`.
 const SETTINGS: &str = "[defaults]\n\
     base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr\n\
-    features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize\n\
     default_mntopts = acl,user_xattr\n\
     enable_periodic_fsck = 0\n\
     blocksize = 4096\n\
     inode_size = 256\n\
     inode_ratio = 16384\n\
     [fs_types]\n\
+    ext4 = {\n\
+    features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize\n\
+    }\n\
     bramble = {\n\
     }\n";
 
@@ -149,5 +151,10 @@ mod tests {
         let other = make("other", &reversed);
         let differs = one.iter().zip(&other).position(|(a, b)| a != b);
         assert_eq!(differs, None, "the first byte that differs");
+        let described = Tool::new("dumpe2fs").arg("-h").arg(dir.path().join("one.ext4")).run().unwrap();
+        // What tells it from ext3, and lets it grow while it is mounted.
+        for feature in ["extent", "metadata_csum", "64bit", "flex_bg", "resize_inode", "has_journal"] {
+            assert!(described.contains(feature), "{feature}: {described}");
+        }
     }
 }

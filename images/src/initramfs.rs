@@ -1,18 +1,51 @@
-//! The initramfs: made once, in the finished root file system, and looked through. Decides what is missing in one.
+//! The initramfs: made once, in the finished root file system, looked through, and kept. Decides what is missing in one, and
+//! when one that is kept may be taken.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::Error;
+use crate::digest::Digest;
 use crate::recipe::Recipe;
 use crate::tool::Tool;
+use crate::{Error, tree};
 
-/// Makes the initramfs of a kernel as `boot/initrd.img-<version>` and looks into it.
-pub(crate) fn make(recipe: &Recipe, kernel: &str, root: &Path) -> Result<(), Error> {
-    // Emulated, this is the longest step.
-    let update = Tool::inside(root, "update-initramfs").args(["-c", "-k", kernel]).epoch(recipe.epoch_s);
-    update.within(Duration::from_secs(1200)).run()?;
+/// What of root never comes into an initramfs, so that a new agent does not make a new one: under emulation it takes minutes.
+const NEVER_IN_IT: [&str; 5] = ["var", "boot", "dev", "etc/systemd/system", "usr/lib/bramble/bramble-bootstrap"];
+
+/// Puts the initramfs of a kernel to `boot/initrd.img-<version>`, made of this root file system or, if one was made of the same
+/// files, from the folder `cache`; and looks into it.
+pub(crate) fn put(recipe: &Recipe, kernel: &str, root: &Path, cache: &Path) -> Result<(), Error> {
+    let kept = cache.join(format!("initramfs-{}.img", &digest(recipe, kernel, root)?[..16]));
+    let image = root.join(format!("boot/initrd.img-{kernel}"));
+    if kept.is_file() {
+        println!("Taking the initramfs of {kernel} from {}", kept.display());
+        fs::copy(&kept, &image).map_err(|err| Error::file("copy", &kept, err))?;
+        return tree::set_mode(&image, 0o644);
+    }
+    println!("Making the initramfs of {kernel}");
+    Tool::inside(root, "mkinitramfs")
+        .arg("-o")
+        .arg(format!("/boot/initrd.img-{kernel}"))
+        .arg(kernel)
+        .epoch(recipe.epoch_s)
+        .within(Duration::from_secs(3600))
+        .run()?;
+    tree::set_mode(&image, 0o644)?;
+    look(recipe, kernel, root)?;
+    let part = kept.with_extension(format!("part-{}", std::process::id()));
+    fs::copy(&image, &part).map_err(|err| Error::file("copy", &image, err))?;
+    fs::rename(&part, &kept).map_err(|err| Error::file("name", &part, err))
+}
+
+/// A digest of all that an initramfs is made of.
+fn digest(recipe: &Recipe, kernel: &str, root: &Path) -> Result<String, Error> {
+    let without = NEVER_IN_IT.map(|path| root.join(path));
+    let start = Digest::new().text(kernel).text(&format!("{:?} {}", recipe.initramfs, recipe.epoch_s));
+    Ok(start.tree_without(root, &without)?.hex())
+}
+
+fn look(recipe: &Recipe, kernel: &str, root: &Path) -> Result<(), Error> {
     let listing = Tool::inside(root, "lsinitramfs").arg(format!("/boot/initrd.img-{kernel}")).run()?;
     let builtin = root.join("usr/lib/modules").join(kernel).join("modules.builtin");
     let builtin = fs::read_to_string(&builtin).map_err(|err| Error::file("read", &builtin, err))?;

@@ -105,8 +105,8 @@ pub fn recipe(name: &str) -> Result<Recipe, Error> {
     Ok(Recipe::read(&checkout().join("images/recipes").join(format!("{name}.toml")))?)
 }
 
-/// Makes an image as a file in the folder `out`, or finds the one that was made there of the same parts. Debian's tarball is kept
-/// in the folder `cache`. Needs root, and where this machine is no aarch64 a kernel that was told who runs its programs.
+/// Makes an image as a file in the folder `out`, or finds the one that was made there of the same parts. Debian's tarball and
+/// initramfs are kept in the folder `cache`. Needs root, and where this machine is no aarch64 a kernel that was told who runs its programs.
 ///
 /// # Errors
 /// When the machine lacks something, a tool fails, or what was built would not boot.
@@ -124,7 +124,7 @@ pub fn build(recipe: &Recipe, programs: &Programs, cache: &Path, out: &Path) -> 
         return Err(Error::Machine(why.into()));
     }
     let work = Work::new(&disk)?;
-    let facts = assemble::assemble(recipe, programs, &tarball, &digest, &work.0)?;
+    let facts = assemble::assemble(recipe, programs, &tarball, &digest, cache, &work.0)?;
     let made = work.0.join(assemble::DISK);
     fs::File::open(&made).and_then(|file| file.sync_all()).map_err(|err| Error::file("write", &made, err))?;
     fs::rename(&made, &disk).map_err(|err| Error::file("name", &made, err))?;

@@ -18,7 +18,20 @@ pub(crate) fn prepare(recipe: &Recipe, programs: &Programs, root: &Path) -> Resu
         }
         tree::lay(over, root)?;
     }
+    updated(recipe, root)?;
     no_passwords(root)
+}
+
+/// What systemd does on a boot after packages have changed is done here, once: accounts, the linker's cache. On the device it
+/// would take the first boot's time.
+fn updated(recipe: &Recipe, root: &Path) -> Result<(), Error> {
+    Tool::inside(root, "systemd-sysusers").epoch(recipe.epoch_s).run()?;
+    Tool::inside(root, "ldconfig").epoch(recipe.epoch_s).run()?;
+    // By its time systemd sees whether /usr is newer.
+    for dir in ["etc", "var"] {
+        tree::file(&root.join(dir).join(".updated"), b"", 0o644)?;
+    }
+    Ok(())
 }
 
 /// Nobody comes in with a password.

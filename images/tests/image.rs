@@ -84,8 +84,10 @@ impl Site {
         fs::copy(busybox.expect("busybox-static is installed for tests"), root.join("bin/busybox")).unwrap();
         std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
         let update =
-            format!("test \"$*\" = '-c -k {KERNEL}' && echo \"made at $SOURCE_DATE_EPOCH\" >/boot/initrd.img-{KERNEL}");
-        script(&root.join("usr/sbin/update-initramfs"), &update);
+            format!("test \"$*\" = '-o /boot/initrd.img-{KERNEL} {KERNEL}' && echo \"made at $SOURCE_DATE_EPOCH\" >$2");
+        script(&root.join("usr/sbin/mkinitramfs"), &update);
+        script(&root.join("usr/sbin/systemd-sysusers"), "true");
+        script(&root.join("usr/sbin/ldconfig"), "true");
         script(&root.join("usr/sbin/lsinitramfs"), "echo usr/sbin/lvm; echo usr/lib/modules/x/dm-thin-pool.ko.xz");
         let modules = root.join("usr/lib/modules").join(KERNEL);
         fs::create_dir_all(&modules).unwrap();
