@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::prepare::sha256_of;
+use crate::prepare::{sha256_of, whole};
 use crate::run::Cmd;
 
 /// Says what was laid out, beside it.
@@ -31,20 +31,20 @@ pub(super) fn lay_out(source: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
     let source = source.canonicalize().with_context(|| format!("cannot find {}", source.display()))?;
     let origin = origin(&source)?;
     let library = dir.join("library");
-    if library.is_dir() && fs::read_to_string(dir.join(STAMP)).is_ok_and(|kept| kept == origin) {
+    let is_laid = || library.is_dir() && fs::read_to_string(dir.join(STAMP)).is_ok_and(|kept| kept == origin);
+    if is_laid() {
         return Ok(library);
     }
     let work = dir.with_extension(format!("{}.part", std::process::id()));
     let laid = unpack(&source, &work).and_then(|()| {
         fs::write(work.join(STAMP), &origin)?;
-        if dir.exists() {
-            fs::remove_dir_all(dir)?;
+        // Another process may have been faster.
+        if dir.exists() && !is_laid() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
-        fs::rename(&work, dir).with_context(|| format!("cannot make {}", dir.display()))
+        whole(&work, dir, is_laid)
     });
-    if work.exists() {
-        drop(fs::remove_dir_all(&work));
-    }
+    drop(fs::remove_dir_all(&work));
     laid.with_context(|| format!("cannot lay out {}", source.display()))?;
     Ok(library)
 }

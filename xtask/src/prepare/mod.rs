@@ -64,7 +64,7 @@ pub(crate) fn sha256_of(file: &Path) -> anyhow::Result<String> {
 }
 
 /// Gives a folder its name now that it is whole; well too when another process was faster.
-fn whole(made: &Path, name: &Path, there: impl Fn() -> bool) -> anyhow::Result<()> {
+pub(crate) fn whole(made: &Path, name: &Path, there: impl Fn() -> bool) -> anyhow::Result<()> {
     match fs::rename(made, name) {
         Err(_) if there() => Ok(()),
         renamed => renamed.with_context(|| format!("cannot make {}", name.display())),
