@@ -5,10 +5,13 @@
 
 pub mod bench;
 pub mod clock;
+pub mod cross;
 pub mod daemon;
 pub mod fleet;
 pub mod http;
+pub mod image;
 pub mod paths;
+pub mod pi;
 pub mod prepare;
 pub mod run;
 pub mod stages;

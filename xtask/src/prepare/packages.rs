@@ -15,6 +15,8 @@ pub enum Need {
     Fleet,
     /// The tests and README's tour as well.
     Tests,
+    /// Programs for aarch64.
+    Cross,
     /// Images, and virtual Pis that boot them.
     VirtualPi,
 }
@@ -52,6 +54,16 @@ const TESTS: &[(&str, Option<&str>)] = &[
     ("binutils", Some("strip")),
 ];
 
+/// Programs for the device: what cargo and the tools from PyPI need.
+const CROSS: &[(&str, Option<&str>)] = &[
+    ("gcc", Some("cc")),
+    ("libc6-dev", None),
+    ("git", Some("git")),
+    ("python3-pip", None),
+    ("ca-certificates", None),
+    ("xz-utils", Some("xz")),
+];
+
 const VIRTUAL_PI: &[(&str, Option<&str>)] = &[
     // Their images: file systems made in files.
     ("mmdebstrap", Some("mmdebstrap")),
@@ -71,6 +83,8 @@ const VIRTUAL_PI: &[(&str, Option<&str>)] = &[
     ("libc6-dev-arm64-cross", None),
 ];
 
+const EMULATOR: &[(&str, Option<&str>)] = &[("qemu-user-static", Some("qemu-aarch64-static"))];
+
 /// From the suite of newer versions, where this machine's release has one.
 const VIRTUAL_PI_NEWER: &[(&str, Option<&str>)] = &[
     ("qemu-system-arm", Some("qemu-system-aarch64")),
@@ -87,13 +101,22 @@ const VIRTUAL_PI_NEWER: &[(&str, Option<&str>)] = &[
 pub fn install(need: Need) -> anyhow::Result<()> {
     match need {
         Need::Fleet => get(FLEET, None),
-        Need::Tests => get(FLEET, None).and_then(|()| get(TESTS, None)),
+        Need::Tests => get(FLEET, None).and_then(|()| get(TESTS, None)).and_then(|()| emulator()),
+        Need::Cross => get(CROSS, None),
         Need::VirtualPi => get(VIRTUAL_PI, None).and_then(|()| match suites::backports() {
             _ if missing(VIRTUAL_PI_NEWER).is_empty() => Ok(()),
             Ok(suite) => get(VIRTUAL_PI_NEWER, suite),
             Err(err) => Err(err),
         }),
     }
+}
+
+/// What runs programs for aarch64 here; the newer one where this machine's release has one, so that there is but one.
+fn emulator() -> anyhow::Result<()> {
+    if cfg!(target_arch = "aarch64") {
+        return Ok(());
+    }
+    get(EMULATOR, suites::backports().unwrap_or_default())
 }
 
 /// Gets those that are missing, from a suite that is named or from what the machine lists.

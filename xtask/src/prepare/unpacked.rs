@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::whole;
 use crate::paths;
 use crate::run::Cmd;
 
@@ -35,11 +36,7 @@ fn program(package: &str, inside: &str) -> anyhow::Result<PathBuf> {
     println!("Fetching {package} from Debian into {} (it is not installed)", dir.display());
     // A folder of this process, renamed when whole.
     let work = dir.with_extension(format!("{}.part", std::process::id()));
-    let fetched = fetch(package, &work).and_then(|unpacked| match fs::rename(unpacked, &dir) {
-        // Another process was faster.
-        Err(_) if dir.join(inside).is_file() => Ok(()),
-        renamed => renamed.with_context(|| format!("cannot make {}", dir.display())),
-    });
+    let fetched = fetch(package, &work).and_then(|unpacked| whole(&unpacked, &dir, || dir.join(inside).is_file()));
     drop(fs::remove_dir_all(&work));
     fetched.with_context(|| format!("cannot fetch the package {package}"))?;
     Ok(dir.join(inside))

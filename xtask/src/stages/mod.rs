@@ -94,19 +94,36 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
         Stage { name: "lints", cmd: cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]) },
         Stage { name: "licences, bans, sources", cmd: deny.within(Duration::from_secs(300)) },
     ];
+    // Before the tests that run them; a full run also proves that the bytes are a function of the source.
+    let cross = |more: &[&str]| {
+        let cmd = Cmd::new(&this).arg("cross").args(more).within(Duration::from_secs(3600));
+        Stage { name: "the programs for aarch64", cmd }
+    };
     match depth {
         Depth::Quick | Depth::Change => {
-            let fleet_tests = "bramble-fleet-tests";
-            let parts = cargo(&["test", "--workspace", "--exclude", fleet_tests, "--no-fail-fast"]);
+            stages.push(cross(&[]));
+            let (fleet_tests, qemu_tests) = ("bramble-fleet-tests", "bramble-qemu-tests");
+            let without = ["--exclude", fleet_tests, "--exclude", qemu_tests];
+            let parts = cargo(&[&["test", "--workspace", "--no-fail-fast"][..], &without].concat());
             stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
+            let board = cargo(&["test", "-p", qemu_tests, "--lib", "--bins"]);
+            stages.push(Stage { name: "the virtual board, without a guest", cmd: as_root(board) });
             // One after the other: each measures and starves real processes.
             let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
+            if depth == Depth::Change {
+                let guests =
+                    cargo(&["test", "-p", qemu_tests, "--test", "*", "--no-fail-fast", "--", "--test-threads=1"]);
+                stages.push(Stage { name: "the virtual Pi", cmd: as_root(guests) });
+            }
         }
         // Case by case instead; what has no cases of its own comes here.
-        Depth::Full(_) => stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) }),
+        Depth::Full(_) => {
+            stages.push(cross(&["--check-reproducible"]));
+            stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) });
+        }
     }
-    stages.push(Stage { name: "README and guide", cmd: Cmd::new(this).arg("tour").within(Duration::from_secs(1800)) });
+    stages.push(Stage { name: "README and guide", cmd: Cmd::new(&this).arg("tour").within(Duration::from_secs(1800)) });
     stages.into_iter().map(|s| Stage { cmd: s.cmd.dir(paths::checkout()), ..s }).collect()
 }
 
