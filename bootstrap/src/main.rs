@@ -2,6 +2,7 @@
 //!
 //! Safe to run again: what is right already is left alone. Never touches an enrolled device's identity, apps or volumes.
 
+mod convert;
 mod files;
 mod install;
 mod preflight;
@@ -27,6 +28,8 @@ struct Args {
 enum Command {
     /// Install the agent, its units and its settings, and start it.
     Install(Install),
+    /// Turn the root partition into a volume, so that operating system upgrades have a way back.
+    Convert(convert::Convert),
 }
 
 /// What is to be installed.
@@ -50,8 +53,12 @@ struct Install {
 }
 
 fn main() -> ExitCode {
-    let Command::Install(wish) = Args::parse().command;
-    match install::run(&wish, &mut |line| println!("{line}")) {
+    let tell = &mut |line| println!("{line}");
+    let done = match Args::parse().command {
+        Command::Install(wish) => install::run(&wish, tell),
+        Command::Convert(wish) => convert::run(&wish, tell),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("bramble-bootstrap: {err:#}");
