@@ -120,7 +120,7 @@ impl<'a> Builder<'a> {
         let mut random = [0; 32 * 16];
         File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).context("/dev/urandom")?;
         let mut random = random.chunks(32);
-        let head = lvmtext::head(layout, sectors, &mut || identifier(random.next().unwrap_or_default()));
+        let head = lvmtext::head(layout, sectors, &mut || identifier(random.next().unwrap_or_default()))?;
         let disk = File::options().write(true).open(&self.devices.root).context("the root's partition")?;
         disk.write_all_at(&head, begin * SECTOR).and_then(|()| disk.sync_all()).context("the volume group")?;
         map(PHYSICAL, &format!("0 {sectors} linear {} {begin}\n", self.root()?))?;

@@ -52,7 +52,7 @@ impl Journal {
         let text = serde_json::to_string(&Record::V1 { number, ledger: ledger.clone() }).context("the ledger")?;
         let line = format!("{:08x} {text}\n", crc(text.as_bytes()));
         ensure!(line.len() <= SIZE, "the ledger is too long to keep: {} bytes", line.len());
-        let path = self.folder.join(NAMES[usize::from(number % 2 == 0)]);
+        let path = self.folder.join(NAMES[usize::from(number.is_multiple_of(2))]);
         let write = || -> std::io::Result<()> {
             for name in NAMES {
                 reserve(&self.folder.join(name))?;

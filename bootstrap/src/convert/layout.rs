@@ -1,7 +1,7 @@
 //! Where everything lies: the volume group is laid over the old root's partition so that every block of the old file system
 //! stays where it is, and everything new lies in its free space.
 //!
-//! Pure. The physical volume begins at the first free mebibyte. The thin pool owns every extent that the linear volumes do
+//! Pure. The physical volume begins at the first hole that holds its head. The thin pool owns every extent that the linear volumes do
 //! not; the old root is a thin volume whose pieces are mapped to the places where they are. Only pieces that lie outside the
 //! physical volume's extents (in front of it, and less than an extent behind) are copied, into free pieces of the pool.
 
@@ -14,8 +14,8 @@ use super::dump::{BLOCK, Dump};
 pub(crate) const CHUNK: u64 = 64 << 10;
 /// What volumes are made of, in bytes.
 pub(crate) const EXTENT: u64 = 4 << 20;
-/// The physical volume's label and metadata, in bytes.
-pub(crate) const HEAD: u64 = 1 << 20;
+/// The physical volume's label and metadata, in bytes: small, because the first hole of this size is where it begins.
+pub(crate) const HEAD: u64 = 256 << 10;
 const PER_EXTENT: u64 = EXTENT / CHUNK;
 const PER_HEAD: u64 = HEAD / CHUNK;
 const BLOCKS: u64 = CHUNK / BLOCK;
@@ -95,7 +95,7 @@ pub(crate) enum TooFull {
     Work { needs: u64, free: u64 },
     /// Free extents do not hold the linear volumes.
     Extents { needs: u64, free: u64 },
-    /// Nowhere is a free mebibyte.
+    /// Nowhere is a hole.
     NoPlace,
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for TooFull {
                 mib(free),
                 mib(&(needs - free))
             ),
-            Self::NoPlace => out.write_str("nowhere on the root partition is a free mebibyte: remove files"),
+            Self::NoPlace => out.write_str("nowhere on the root partition are 256 KiB free in one piece: remove files"),
         }
     }
 }
@@ -286,8 +286,8 @@ impl Used {
         let chunks = partition.div_ceil(CHUNK);
         let mut used = vec![false; index(chunks)];
         let mut at = 0;
-        let end = [dump.blocks..dump.blocks];
-        for free in dump.free.iter().chain(&end) {
+        let end = dump.blocks..dump.blocks;
+        for free in dump.free.iter().chain(std::iter::once(&end)) {
             if at < free.start {
                 let last = (free.start - 1) / BLOCKS;
                 used.iter_mut().take(index(last + 1)).skip(index(at / BLOCKS)).for_each(|piece| *piece = true);
@@ -306,13 +306,14 @@ impl Used {
         self.0[range].iter().filter(|piece| **piece).count() as u64
     }
 
-    /// The first free mebibyte, in pieces. Not the first of the partition: the old superblock is there.
+    /// The first hole for the head, in pieces. Not the first of the partition: the old superblock is there.
     fn place(&self) -> Option<u64> {
         let last = (self.0.len() as u64).checked_sub(PER_HEAD)?;
-        (0..=last).step_by(index(PER_HEAD)).find(|begin| self.count(*begin..begin + PER_HEAD) == 0)
+        (0..=last).find(|begin| self.count(*begin..begin + PER_HEAD) == 0)
     }
 }
 
 #[cfg(test)]
 #[path = "layout_tests.rs"]
+#[allow(clippy::single_range_in_vec_init, reason = "these are lists of one range")]
 mod tests;

@@ -74,7 +74,7 @@ fn a_fresh_card_of_16_gib() {
     let (dump, wish) = (a_dump(16 * GIB, &[0..600_000]), wish(16 * GIB, 2 * GIB));
     let layout = plan(&dump, &wish).unwrap();
     check(&dump, &wish, &layout);
-    assert_eq!(layout.begin * CHUNK, (600_000 * BLOCK).next_multiple_of(HEAD));
+    assert_eq!(layout.begin * CHUNK, (600_000 * BLOCK).next_multiple_of(CHUNK));
     let apps = layout.volumes.iter().find(|volume| volume.name == "apps").unwrap();
     let size: u64 = apps.runs.iter().map(|run| (run.end - run.start) * EXTENT).sum();
     assert!(size >= 3 * GIB, "apps have {size}");
@@ -171,7 +171,7 @@ fn a_real_file_system_is_whole_through_the_pool() {
             fs::write(path.join(format!("{file}")), vec![(folder + file) as u8; 900 * file * file]).unwrap();
         }
     }
-    let partition = 2560 * MIB + 3 * 4096;
+    let partition = 1100 * MIB + 3 * 4096;
     File::create(&image).unwrap().set_len(partition).unwrap();
     let at = image.to_str().unwrap();
     output(Path::new("/sbin/mke2fs"), &["-q", "-t", "ext4", "-d", tree.to_str().unwrap(), at]).unwrap();

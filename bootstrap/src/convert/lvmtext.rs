@@ -1,4 +1,4 @@
-//! A layout in the words of LVM and of the thin tools: the physical volume's first mebibyte with the group's metadata, the
+//! A layout in the words of LVM and of the thin tools: the physical volume's head with the group's metadata, the
 //! pool's XML, tables of device-mapper. Bytes and text; writes nothing.
 //!
 //! The head is made here and not by `pvcreate`, which would look for old signatures on the whole volume and wipe what it
@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+
+use anyhow::ensure;
 
 use super::layout::{CHUNK, EXTENT, HEAD, Layout, Volume};
 use super::table::SECTOR;
@@ -22,16 +24,21 @@ const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
 /// Makes identifiers: 32 letters and digits, in groups as LVM prints them.
 pub(crate) type Ids<'a> = &'a mut dyn FnMut() -> String;
 
-/// The first mebibyte of a physical volume of `sectors`, with the whole group in it.
-pub(crate) fn head(layout: &Layout, sectors: u64, ids: Ids<'_>) -> Vec<u8> {
+/// The head of a physical volume of `sectors`, with the whole group in it.
+///
+/// # Errors
+/// The group's text leaves LVM no room to write the next one: the old root's free space is in too many pieces.
+pub(crate) fn head(layout: &Layout, sectors: u64, ids: Ids<'_>) -> anyhow::Result<Vec<u8>> {
     let physical = ids();
     let mut text = group(layout, sectors, &physical, ids).into_bytes();
     text.push(0);
+    let most = HEAD / 2 - 4 * SECTOR;
+    ensure!(text.len() as u64 <= most, "free space is in too many pieces: {} bytes of metadata", text.len());
     let mut out = vec![0; HEAD as usize];
     out[SECTOR_BYTES..2 * SECTOR_BYTES].copy_from_slice(&label(&physical, sectors * SECTOR));
     out[AREA..AREA + SECTOR_BYTES].copy_from_slice(&area(&text));
     out[AREA + SECTOR_BYTES..AREA + SECTOR_BYTES + text.len()].copy_from_slice(&text);
-    out
+    Ok(out)
 }
 
 /// The second sector: what this is, how large, and where data and metadata lie.
@@ -224,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_head_is_as_lvm_writes_it() {
-        let bytes = head(&layout(3 << 30), 6_000_000, &mut ids());
+        let bytes = head(&layout(3 << 30), 6_000_000, &mut ids()).unwrap();
         assert_eq!(bytes.len() as u64, HEAD);
         assert_eq!(&bytes[512..520], b"LABELONE");
         assert!(bytes[..512].iter().all(|byte| *byte == 0));
@@ -246,7 +253,7 @@ mod tests {
         let size = partition - layout.begin * CHUNK;
         let file = File::create(&image).unwrap();
         file.set_len(size).unwrap();
-        file.write_all_at(&head(&layout, size / SECTOR, &mut ids()), 0).unwrap();
+        file.write_all_at(&head(&layout, size / SECTOR, &mut ids()).unwrap(), 0).unwrap();
         let image = image.to_str().unwrap();
         let held = output(Path::new("/sbin/losetup"), &["-f", "--show", image]).unwrap();
         let held = held.trim();

@@ -286,7 +286,8 @@ fn a_cut_anywhere_leaves_a_whole_system_and_a_way_on() {
                 let fuses: Vec<u32> = std::iter::once(first).chain(second).collect();
                 let mut card = Card::new(new, &fuses);
                 let last = card.live();
-                cases += 1;
+                // Fuses that lie behind the end of it prove nothing.
+                cases += usize::from(card.cuts == fuses.len());
                 let at = format!("{new:?}, cut at {fuses:?}: {:?}", card.ledger.phase);
                 match new {
                     New::Fine => {
@@ -305,10 +306,7 @@ fn a_cut_anywhere_leaves_a_whole_system_and_a_way_on() {
             }
         }
     }
-    // The first fuse must burn in the cases that reach it, or this proves nothing.
-    let mut card = Card::new(New::Fine, &[20, 5]);
-    card.live();
-    assert_eq!(card.cuts, 2);
+    assert!(cases > 5_000, "{cases}");
     println!("{cases} crash cases");
 }
 

@@ -203,7 +203,7 @@ fn firmware(boot: &Boot, disk: Option<&Path>) -> Vec<String> {
     }
     match &boot.config {
         None => {
-            refusals.push(format!("{at} has no config.txt: only machines that start as a Raspberry Pi does are known"))
+            refusals.push(format!("{at} has no config.txt: only machines that start as a Raspberry Pi does are known"));
         }
         Some(config) => {
             let loads = texts::loads(config);
@@ -235,9 +235,9 @@ pub(crate) fn describe(fit: &Fit, read: u64) -> Vec<String> {
     let mib = |name: &str| {
         let volume = fit.layout.volumes.iter().find(|volume| volume.name == name);
         let extents = volume.map_or(0, |volume| volume.runs.iter().map(|run| run.end - run.start).sum::<u64>());
-        extents * EXTENT >> 20
+        (extents * EXTENT) >> 20
     };
-    let root = fit.layout.root_extents * EXTENT >> 20;
+    let root = (fit.layout.root_extents * EXTENT) >> 20;
     let mut lines = vec![
         format!("root       {root} MiB in a thin pool of {} MiB, so that an upgrade has a way back", mib("pool_tdata")),
         format!("state      {} MiB at {}", mib("state"), MOUNTS[0].1),
@@ -351,6 +351,7 @@ fn power() -> Power {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "these are lists of one range")]
 mod tests {
     use super::*;
 
@@ -439,7 +440,7 @@ mod tests {
             (|found| found.root = Err("root is btrfs; only ext4 is converted".into()), "btrfs"),
             (|found| part(found).dump.features = vec!["bigalloc".into()], "bigalloc"),
             (|found| part(found).least = 7 * GIB, "card is too small for what is on it: root needs 7591 MiB"),
-            (|found| part(found).dump.free = vec![], "free mebibyte"),
+            (|found| part(found).dump.free = vec![], "256 KiB free"),
             (|found| boot(found).config = None, "no config.txt"),
             (|found| boot(found).config = Some("kernel=x".into()), "auto_initramfs=1"),
             (|found| boot(found).config = Some("auto_initramfs=1\nos_prefix=a/".into()), "os_prefix"),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::boot::{SAID, write_table};
 use super::journal::Journal;
 use super::lvmtext::{GROUP, OLD};
-use super::machine::{Effect, Event, Facts, Ledger, Phase, Table, step};
+use super::machine::{Effect, Event, Facts, Ledger, Phase, step};
 use super::place::{self, PLACE, Place};
 use super::prepare;
 use super::table::{Entry, SECTOR};
@@ -47,7 +47,10 @@ pub(crate) fn confirm(tell: &mut dyn FnMut(String)) -> anyhow::Result<()> {
             tell(format!("not converted: {why}"));
             prepare::stand_down()
         }
-        (Phase::Prepared, _) => Ok(tell("prepared: the conversion begins with the next start".into())),
+        (Phase::Prepared, _) => {
+            tell("prepared: the conversion begins with the next start".into());
+            Ok(())
+        }
         (Phase::Working { .. } | Phase::Trial { .. } | Phase::Confirmed | Phase::Returning { .. }, _) => {
             bail!("the ledger says {:?}, and root is {}a volume", ledger.phase, if on_volumes { "" } else { "not " })
         }
