@@ -3,6 +3,7 @@
 //! Safe to run again: what is right already is left alone. Never touches an enrolled device's identity, apps or volumes.
 
 mod clock_floor;
+mod convert;
 mod files;
 mod first_boot;
 mod follow;
@@ -45,6 +46,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait: u32,
     },
+    /// Turn the root partition into a volume, so that operating system upgrades have a way back.
+    Convert(convert::Convert),
 }
 
 /// What is to be installed.
@@ -73,8 +76,9 @@ struct Install {
 
 fn main() -> ExitCode {
     let root = Path::new("/");
+    let tell = &mut |line| println!("{line}");
     let done = match Args::parse().command {
-        Command::Install(wish) => install::run(&wish, &mut |line| println!("{line}")),
+        Command::Install(wish) => install::run(&wish, tell),
         Command::FirstBoot => first_boot::run(root),
         Command::ClockFloor => clock_floor::run(root),
         Command::Follow => {
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
             lost::run(root, wait);
             Ok(())
         }
+        Command::Convert(wish) => convert::run(&wish, tell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -162,7 +162,8 @@ fn protection(place: &Place, keys: &Arc<Keys>) -> anyhow::Result<Protection> {
     if place.listen.ip().is_loopback() {
         return Ok(Protection::Plain);
     }
-    let certs = ca::renewing(Arc::clone(keys), names(place, place.listen)).context("cannot issue the API's certificate")?;
+    let certs =
+        ca::renewing(Arc::clone(keys), names(place, place.listen)).context("cannot issue the API's certificate")?;
     Ok(Protection::tls(certs)?)
 }
 
