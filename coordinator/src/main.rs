@@ -2,7 +2,7 @@
 //!
 //! Decides: the order of start and end. Deliberately does not: anything else.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bramble_coordinator::{
