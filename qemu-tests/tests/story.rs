@@ -43,7 +43,10 @@ fn member(name: &str) -> Member {
 }
 
 /// Those that this run takes, on a device whose app runs.
-fn blows(name: &str, blows: &[(&str, fn(&Member))]) {
+/// What hits a device, and its name.
+type Blow = (&'static str, fn(&Member));
+
+fn blows(name: &str, blows: &[Blow]) {
     let taken: Vec<_> = blows.iter().filter(|(blow, _)| sample::takes(blow)).collect();
     if taken.is_empty() {
         return;

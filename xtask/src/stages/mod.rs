@@ -111,13 +111,8 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
             // One after the other: each measures and starves real processes.
             let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
-            if depth == Depth::Change {
-                let guests =
-                    cargo(&["test", "-p", qemu_tests, "--test", "*", "--no-fail-fast", "--", "--test-threads=1"]);
-                stages.push(Stage { name: "the virtual Pi", cmd: as_root(guests) });
-            }
         }
-        // Case by case instead; what has no cases of its own comes here.
+        // Case by case instead, guests among them; what has no cases of its own comes here.
         Depth::Full(_) => {
             stages.push(cross(&["--check-reproducible"]));
             stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) });
