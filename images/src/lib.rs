@@ -157,11 +157,7 @@ fn digest_of(recipe: &Recipe, programs: &Programs, tarball: &Path) -> Result<Str
     for program in [&programs.agent, &programs.bootstrap, &programs.bootguard] {
         digest = digest.file(program)?;
     }
-    // The tarball is large and never changed: its name, size and time stand for it.
-    let failed = |err| Error::file("look at", tarball, err);
-    let meta = tarball.metadata().map_err(failed)?;
-    let time = meta.modified().map_err(failed)?;
-    Ok(digest.text(&tarball.to_string_lossy()).text(&format!("{} {time:?}", meta.len())).hex())
+    Ok(digest.file(tarball)?.hex())
 }
 
 /// A folder to work in, gone when it is dropped.
