@@ -160,7 +160,7 @@ mod tests {
         let plain = include_str!("captured/lvs_plain.json");
         assert_eq!(volumes(plain), Ok(Volumes::Plain));
         let trial = include_str!("captured/lvs_trial.json");
-        let want = Volumes::Snapshot { phase: Phase::Trial, new_slot: Slot::B, attempt: 1, returns: 0 };
+        let want = Volumes::Snapshot { phase: Phase::Trial, new_slot: Slot::B, attempt: 2, returns: 0 };
         assert_eq!(volumes(trial), Ok(want));
     }
 

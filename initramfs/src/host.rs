@@ -170,7 +170,15 @@ impl Machine {
         if record.watchdog.is_some() {
             drop(Watchdog::open(&self.dev)?);
         }
-        Ok(())
+        // Only here: what ends in a panic ends before.
+        self.forget(first::PANICS).or_else(|why| self.say(&why))
+    }
+
+    /// Written to only where there is something to forget.
+    fn forget(&self, name: &str) -> Result<(), String> {
+        let first = self.first();
+        let is_there = first.read(&[name]).is_ok_and(|texts| texts.iter().any(Option::is_some));
+        if is_there { first.remove(&[name]) } else { Ok(()) }
     }
 }
 
@@ -245,11 +253,7 @@ impl Host for Machine {
         let folder = self.run.join("bramble");
         fs::create_dir_all(&folder).map_err(|err| format!("{}: {err}", folder.display()))?;
         first::replace(&folder, "boot.json", &text)?;
-        let first = self.first();
-        let failures = first.read(&[first::UNREADABLE, first::PANICS]);
-        if failures.is_ok_and(|texts| texts.iter().any(Option::is_some)) {
-            first.remove(&[first::UNREADABLE, first::PANICS])?;
-        }
+        self.forget(first::UNREADABLE)?;
         Ok(())
     }
 }

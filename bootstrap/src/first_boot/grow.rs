@@ -250,17 +250,22 @@ mod tests {
         assert!(place(Path::new("/dev/vdb"), dir.path()).is_err());
     }
 
-    /// As printed by LVM 2.03.31, of Debian 13.
+    /// As printed by LVM 2.03.31, of Debian 13, on a virtual Pi that has grown to a disk of 8 GiB.
     #[test]
     fn captured_reports() {
         let holder = physical(include_str!("captured/pvs.json")).unwrap();
-        assert_eq!(holder.device, Path::new("/dev/vda4"));
-        assert_eq!(holder.extents_at, MIB);
-        let room = Some(Room { disk: 16 << 30, start: 577 * MIB });
-        let have = sizes(include_str!("captured/lvs.json"), &holder, room, MIB, MIB).unwrap();
-        assert_eq!((have.extent, have.room), (4 * MIB, room));
-        assert!(have.pool >= 2 * have.root && have.pool_meta >= 4 * MIB, "{have:?}");
-        assert!(plan(&have).contains(&Step::Partition));
+        assert_eq!((holder.device.as_path(), holder.extents_at), (Path::new("/dev/vda4"), 4 * MIB));
+        let have = |room, files: u64, apps: u64| {
+            sizes(include_str!("captured/lvs.json"), &holder, room, files * MIB, apps * MIB).unwrap()
+        };
+        let room = Room { disk: 8 << 30, start: 580 * MIB };
+        let grown = have(Some(room), 1520, 4120);
+        assert_eq!((grown.extent, grown.free, grown.pool_meta), (4 * MIB, 64 * MIB, 64 * MIB));
+        assert_eq!((grown.root, grown.pool, grown.apps), (1520 * MIB, 3040 * MIB, 4120 * MIB));
+        assert_eq!(plan(&grown), []);
+        assert_eq!(plan(&have(None, 1024, 512)), [Step::RootFiles, Step::AppsFiles]);
+        let bigger = Room { disk: 16 << 30, ..room };
+        assert_eq!(plan(&have(Some(bigger), 1520, 4120)).first(), Some(&Step::Partition));
     }
 
     #[test]
