@@ -42,10 +42,10 @@ fn member(name: &str) -> Member {
     Member::new(&Case::new(name), &image)
 }
 
-/// Those that this run takes, on a device whose app runs.
-/// What hits a device, and its name.
+/// Name of a sampled case, and what is done.
 type Blow = (&'static str, fn(&Member));
 
+/// Those that this run takes, on a device whose app runs.
 fn blows(name: &str, blows: &[Blow]) {
     let taken: Vec<_> = blows.iter().filter(|(blow, _)| sample::takes(blow)).collect();
     if taken.is_empty() {
