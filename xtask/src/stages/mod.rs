@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Watch;
-use crate::prepare::{self, Need};
+use crate::prepare;
 use crate::run::{Cmd, RunError};
 use crate::{fleet, paths};
 
@@ -80,8 +80,7 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
 /// The licence checker, the broker, and a registry of images.
 fn make_ready() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
     if fleet::is_root() {
-        prepare::packages(Need::Tests)?;
-        prepare::cgroups()?;
+        prepare::ready(true)?;
     }
     Ok((prepare::cargo_deny()?, prepare::nats_server()?, prepare::docker_registry()?))
 }
