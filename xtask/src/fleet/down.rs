@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::{DEVICE, Fleet, short};
 use crate::clock::until;
 use crate::pi;
+use crate::run::Cmd;
 
 /// What a fleet leaves behind when it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,10 @@ pub(super) fn take_down(fleet: &Fleet, left: Left) -> anyhow::Result<()> {
         println!("Stopped the coordinator and its broker");
     }
     end_leftovers(&fleet.dir)?;
+    if !fleet.at.is_loopback() {
+        // Gone already, after a reboot, is as good.
+        drop(Cmd::new("ip").args(["address", "del", &format!("{}/32", fleet.at), "dev", "lo"]).check());
+    }
     match left {
         Left::Data => println!("The data stays in {}; `cargo xtask up` goes on with it.", short(&fleet.dir)),
         Left::Nothing => {
