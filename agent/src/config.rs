@@ -197,6 +197,8 @@ pub struct PodmanConfig {
     pub run_dir: PathBuf,
     /// A containers.conf for the service we start; the machine's own where absent.
     pub containers_conf: Option<PathBuf>,
+    /// The service is run by `bramble-agent podman`, a unit of its own, and not by the agent.
+    pub separate: bool,
     /// A service that somebody else runs; ours is not started then.
     pub socket: Option<PathBuf>,
     /// Podman's `registries.conf`: mirrors, registries without TLS, short names.
@@ -253,6 +255,11 @@ impl PodmanConfig {
                 return Some((field, format!("a proxy is reached by http, https or socks5, not by {scheme}")));
             }
         }
+        if self.socket.is_some() && self.separate {
+            let why =
+                "another program's Podman is used, so none is run by `bramble-agent podman`: leave out one of them";
+            return Some(("podman.separate", why.into()));
+        }
         if self.socket.is_some() && self.registries() != Registries::default() {
             let why = "another program's Podman is used, so settings for registries have no effect; make them there";
             return Some(("podman.socket", why.into()));
@@ -267,6 +274,7 @@ impl Default for PodmanConfig {
             program: "podman".into(),
             run_dir: "/run/bramble".into(),
             containers_conf: None,
+            separate: false,
             socket: None,
             registries_conf: None,
             auth_file: None,
@@ -415,10 +423,10 @@ impl Config {
         Budget { container: bytes(container_mib), total: bytes(total_mib), deleted_hours: deleted_days * 24 }
     }
 
-    /// Is Podman's service this agent's own child? Not where somebody else runs it, nor under `bramble-agent supervise`,
-    /// which runs it for both agents of the device.
+    /// Is Podman's service this agent's own child? Not where somebody else runs it, nor where it is run for both agents of
+    /// the device: by `bramble-agent supervise`, or by `bramble-agent podman` as a unit of its own.
     pub fn starts_podman(&self) -> bool {
-        self.podman.socket.is_none() && !instances::is_supervised()
+        self.podman.socket.is_none() && !self.podman.separate && !instances::is_supervised()
     }
 
     /// Where Podman listens.
@@ -484,6 +492,7 @@ mod tests {
             (format!("{good}[podman]\nhttps_proxy = \"proxy:3128\""), "podman.https_proxy"),
             (format!("{good}[podman]\nhttps_proxy = \"ftp://proxy\""), "podman.https_proxy"),
             (format!("{good}[podman]\nsocket = \"/s\"\nca_dir = \"/ca\""), "podman.socket"),
+            (format!("{good}[podman]\nsocket = \"/s\"\nseparate = true"), "podman.separate"),
             (format!("{good}[disk]\nlow_percent = 91"), "disk.low_percent"),
             (format!("{good}[disk]\nreserve_mib = 9999999999"), "disk.reserve_mib"),
             (format!("{good}[disk]\nlow = 1"), "low"),

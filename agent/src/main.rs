@@ -33,6 +33,8 @@ enum Command {
     Run(RunArgs),
     /// Run this device's agents where there is no systemd: start them, start them again, and let one replace the other.
     Supervise(ConfigArg),
+    /// Run Podman's service for the agents of this device: a unit of its own under systemd.
+    Podman(ConfigArg),
     /// Before each start of an agent: if a new one was started too often without being confirmed, go back to the one before.
     Guard(RunArgs),
     /// What the agent on this machine says of itself.
@@ -110,6 +112,12 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
             let config = Config::load(&arg.config)?;
             log_to();
             runtime()?.block_on(parent::supervise(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Podman(arg) => {
+            let config = Config::load(&arg.config)?;
+            log_to();
+            runtime()?.block_on(parent::podman(&config))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Guard(arg) => {

@@ -24,6 +24,7 @@ use crate::host::lease;
 use crate::host::logs::{self, Logs};
 use crate::host::podman::Podman;
 use crate::host::podman::service::{Service, ServiceState};
+use crate::host::podman::told::{self, Told};
 use crate::host::{clock, facts, state, systemd};
 use crate::mesh::board::{Alarm, Board, View};
 use crate::mesh::{self, Agent, Facts, OnDuty, StartError, Word, health};
@@ -89,7 +90,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     };
     let (teller, on_duty) = (Teller::of(config, &agent), agent.on_duty());
     let (podman, board) = (watch::Sender::new(None), agent.board());
-    let (service, mended) = (podman.subscribe(), podman.subscribe());
+    let told = told_by(config, podman.subscribe());
     let mut acting = Acting { config: config.clone(), agent, podman };
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(Ended::Told),
@@ -98,8 +99,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
         never = keep_pulse(on_duty, &pulse) => match never {},
         never = teller.tell() => match never {},
         never = look(config, facts_out) => match never {},
-        never = watch_podman(service, board.clone()) => match never {},
-        never = watch_store(mended, board) => match never {},
+        never = watch_podman(told, &board) => match never {},
         () = async { systemd::keep_watchdog(alive).await; std::future::pending().await } => Ok(Ended::Told),
     };
     tracing::info!(?ended, "agent stops; apps run on");
@@ -209,47 +209,51 @@ async fn keep_pulse(on_duty: OnDuty, pulse: &AtomicU64) -> Infallible {
     }
 }
 
-/// Waits for Podman's service to be ours; for ever where it is somebody else's.
-async fn started(mut podman: watch::Receiver<Option<Arc<Service>>>) -> Arc<Service> {
-    match podman.wait_for(Option::is_some).await.map(|service| service.clone()) {
-        Ok(Some(service)) => service,
-        Ok(None) | Err(_) => std::future::pending().await,
+/// What is told of Podman's service by whoever runs it: we, once we act, or somebody else.
+fn told_by(config: &Config, ours: watch::Receiver<Option<Arc<Service>>>) -> watch::Receiver<Told> {
+    let (out, told) = watch::channel(Told::default());
+    if config.starts_podman() {
+        tokio::spawn(hand_on(ours, out));
+    } else {
+        let run_dir = config.podman.run_dir.clone();
+        tokio::spawn(async move { told::follow(&run_dir, out).await });
+    }
+    told
+}
+
+async fn hand_on(mut ours: watch::Receiver<Option<Arc<Service>>>, out: watch::Sender<Told>) {
+    let Ok(Some(mut told)) = ours.wait_for(Option::is_some).await.map(|one| one.as_ref().map(|one| one.told())) else {
+        return;
+    };
+    loop {
+        let now = told.borrow_and_update().clone();
+        if out.send(now).is_err() || told.changed().await.is_err() {
+            return;
+        }
     }
 }
 
-/// Says when Podman does not run, once that is more than a moment.
-async fn watch_podman(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
-    let mut state = started(podman).await.state();
+/// Says when Podman does not run, once that is more than a moment, and when a damaged store was mended: that stays said.
+async fn watch_podman(mut told: watch::Receiver<Told>, board: &Board) -> Infallible {
     loop {
-        let down = match &*state.borrow_and_update() {
-            ServiceState::Down(why) => Some(why.clone()),
-            ServiceState::Starting | ServiceState::Ready | ServiceState::Stopped => None,
-        };
-        match down {
-            Some(why) if board.view().alarms.contains_key(&Alarm::Podman) => board.alarm(Alarm::Podman, why),
-            Some(why) => {
+        let Told { state, mended } = told.borrow_and_update().clone();
+        if let Some(done) = mended {
+            board.alarm(Alarm::Store, done);
+        }
+        match state {
+            ServiceState::Down(why) if board.view().alarms.contains_key(&Alarm::Podman) => {
+                board.alarm(Alarm::Podman, why);
+            }
+            ServiceState::Down(why) => {
                 tokio::time::sleep(PODMAN_PATIENCE).await;
-                if *state.borrow() != ServiceState::Ready {
+                if told.borrow().state != ServiceState::Ready {
                     board.alarm(Alarm::Podman, why);
                 }
             }
-            None if *state.borrow() == ServiceState::Ready => board.clear(Alarm::Podman),
-            None => {}
+            ServiceState::Ready => board.clear(Alarm::Podman),
+            ServiceState::Starting | ServiceState::Stopped => {}
         }
-        if state.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-}
-
-/// Says when a damaged store was mended; that stays said as long as this agent runs.
-async fn watch_store(podman: watch::Receiver<Option<Arc<Service>>>, board: Board) -> Infallible {
-    let mut mended = started(podman).await.mended();
-    loop {
-        if let Some(done) = mended.borrow_and_update().clone() {
-            board.alarm(Alarm::Store, done);
-        }
-        if mended.changed().await.is_err() {
+        if told.changed().await.is_err() {
             return std::future::pending().await;
         }
     }

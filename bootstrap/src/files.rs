@@ -82,6 +82,7 @@ pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync_parent(path: &Path) -> std::io::Result<()> {
+/// Makes names in a folder durable.
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

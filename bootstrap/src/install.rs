@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bramble_contracts::v1::{AgentVersion, Instance};
 
 use crate::files::{self, Done};
+use crate::image;
 use crate::preflight::{self, Found};
 use crate::process::output;
 use crate::{Install, settings, units};
@@ -29,6 +30,10 @@ pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Resul
     site.token(wish, &found)?;
     site.units()?;
     site.mask_rivals()?;
+    if wish.image {
+        site.image(&found)?;
+        return Ok(());
+    }
     let changed = site.changed;
     let unit = units::agent(site.instance());
     if preflight::is_this_machine(wish) {
@@ -106,24 +111,39 @@ impl Site<'_> {
     }
 
     fn settings(&mut self, wish: &Install) -> anyhow::Result<()> {
+        let Some(coordinator) = &wish.coordinator else { return Ok(()) };
+        let wanted = settings::Wanted { coordinator, name: wish.name.as_ref(), servers: None };
         let path = self.at(settings::PATH);
         let held = fs::read_to_string(&path).unwrap_or_default();
-        let done = files::file(&path, settings::text(&held, &path, wish)?.as_bytes(), 0o600)?;
+        let done = files::file(&path, settings::text(&held, &path, &wanted)?.as_bytes(), 0o600)?;
         self.note(done, &path);
         Ok(())
     }
 
     fn token(&mut self, wish: &Install, found: &Found) -> anyhow::Result<()> {
+        let (Some(given), Some(token)) = (&wish.token_file, &found.token) else { return Ok(()) };
         if self.at("/var/lib/bramble/keys/identity").exists() {
             (self.tell)("unchanged  this device is enrolled already; the token is not needed and not used".into());
             return Ok(());
         }
         let path = self.at(settings::TOKEN);
-        let done = files::file(&path, found.token.as_bytes(), 0o600)?;
+        let done = files::file(&path, token.as_bytes(), 0o600)?;
         self.note(done, &path);
-        if wish.token_file != path {
-            (self.tell)(format!("note       {} still holds the token: remove it", wish.token_file.display()));
+        if *given != path {
+            (self.tell)(format!("note       {} still holds the token: remove it", given.display()));
         }
+        Ok(())
+    }
+
+    fn image(&mut self, found: &Found) -> anyhow::Result<()> {
+        let mut wrote = vec![];
+        image::furnish(self.root, &found.agent, &mut |done, path| {
+            if done == Done::Written {
+                wrote.push(path.to_owned());
+            }
+        })?;
+        wrote.iter().for_each(|path| self.note(Done::Written, path));
+        (self.tell)(format!("furnished  the image below {}; a seed makes it a device", self.root.display()));
         Ok(())
     }
 
@@ -214,8 +234,9 @@ mod tests {
         fs::write(&agent, "#!/bin/sh\necho 0.1.0\n").unwrap();
         fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&root).unwrap();
-        let coordinator = "https://fleet.example".to_owned();
-        let wish = Install { coordinator, token_file, agent: Some(agent), name: None, root };
+        let coordinator = Some("https://fleet.example".to_owned());
+        let wish =
+            Install { coordinator, token_file: Some(token_file), agent: Some(agent), name: None, root, image: false };
         Image { dir, wish }
     }
 
@@ -307,6 +328,28 @@ mod tests {
     }
 
     #[test]
+    fn an_image_has_an_agent_for_any_processor_and_neither_coordinator_nor_token() {
+        let mut image = image();
+        let (root, agent) = (image.wish.root.clone(), image.wish.agent.clone().unwrap());
+        fs::write(&agent, b"\x7fELF\0bramble-agent version \0\0bramble-agent version 1.2.3\0rest").unwrap();
+        for name in ["bramble-bootstrap", "bramble-bootguard"] {
+            fs::write(agent.with_file_name(name), name).unwrap();
+        }
+        fs::create_dir_all(root.join("etc/ssh")).unwrap();
+        image.wish = Install { coordinator: None, token_file: None, image: true, ..image.wish };
+        install(&image.wish).unwrap();
+        assert_eq!(links(&root), ["bramble-agent-v1.2.3"; 2]);
+        assert!(!root.join("etc/bramble/agent.toml").exists() && !root.join("etc/bramble/enroll.token").exists());
+        assert!(root.join("etc/systemd/system/bramble-firstboot.service").is_file());
+        let again = install(&image.wish).unwrap();
+        assert!(!again.iter().any(|line| line.starts_with("wrote")), "{again:?}");
+        fs::write(&agent, b"\x7fELF\0 nothing of ours").unwrap();
+        assert!(install(&image.wish).unwrap_err().to_string().contains("no agent of Bramble"));
+        image.wish.root = "/".into();
+        assert!(install(&image.wish).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_said_before_anything_is_touched() {
         let image = image();
         let wish = |change: &dyn Fn(&mut Install)| {
@@ -316,9 +359,9 @@ mod tests {
         };
         let broken = image.dir.path().join("broken");
         fs::write(&broken, "bramble1.secretpart").unwrap();
-        let said = format!("{:#}", wish(&|wish| wish.token_file = broken.clone()));
+        let said = format!("{:#}", wish(&|wish| wish.token_file = Some(broken.clone())));
         assert!(said.contains("not an enrolment token") && !said.contains("secretpart"), "{said}");
-        assert!(wish(&|wish| wish.coordinator = "http://fleet.example".into()).to_string().contains("https"));
+        assert!(wish(&|wish| wish.coordinator = Some("http://fleet.example".into())).to_string().contains("https"));
         assert!(wish(&|wish| wish.agent = Some("/nonexistent".into())).to_string().contains("--agent"));
         assert_eq!(fs::read_dir(&image.wish.root).unwrap().count(), 0, "nothing was touched");
     }

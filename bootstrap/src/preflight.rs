@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use bramble_contracts::token::EnrollmentToken;
+use bramble_contracts::v1::AgentVersion;
 
 use crate::Install;
 use crate::process::output;
 
+/// Stands in every agent before its version (`agent/src/version.rs`).
+const MARK: &[u8] = b"bramble-agent version ";
 const FREE_MIN: u64 = 512 << 20;
 /// Older ones lack what the agent uses of libpod's API.
 const PODMAN_MIN: (u32, u32) = (4, 3);
@@ -32,18 +35,19 @@ pub(crate) struct Found {
     pub(crate) agent: PathBuf,
     /// Its version, as it says.
     pub(crate) version: String,
-    /// The token's text.
-    pub(crate) token: String,
+    /// The token's text; none for an image.
+    pub(crate) token: Option<String>,
     /// What works and should be looked at.
     pub(crate) warnings: Vec<String>,
 }
 
 /// Checks everything. Touches nothing.
 pub(crate) fn check(wish: &Install) -> anyhow::Result<Found> {
-    coordinator(&wish.coordinator)?;
-    let token = token(&wish.token_file)?;
+    wish.coordinator.as_deref().map_or(Ok(()), coordinator)?;
+    let token = wish.token_file.as_deref().map(token).transpose()?;
     let (agent, version) = agent(wish)?;
     let mut warnings = vec![];
+    ensure!(!(wish.image && is_this_machine(wish)), "--image is for a folder, not for this machine: use --root DIR");
     if is_this_machine(wish) {
         ensure!(nix::unistd::geteuid().is_root(), "this needs root: run it with sudo");
         ensure!(Path::new("/run/systemd/system").is_dir(), "this machine does not run systemd, which starts the agent");
@@ -63,7 +67,7 @@ pub(crate) fn is_this_machine(wish: &Install) -> bool {
     wish.root == Path::new("/")
 }
 
-fn coordinator(url: &str) -> anyhow::Result<()> {
+pub(crate) fn coordinator(url: &str) -> anyhow::Result<()> {
     let host = |rest: &str| rest.split(['/', ':']).next().unwrap_or_default().to_owned();
     if let Some(rest) = url.strip_prefix("https://") {
         ensure!(!host(rest).is_empty(), "--coordinator {url:?} names no host");
@@ -89,12 +93,36 @@ fn agent(wish: &Install) -> anyhow::Result<(PathBuf, String)> {
     };
     let mode = fs::metadata(&path).with_context(|| format!("the agent's program {} (see --agent)", path.display()))?;
     ensure!(mode.is_file() && mode.permissions().mode() & 0o111 != 0, "{} is not a program", path.display());
-    let said =
-        output(&path, &["version"]).context("the agent's program does not run here: is it for this processor?")?;
-    let version = said.trim().to_owned();
+    let version = if wish.image { written_version(&path)? } else { told_version(&path)? };
     let plain = !version.is_empty() && version.chars().all(|c| c.is_ascii_alphanumeric() || ".-+".contains(c));
     ensure!(plain && !version.starts_with('.'), "{} says its version is {version:?}: it is no agent", path.display());
     Ok((path, version))
+}
+
+fn told_version(program: &Path) -> anyhow::Result<String> {
+    let said =
+        output(program, &["version"]).context("the agent's program does not run here: is it for this processor?")?;
+    Ok(said.trim().to_owned())
+}
+
+/// What stands in the program behind its mark: one for another processor cannot be asked.
+fn written_version(program: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let after =
+        bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK).map(|(at, _)| at + MARK.len());
+    let number = |at: usize| {
+        let rest = bytes[at..].iter().copied().take(64);
+        let text: String =
+            rest.take_while(|b| b.is_ascii_alphanumeric() || b".-+".contains(b)).map(char::from).collect();
+        versions_in(&text).next()
+    };
+    let found = after.filter_map(number).next();
+    found.with_context(|| format!("{} carries no version: it is no agent of Bramble", program.display()))
+}
+
+/// Other words may stand right behind it.
+fn versions_in(text: &str) -> impl Iterator<Item = String> {
+    (1..=text.len()).rev().map(|end| &text[..end]).filter(|t| t.parse::<AgentVersion>().is_ok()).map(str::to_owned)
 }
 
 fn podman() -> anyhow::Result<()> {

@@ -18,6 +18,11 @@ pub(crate) const PODMAN: (&str, &str) = ("bramble-podman.service", include_str!(
 /// Others that start containers by themselves: the agent is to be the only starter.
 pub(crate) const RIVALS: [&str; 2] = ["podman-restart.service", "podman-auto-update.timer"];
 
+/// The targets that want a unit, by its own word.
+pub(crate) fn wanted_by(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix("WantedBy=")).flat_map(str::split_whitespace)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -104,8 +109,9 @@ mod tests {
         {
             assert!(values(unit, "Service", inherited).is_empty(), "{inherited} would reach into containers");
         }
-        let socket = format!("unix://{}", crate::settings::SOCKET);
-        assert!(one(unit, "Service", "ExecStart").ends_with(&socket));
+        // By the program that was confirmed last, by the settings that the agent reads.
+        let start = one(unit, "Service", "ExecStart");
+        assert_eq!(start, "/var/lib/bramble/bin/confirmed podman --config /etc/bramble/agent.toml");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod boot;
 pub mod bytes;
 pub mod envelope;
 pub mod id;

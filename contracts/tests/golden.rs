@@ -190,3 +190,8 @@ fn a_heartbeat_at_its_largest_stays_within_40_bytes() {
     let size = envelope::encode(&samples::heartbeat()).unwrap().len();
     assert!(size <= 40, "{size} bytes");
 }
+
+#[test]
+fn what_the_boot_guard_leaves() {
+    json("v1/boot.json", &samples::boot());
+}

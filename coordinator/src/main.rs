@@ -2,7 +2,7 @@
 //!
 //! Decides: the order of start and end. Deliberately does not: anything else.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bramble_coordinator::{
@@ -162,12 +162,18 @@ fn protection(place: &Place, keys: &Arc<Keys>) -> anyhow::Result<Protection> {
     if place.listen.ip().is_loopback() {
         return Ok(Protection::Plain);
     }
-    let mut names = place.hosts(place.listen, &hostname());
-    if !place.listen.ip().is_unspecified() {
-        names.push(place.listen.ip().to_string());
-    }
-    let certs = ca::renewing(Arc::clone(keys), names).context("cannot issue the API's certificate")?;
+    let certs =
+        ca::renewing(Arc::clone(keys), names(place, place.listen)).context("cannot issue the API's certificate")?;
     Ok(Protection::tls(certs)?)
+}
+
+/// Whom a certificate is for: whoever is told to others, and the address itself, by which we reach the broker too.
+fn names(place: &Place, listen: SocketAddr) -> Vec<String> {
+    let mut names = place.hosts(listen, &hostname());
+    if !listen.ip().is_unspecified() {
+        names.push(listen.ip().to_string());
+    }
+    names
 }
 
 async fn connect(serve: &Serve, keys: &Arc<Keys>) -> anyhow::Result<(Option<Broker>, Mesh, JetStream)> {
@@ -185,7 +191,7 @@ async fn connect(serve: &Serve, keys: &Arc<Keys>) -> anyhow::Result<(Option<Brok
         program: program(&serve.nats_server)?,
         dir: place.state.join("broker"),
         listen: place.broker_listen,
-        names: place.hosts(place.broker_listen, &hostname()),
+        names: names(place, place.broker_listen),
     };
     let broker = Broker::start(Arc::clone(keys), options).await.context("cannot start the embedded broker")?;
     let mesh = Mesh::connect(Arc::clone(keys), broker.endpoint(), Some(broker.config_file())).await?;

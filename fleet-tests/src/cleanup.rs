@@ -155,7 +155,7 @@ fn is_of(pid: i32, marks: &[String], who: Who) -> bool {
     if who == Who::Ours && !ours {
         return false;
     }
-    let known = ["nats-server", "podman", "conmon", "hello", "bramble-", "catatonit", "aardvark-dns"];
+    let known = ["nats-server", "podman", "conmon", "hello", "bramble-", "catatonit", "aardvark-dns", "qemu-system"];
     if !known.iter().any(|k| name.starts_with(k)) {
         return false;
     }

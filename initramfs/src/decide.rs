@@ -3,27 +3,8 @@
 //! Pure and total: every combination has an answer, and none of them is a shell. One invariant carries it: the content of
 //! root follows the boot slot that the firmware actually booted. Decides; reads and changes nothing.
 
+use bramble_contracts::boot::{Slot, Tryboot, Why};
 use serde::{Deserialize, Serialize};
-
-/// One of the two sets of boot files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Slot {
-    /// The first.
-    A,
-    /// The second.
-    B,
-}
-
-impl Slot {
-    /// The other one.
-    pub(crate) const fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-}
 
 /// How far an upgrade was when this boot began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,18 +16,6 @@ pub(crate) enum Phase {
     Trial,
     /// Judged, and not good.
     Failed,
-}
-
-/// What the firmware says of this boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Tryboot {
-    /// One boot, on trial.
-    Set,
-    /// A plain boot.
-    Clear,
-    /// This firmware has no one-shot boot: trials are counted instead.
-    Unsupported,
 }
 
 /// The volume group, as far as it could be read.
@@ -137,20 +106,6 @@ pub(crate) enum Action {
     },
 }
 
-/// Why root is merged back, or the boot is degraded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Why {
-    /// The power was cut while packages were written.
-    PowerCutInApply,
-    /// The new slot never came up as often as it may try.
-    TrialsUsedUp,
-    /// The agent or the probation timer judged it failed.
-    JudgedFailed,
-    /// It failed, and the old slot could not be reached.
-    CannotReturn,
-}
-
 const WAIT_FIRST_SECS: u32 = 60;
 const WAIT_MAX_SECS: u32 = 600;
 
@@ -198,12 +153,14 @@ fn unreadable(booted: Slot, times: Option<u32>) -> Action {
     match times {
         Some(0 | 1) => Action::RepairAndReboot,
         Some(2) => Action::RebootToOther { slot: booted.other() },
-        Some(times) => {
-            let doublings = times.saturating_sub(3).min(16);
-            Action::WaitAndReboot { secs: (WAIT_FIRST_SECS << doublings).min(WAIT_MAX_SECS) }
-        }
+        Some(times) => Action::WaitAndReboot { secs: pause_secs(times.saturating_sub(3)) },
         None => Action::WaitAndReboot { secs: WAIT_MAX_SECS },
     }
+}
+
+/// Longer and longer, up to ten minutes.
+pub(crate) fn pause_secs(waits_before: u32) -> u32 {
+    (WAIT_FIRST_SECS << waits_before.min(16)).min(WAIT_MAX_SECS)
 }
 
 #[cfg(test)]

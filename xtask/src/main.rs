@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, cross, prepare, tour};
+use xtask::{bench, cross, image, pi, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -39,6 +39,15 @@ enum Command {
         #[arg(long)]
         virtual_pi: bool,
     },
+    /// Make the image of an SD card, packed, with its digest, block map, list of contents and Imager's entry.
+    Image {
+        /// A recipe of images/recipes.
+        #[arg(long, default_value = "virt")]
+        board: String,
+        /// The folder it is written to; target/images by default.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Make the device's programs for aarch64: static, stripped, in target/cross.
     Cross {
         /// Build them a second time in another folder, and fail when the bytes differ.
@@ -48,6 +57,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         markdown: Option<PathBuf>,
     },
+    /// A virtual Pi: our image, booted under QEMU.
+    #[command(subcommand)]
+    Pi(PiCommand),
     /// Say what of the local fleet runs.
     Status,
     /// Install what is missing and run every check: format, lints, licences, tests, the commands of README and guide.
@@ -78,6 +90,26 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum PiCommand {
+    /// Flash a card where there is none, give it power and wait until it is up.
+    Up {
+        /// What the new card's bramble.toml is to be; without it the Pi belongs to no fleet.
+        #[arg(long, value_name = "FILE")]
+        seed: Option<PathBuf>,
+    },
+    /// A shell on it, or a command.
+    Ssh {
+        /// What ssh is to run there.
+        #[arg(trailing_var_arg = true)]
+        args: Vec<String>,
+    },
+    /// Show its console and follow it.
+    Serial,
+    /// Switch it off. Its card stays.
+    Down,
+}
+
 fn main() -> ExitCode {
     match run(&Args::parse().command) {
         Ok(code) => code,
@@ -90,14 +122,19 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Up { virtual_pi: true, .. } => {
-            anyhow::bail!("the virtual Pi is not here yet: leave --virtual-pi out, and this machine is the device")
+        Command::Up { detach, virtual_pi } => {
+            let stay = if *detach { Stay::Detached } else { Stay::Foreground };
+            if *virtual_pi { fleet::up_virtual_pi(stay)? } else { fleet::up(stay)? }
         }
-        Command::Up { detach, virtual_pi: false } => {
-            fleet::up(if *detach { Stay::Detached } else { Stay::Foreground })?;
-        }
+        Command::Pi(command) => match command {
+            PiCommand::Up { seed } => pi::up(seed.as_deref())?,
+            PiCommand::Ssh { args } => pi::ssh(args)?,
+            PiCommand::Serial => pi::serial()?,
+            PiCommand::Down => pi::down(&fleet::Fleet::of_virtual_pi().pi())?,
+        },
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
         Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
+        Command::Image { board, out } => image::image(board, out.as_deref())?,
         Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
         Command::Cross { check_reproducible, markdown } => {
             cross::cross(&cross::Asked { twice: *check_reproducible, markdown: markdown.clone() })?;

@@ -34,6 +34,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bramble-cli", &["bramble-contracts"]),
     ("bramble-bootstrap", &["bramble-contracts"]),
     ("bramble-initramfs", &["bramble-contracts"]),
+    ("xtask", &["bramble-images"]),
+    ("bramble-qemu-tests", &["bramble-contracts", "bramble-fleet-tests", "bramble-images", "xtask"]),
     ("bramble-contracts-fuzz", &["bramble-contracts"]),
     (
         "bramble-fleet-tests",

@@ -186,30 +186,54 @@ fn property<'a>(shown: &'a str, name: &str) -> &'a str {
 
 /// A hung kernel is restarted by the watchdog, when somebody feeds it.
 pub(super) async fn watchdog() -> Answer {
-    use std::os::unix::fs::MetadataExt as _;
-    let device = std::fs::metadata("/dev/watchdog").is_ok_and(|meta| meta.rdev() != 0);
+    let device = Watchdog::found(Path::new("/dev"), Path::new("/sys/class/watchdog"));
     let shown = if runs_systemd() {
         printed("systemctl", &["show", "--property=RuntimeWatchdogUSec"]).await.ok()
     } else {
         None
     };
-    judge_watchdog(if device { Watchdog::There } else { Watchdog::Missing }, shown.as_deref())
+    judge_watchdog(device.as_ref(), shown.as_deref())
 }
 
-#[derive(Clone, Copy)]
-enum Watchdog {
-    There,
-    Missing,
+/// The first hardware watchdog, which is the one that systemd takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Watchdog {
+    /// What its driver calls it; empty where the kernel does not say.
+    identity: String,
+    /// Seconds without a sign of life until it resets; empty likewise.
+    timeout: String,
 }
 
-fn judge_watchdog(device: Watchdog, shown: Option<&str>) -> Answer {
-    match (device, shown.map(|shown| property(shown, "RuntimeWatchdogUSec"))) {
-        (Watchdog::Missing, _) => look("is missing: there is no /dev/watchdog, so a hung kernel needs a hand"),
-        (Watchdog::There, Some("" | "0" | "infinity")) => {
-            look("is there and nobody feeds it: set RuntimeWatchdogSec=15s in /etc/systemd/system.conf")
+impl Watchdog {
+    fn found(dev: &Path, class: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = class.join("watchdog0");
+        let says = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default().trim().to_owned();
+        let device = std::fs::metadata(dev.join("watchdog")).is_ok_and(|meta| meta.rdev() != 0);
+        (device || folder.is_dir()).then(|| Self { identity: says("identity"), timeout: says("timeout") })
+    }
+}
+
+impl std::fmt::Display for Watchdog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.identity.is_empty() {
+            return f.write_str("is there");
         }
-        (Watchdog::There, Some(every)) => ok(format!("is there, and systemd feeds it ({every})")),
-        (Watchdog::There, None) => look("is there; whether somebody feeds it is unknown"),
+        write!(f, "is there: {}", self.identity)?;
+        if self.timeout.is_empty() { Ok(()) } else { write!(f, ", resets after {} s", self.timeout) }
+    }
+}
+
+fn judge_watchdog(device: Option<&Watchdog>, shown: Option<&str>) -> Answer {
+    let Some(device) = device else {
+        return look("is missing: there is no /dev/watchdog, so a hung kernel needs a hand");
+    };
+    match shown.map(|shown| property(shown, "RuntimeWatchdogUSec")) {
+        Some("" | "0" | "infinity") => {
+            look(format!("{device}; nobody feeds it: set RuntimeWatchdogSec=30s in /etc/systemd/system.conf"))
+        }
+        Some(every) => ok(format!("{device}; systemd feeds it ({every})")),
+        None => look(format!("{device}; whether somebody feeds it is unknown")),
     }
 }
 
@@ -343,9 +367,12 @@ mod tests {
             "would start containers beside the agent: systemctl mask --now podman-restart.service"
         );
         assert_eq!(judge_rivals(&[unit(RIVALS[0], "masked"), unit(RIVALS[1], "disabled")].join("\n")), ok("are none"));
-        assert_eq!(judge_watchdog(Watchdog::There, Some("RuntimeWatchdogUSec=15s\n")).0, Passed);
-        assert_eq!(judge_watchdog(Watchdog::There, Some("RuntimeWatchdogUSec=0\n")).0, Look);
-        assert_eq!(judge_watchdog(Watchdog::There, None).0, Look);
-        assert_eq!(judge_watchdog(Watchdog::Missing, Some("RuntimeWatchdogUSec=15s\n")).0, Look);
+        let watchdog = Watchdog { identity: "i6300ESB timer".into(), timeout: "30".into() };
+        let (verdict, said) = judge_watchdog(Some(&watchdog), Some("RuntimeWatchdogUSec=30s\n"));
+        assert_eq!(verdict, Passed);
+        assert!(said.contains("i6300ESB timer, resets after 30 s; systemd feeds it (30s)"), "{said}");
+        assert_eq!(judge_watchdog(Some(&watchdog), Some("RuntimeWatchdogUSec=0\n")).0, Look);
+        assert_eq!(judge_watchdog(Some(&Watchdog::default()), None).0, Look);
+        assert_eq!(judge_watchdog(None, Some("RuntimeWatchdogUSec=15s\n")).0, Look);
     }
 }

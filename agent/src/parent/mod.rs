@@ -6,6 +6,7 @@
 
 mod control;
 mod keeper;
+mod podman;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,9 +24,11 @@ use crate::config::Config;
 use crate::core::upgrade::{Bounds, Ledger, LedgerFile};
 use crate::host::instances::{Binaries, Link, ledger_file};
 use crate::host::podman::service::Service;
+use crate::host::podman::told;
 use crate::host::state::{self, StateFile};
 use crate::version;
 use keeper::Keeper;
+pub use podman::podman;
 
 const FORMAT: u32 = 1;
 /// All agents are ended within this, or killed.
@@ -72,6 +75,10 @@ pub async fn supervise(config: &Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&site.socket())?;
     let service = config.podman.socket.is_none().then(|| Service::start(config.service()));
+    if let Some(service) = &service {
+        let (told, run_dir) = (service.told(), site.run_dir.clone());
+        tokio::spawn(async move { told::write(told, &run_dir).await });
+    }
     let keepers: BTreeMap<Instance, Keeper> =
         [Instance::A, Instance::B].into_iter().map(|one| (one, Keeper::start(site.clone(), one))).collect();
     let enabled = site.enabled().load_json::<Instance>()?.value().unwrap_or_default();

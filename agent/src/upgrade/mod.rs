@@ -66,6 +66,8 @@ pub(crate) struct Driver {
     /// As it was looked at before the last step.
     disk: Disk,
     ring: Arc<Ring>,
+    /// Uptime of the last step, in milliseconds.
+    stepped_ms: u64,
     /// Nothing is due before this uptime: what was due last could not be stored.
     not_before_ms: u64,
     pending: VecDeque<Event>,
@@ -106,6 +108,7 @@ impl Driver {
             sight,
             disk: Disk::look(&site),
             ring: Arc::new(Ring::of(state_dir)),
+            stepped_ms: 0,
             not_before_ms: 0,
             pending: VecDeque::new(),
             events,
@@ -138,6 +141,7 @@ impl Driver {
     async fn take(&mut self, event: Event, acting: &mut Acting) -> anyhow::Result<Option<Ended>> {
         self.look(&event).await;
         let facts = self.facts();
+        self.stepped_ms = facts.up_ms;
         let (next, effects) = step(self.ledger.clone(), &event, &facts);
         let moved = next != self.ledger || !effects.is_empty();
         if moved {
@@ -279,6 +283,8 @@ impl Driver {
             self.watch_other();
             let facts = self.facts();
             self.tell(&facts);
+            // As of the last step: what hindered it then and is over by now would else be waited for by nobody.
+            let facts = Facts { up_ms: self.stepped_ms, ..facts };
             let due = wake_at(&self.ledger, &facts).map_or(IDLE, |at| until(at.max(self.not_before_ms)).min(IDLE));
             let busy = self.jobs.is_busy();
             let reconciling = self.held.is_some() && !self.told_reconciled;

@@ -250,10 +250,10 @@ impl Device {
     }
 
     pub(crate) async fn kill_podman_service(&self) {
-        let mut state = self.service.as_ref().unwrap().state();
-        state.mark_unchanged();
+        let mut told = self.service.as_ref().unwrap().told();
+        told.mark_unchanged();
         self.shoot_podman_service();
-        let down = state.wait_for(|s| matches!(s, ServiceState::Down(_)));
+        let down = told.wait_for(|told| matches!(told.state, ServiceState::Down(_)));
         tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap();
     }
 

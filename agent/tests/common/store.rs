@@ -22,7 +22,7 @@ impl Device {
     }
 
     pub(crate) fn mended(&self) -> Option<String> {
-        self.service.as_ref().unwrap().mended().borrow().clone()
+        self.service.as_ref().unwrap().told().borrow().mended.clone()
     }
 
     /// Podman's command line on this device's store, which must succeed.

@@ -1,5 +1,6 @@
 //! The program itself: run, status, check, and the lock that keeps two agents apart.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -41,26 +42,52 @@ impl Running {
 }
 
 impl Program {
+    /// Nobody listens on its Podman's socket: what is proven by it needs no container.
     fn new(coordinator: &Coordinator) -> Self {
-        let new = Self { dir: tempfile::tempdir().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        let podman = format!("socket = {:?}", dir.path().join("podman.sock"));
+        Self::of(dir, coordinator, &podman)
+    }
+
+    /// As under systemd: `bramble-agent podman` is a unit beside it.
+    fn beside_podman(coordinator: &Coordinator) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let podman = format!("separate = true\nprogram = {:?}", dir.path().join("podman"));
+        let new = Self::of(dir, coordinator, &podman);
+        new.let_podman("exec podman \"$@\"");
+        new
+    }
+
+    /// What Podman does when it is started the next time.
+    fn let_podman(&self, what: &str) {
+        let (path, beside) = (self.dir.path().join("podman"), self.dir.path().join("podman.new"));
+        std::fs::write(&beside, format!("#!/bin/sh\n{what}\n")).unwrap();
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(beside, path).unwrap();
+    }
+
+    fn of(dir: tempfile::TempDir, coordinator: &Coordinator, podman: &str) -> Self {
+        let new = Self { dir };
         let path = |name: &str| new.dir.path().join(name).display().to_string();
-        // Nobody listens there: what is proven here needs no container.
         let text = format!(
             "name = \"pi-1\"\ncoordinator = {:?}\ntoken_file = {:?}\nstate_dir = {:?}\napps_dir = {:?}\nheartbeat_secs = 1\n\
-             [podman]\nrun_dir = {:?}\nsocket = {:?}\n[clock]\nservers = []\n",
+             [podman]\nrun_dir = {:?}\n{podman}\n[clock]\nservers = []\n",
             coordinator.url,
             path("token"),
             path("state"),
             path("apps"),
             path("run"),
-            path("podman.sock"),
         );
         std::fs::write(path("agent.toml"), text).unwrap();
         new
     }
 
     fn start(&self) -> Running {
-        let args = ["run".to_owned(), "--config".to_owned(), self.config()];
+        self.start_as("run")
+    }
+
+    fn start_as(&self, command: &str) -> Running {
+        let args = [command.to_owned(), "--config".to_owned(), self.config()];
         Running(cmd::start_service(Path::new(env!("CARGO_BIN_EXE_bramble-agent")), &args, &[]).unwrap())
     }
 
@@ -92,7 +119,6 @@ impl Program {
 }
 
 fn write_token(program: &Program, text: &str) {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = program.dir.path().join("token");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -128,4 +154,28 @@ async fn wrong_settings_end_it_with_the_field_named() {
     std::fs::write(program.config(), format!("coordinater = \"x\"\n{text}")).unwrap();
     let said = program.say("run").await;
     assert!(!said.status.success() && said.stderr.contains("coordinater"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn the_agent_says_when_podmans_service_beside_it_is_down() {
+    let coordinator = Coordinator::start(Tls::Plain).await;
+    let program = Program::beside_podman(&coordinator);
+    write_token(&program, &coordinator.state().token.reveal());
+    let podman = program.start_as("podman");
+    let agent = program.connected().await;
+    program.says("check", "answers, and stores images at").await;
+    let second = program.start_as("podman").ends().await;
+    assert!(!second.success(), "two would end each other's service");
+
+    program.let_podman("echo Error: no disk left >&2; exit 1");
+    let service = format!("unix://{}", program.dir.path().join("run/podman.sock").display());
+    let ended = cmd::run(Path::new("pkill"), &["-f", &service], Bounds::default()).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    program.says("status", "no disk left").await;
+
+    program.let_podman("exec podman \"$@\"");
+    eventually("Podman to be well again", || async { !program.say("status").await.stdout.contains("no disk left") })
+        .await;
+    assert!(podman.told_to_end().await.success());
+    assert!(agent.told_to_end().await.success());
 }

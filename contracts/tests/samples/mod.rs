@@ -5,6 +5,7 @@ pub mod release;
 
 use bramble_contracts::{
     DeviceId, Generation, Revision, Uid,
+    boot::{ArmedWatchdog, BootRecord, Outcome, Slot, SlotBy, Tryboot, Why},
     bytes::{Fixed, Sha256},
     signed::{self, Role},
     stamp::Stamp,
@@ -275,4 +276,21 @@ pub fn renew() -> (RenewRequest, RenewReply) {
 pub fn time() -> (TimeRequest, SignedTime) {
     let nonce = Fixed([0x5a; 16]);
     (TimeRequest { nonce }, SignedTime { device: device(), nonce, unix_ms: 1_790_000_000_123 })
+}
+
+pub fn boot() -> BootRecord {
+    BootRecord {
+        format: BootRecord::FORMAT,
+        slot: Slot::A,
+        slot_by: SlotBy::Firmware,
+        tryboot: Tryboot::Clear,
+        autoboot: Some(Slot::A),
+        outcome: Outcome::RolledBack { why: Why::TrialsUsedUp },
+        watchdog: Some(ArmedWatchdog {
+            device: "watchdog0".into(),
+            identity: "i6300ESB timer".into(),
+            timeout_s: Some(180),
+        }),
+        trouble: vec!["the note on the state volume could not be written".into()],
+    }
 }

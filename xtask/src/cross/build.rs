@@ -104,11 +104,22 @@ fn date(checkout: &Path) -> anyhow::Result<String> {
 
 /// Builds what changed, shows what cargo says, and gives cargo's own files.
 pub(super) fn build(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Programs> {
-    command(place, toolchain)?.show().context("cannot build the programs for aarch64")?;
-    Ok(Programs::in_dir(&place.build.join(TARGET).join("release")))
+    command(place, toolchain, &PACKAGES)?.show().context("cannot build the programs for aarch64")?;
+    Ok(Programs::in_dir(&release(place)))
 }
 
-fn command(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Cmd> {
+/// Builds one more program and gives cargo's own file.
+pub(super) fn build_one(place: &Place, toolchain: &Toolchain, package: &str) -> anyhow::Result<PathBuf> {
+    let built = command(place, toolchain, &[package])?.show();
+    built.with_context(|| format!("cannot build {package} for aarch64"))?;
+    Ok(release(place).join(package))
+}
+
+fn release(place: &Place) -> PathBuf {
+    place.build.join(TARGET).join("release")
+}
+
+fn command(place: &Place, toolchain: &Toolchain, packages: &[&str]) -> anyhow::Result<Cmd> {
     let tools = paths::cache().join("zig");
     let mut cmd = NOT_HANDED_ON.iter().fold(Cmd::new(&toolchain.zigbuild), |cmd, name| cmd.without_env(name));
     if let Some(sysroot) = &toolchain.std.sysroot {
@@ -129,7 +140,7 @@ fn command(place: &Place, toolchain: &Toolchain) -> anyhow::Result<Cmd> {
     if toolchain.std.sysroot.is_some() {
         cmd = cmd.arg("-Zbuild-std");
     }
-    let packages = PACKAGES.into_iter().flat_map(|package| ["--package", package]);
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
     Ok(cmd.args(packages).dir(&place.checkout).within(Duration::from_secs(3000)))
 }
 

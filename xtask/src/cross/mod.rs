@@ -45,7 +45,8 @@ pub struct Programs {
 
 impl Programs {
     /// Those that lie in a folder.
-    fn in_dir(dir: &Path) -> Self {
+    #[must_use]
+    pub fn in_dir(dir: &Path) -> Self {
         let [agent, bootstrap, bootguard] =
             ["bramble-agent", "bramble-bootstrap", "bramble-bootguard"].map(|name| dir.join(name));
         Programs { agent, bootstrap, bootguard }
@@ -91,6 +92,20 @@ pub fn cross(asked: &Asked) -> anyhow::Result<()> {
 /// When there is no standard library for aarch64 to be had, or the build fails.
 pub fn programs() -> anyhow::Result<Programs> {
     Ok(make()?.0)
+}
+
+/// The demo app's program for the device, or the one in the folder that `BRAMBLE_CROSS_DIR` names.
+///
+/// # Errors
+/// As [`programs`].
+pub fn demo() -> anyhow::Result<PathBuf> {
+    const PACKAGE: &str = "bramble-hello";
+    if let Some(dir) = std::env::var_os("BRAMBLE_CROSS_DIR") {
+        return Ok(PathBuf::from(dir).join(PACKAGE));
+    }
+    prepare::packages(Need::Cross)?;
+    let place = place();
+    build::build_one(&place, &Toolchain::find(&place)?, PACKAGE)
 }
 
 /// The command that runs one of them here: by emulation where this machine is not aarch64 itself.

@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 
 use super::{DEVICE, Fleet, short};
 use crate::clock::until;
+use crate::pi;
+use crate::run::Cmd;
 
 /// What a fleet leaves behind when it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +37,17 @@ pub fn down(left: Left) -> anyhow::Result<()> {
     if !super::is_root() {
         return Err(super::again_as_root());
     }
+    take_down(&Fleet::of_virtual_pi(), left)?;
     take_down(&fleet, left)
 }
 
 pub(super) fn take_down(fleet: &Fleet, left: Left) -> anyhow::Result<()> {
+    if !fleet.dir.exists() {
+        return Ok(());
+    }
+    if !fleet.at.is_loopback() {
+        pi::down(&fleet.pi())?;
+    }
     if fleet.agent().stop()? {
         println!("Stopped the agent");
     }
@@ -50,6 +59,10 @@ pub(super) fn take_down(fleet: &Fleet, left: Left) -> anyhow::Result<()> {
         println!("Stopped the coordinator and its broker");
     }
     end_leftovers(&fleet.dir)?;
+    if !fleet.at.is_loopback() {
+        // Gone already, after a reboot, is as good.
+        drop(Cmd::new("ip").args(["address", "del", &format!("{}/32", fleet.at), "dev", "lo"]).check());
+    }
     match left {
         Left::Data => println!("The data stays in {}; `cargo xtask up` goes on with it.", short(&fleet.dir)),
         Left::Nothing => {

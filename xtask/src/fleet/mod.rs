@@ -5,10 +5,12 @@
 mod down;
 mod status;
 mod up;
+mod virtual_pi;
 
 pub use down::{Left, down};
 pub use status::status;
 pub use up::{Stay, up};
+pub use virtual_pi::up as up_virtual_pi;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,9 +19,9 @@ use anyhow::Context as _;
 use nix::unistd::Uid;
 
 use crate::daemon::Daemon;
-use crate::paths;
 use crate::prepare::{Store, sha256};
 use crate::run::Cmd;
+use crate::{paths, pi};
 
 const API_PORT: u16 = 7980;
 const BROKER_PORT: u16 = 7981;
@@ -34,6 +36,10 @@ const EXAMPLE: &str = "docs/examples/hello.yaml";
 pub struct Fleet {
     dir: PathBuf,
     run_dir: PathBuf,
+    /// What a person's shell reads.
+    env: PathBuf,
+    /// Where coordinator and broker listen.
+    at: Ipv4Addr,
 }
 
 impl Fleet {
@@ -44,7 +50,41 @@ impl Fleet {
         let dir = std::path::absolute(&dir).unwrap_or(dir);
         // Sockets need short paths, and are gone after a reboot like the processes behind them.
         let mark = &sha256(dir.as_os_str().as_encoded_bytes())[..8];
-        Fleet { run_dir: PathBuf::from(format!("/run/bramble-{mark}")), dir }
+        let run_dir = PathBuf::from(format!("/run/bramble-{mark}"));
+        Fleet { run_dir, env: dir.join("env"), dir, at: Ipv4Addr::LOCALHOST }
+    }
+
+    /// The fleet beside it whose device is a virtual Pi. It listens where the Pi, in its closed network, sees this
+    /// machine, so that there is one address for everybody, with TLS.
+    #[must_use]
+    pub fn of_virtual_pi() -> Self {
+        let here = Self::here();
+        Fleet { run_dir: here.run_dir.join("virtual-pi"), dir: here.dir.join("virtual-pi"), at: pi::HOST, ..here }
+    }
+
+    fn api(&self) -> SocketAddr {
+        (self.at, API_PORT).into()
+    }
+
+    fn broker(&self) -> SocketAddr {
+        (self.at, BROKER_PORT).into()
+    }
+
+    /// Base URL of the API.
+    fn url(&self) -> String {
+        let scheme = if self.at.is_loopback() { "http" } else { "https" };
+        format!("{scheme}://{}", self.api())
+    }
+
+    /// The certificate of the coordinator's authority.
+    fn ca(&self) -> PathBuf {
+        self.coordinator_state().join("keys/ca.pem")
+    }
+
+    /// The virtual Pi of this fleet.
+    #[must_use]
+    pub fn pi(&self) -> pi::Place {
+        pi::Place::new(&self.dir.join(DEVICE), &self.run_dir)
     }
 
     fn coordinator(&self) -> Daemon {
@@ -83,19 +123,10 @@ impl Fleet {
     fn bramble(&self) -> anyhow::Result<Cmd> {
         let file = self.admin_token();
         let token = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(Cmd::new(paths::built("bramble"))
-            .env("BRAMBLE_API", format!("http://{}", api()))
-            .env("BRAMBLE_TOKEN", token.trim())
-            .dir(paths::checkout()))
+        let cmd = Cmd::new(paths::built("bramble")).env("BRAMBLE_API", self.url()).env("BRAMBLE_TOKEN", token.trim());
+        let cmd = if self.at.is_loopback() { cmd } else { cmd.env("BRAMBLE_CA", self.ca()) };
+        Ok(cmd.dir(paths::checkout()))
     }
-}
-
-fn api() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, API_PORT).into()
-}
-
-fn broker() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, BROKER_PORT).into()
 }
 
 fn app() -> SocketAddr {

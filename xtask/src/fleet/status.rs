@@ -1,6 +1,6 @@
 //! Says what of the local fleet runs, by asking the processes and the ports, not by memory.
 
-use super::{DEVICE, Fleet, api, app, short};
+use super::{DEVICE, Fleet, app, short};
 use crate::daemon::Daemon;
 use crate::http;
 
@@ -8,10 +8,10 @@ use crate::http;
 #[must_use]
 pub fn status() -> bool {
     let fleet = Fleet::here();
-    let ready = http::get(api(), "/ready");
+    let ready = http::get(fleet.api(), "/ready");
     let answer = http::get(app(), "/");
     let lines = [
-        line("coordinator", &fleet.coordinator(), &format!("http://{}", api()), ready.is_ok_and(|a| a.status == 200)),
+        line("coordinator", &fleet.coordinator(), &fleet.url(), ready.is_ok_and(|a| a.status == 200)),
         line(&format!("agent {DEVICE}"), &fleet.agent(), "", true),
     ];
     for (text, _) in &lines {

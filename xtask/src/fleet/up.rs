@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{API_PORT, APP_PORT, BROKER_PORT, DEVICE, EXAMPLE, Fleet, LABEL, api, app, broker, short};
+use super::{API_PORT, APP_PORT, BROKER_PORT, DEVICE, EXAMPLE, Fleet, LABEL, app, short};
 use crate::clock::until;
 use crate::daemon::{Daemon, Ensured, hold_starts};
 use crate::prepare::{self, Need, sha256, sha256_of};
@@ -29,8 +29,19 @@ pub enum Stay {
 
 const READY: Duration = Duration::from_secs(60);
 const ONLINE: Duration = Duration::from_secs(60);
-const APPLIED: Duration = Duration::from_secs(120);
-const ANSWERS: Duration = Duration::from_secs(20);
+
+/// How long the example app may take.
+pub(super) struct Patience {
+    /// What `bramble apply --wait` is told.
+    pub(super) applied_word: &'static str,
+    /// For `bramble apply` to end.
+    pub(super) applied: Duration,
+    /// For the app to answer after that.
+    pub(super) answers: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { applied_word: "90s", applied: Duration::from_secs(120), answers: Duration::from_secs(20) };
 
 /// Brings it up.
 ///
@@ -65,16 +76,16 @@ fn bring_up(fleet: &Fleet, stay: Stay) -> anyhow::Result<()> {
     start_coordinator(fleet, &nats)?;
     write_env(fleet)?;
     start_device(fleet)?;
-    let answer = deploy(fleet)?;
-    tell(fleet, &answer, stay);
+    let answer = deploy(fleet, &fleet.agent(), &PATIENCE)?;
+    tell(fleet, fleet.agent().log(), &answer, stay);
     match signals {
-        Some(signals) => watch(fleet, &signals),
+        Some(signals) => watch(fleet, &[fleet.coordinator(), fleet.agent()], &signals),
         None => Ok(()),
     }
 }
 
 /// Builds what runs, as whoever calls.
-fn build() -> anyhow::Result<()> {
+pub(super) fn build() -> anyhow::Result<()> {
     step("Building");
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "-p", "bramble-coordinator", "-p", "bramble-agent", "-p", "bramble-cli"])
@@ -85,7 +96,7 @@ fn build() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_coordinator(fleet: &Fleet, nats: &Path) -> anyhow::Result<()> {
+pub(super) fn start_coordinator(fleet: &Fleet, nats: &Path) -> anyhow::Result<()> {
     let daemon = fleet.coordinator();
     if daemon.running().is_none() {
         free(API_PORT)?;
@@ -96,14 +107,25 @@ fn start_coordinator(fleet: &Fleet, nats: &Path) -> anyhow::Result<()> {
     }
     let program = paths::built("bramble-coordinator");
     let cmd = Cmd::new(&program)
-        .args(["serve", "--listen", &api().to_string(), "--broker-listen", &broker().to_string(), "--nats-server"])
+        .args([
+            "serve",
+            "--listen",
+            &fleet.api().to_string(),
+            "--broker-listen",
+            &fleet.broker().to_string(),
+            "--nats-server",
+        ])
         .arg(nats)
         .arg("--state")
         .arg(fleet.coordinator_state());
     let ensured = daemon.ensure(&cmd, &mark(&program, &cmd.line())?)?;
     report("coordinator with its broker", ensured);
     let ready = || {
-        let answer = http::get(api(), "/ready").map_err(|err| err.to_string())?;
+        if !fleet.at.is_loopback() {
+            let asked = fleet.bramble().and_then(|cmd| Ok(cmd.args(["get", "devices"]).check()?));
+            return asked.map(drop).map_err(|err| format!("{err:#}"));
+        }
+        let answer = http::get(fleet.api(), "/ready").map_err(|err| err.to_string())?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{} {}", answer.status, answer.body.trim())) }
     };
     alive_until(&[&daemon], "the coordinator to be ready", READY, ready)
@@ -139,20 +161,20 @@ fn start_device(fleet: &Fleet) -> anyhow::Result<()> {
     alive_until(&[&daemon, &fleet.coordinator()], &format!("{DEVICE} to be online"), ONLINE, online)
 }
 
-fn deploy(fleet: &Fleet) -> anyhow::Result<String> {
+pub(super) fn deploy(fleet: &Fleet, agent: &Daemon, patience: &Patience) -> anyhow::Result<String> {
     step(&format!("Applying {EXAMPLE}"));
-    let apply = fleet.bramble()?.args(["apply", "-f", EXAMPLE, "--wait", "--timeout", "90s"]);
-    apply.within(APPLIED).check().context("the example app did not come up")?;
+    let apply = fleet.bramble()?.args(["apply", "-f", EXAMPLE, "--wait", "--timeout", patience.applied_word]);
+    apply.within(patience.applied).check().context("the example app did not come up")?;
     let answers = || {
         let answer = http::get(app(), "/").map_err(|err| err.to_string())?;
         if answer.status == 200 { Ok(answer.body.trim().to_string()) } else { Err(answer.status.to_string()) }
     };
-    let daemons = [&fleet.agent(), &fleet.coordinator()];
-    alive_until(&daemons, &format!("the app on port {APP_PORT} to answer"), ANSWERS, answers)
+    let daemons = [agent, &fleet.coordinator()];
+    alive_until(&daemons, &format!("the app on port {APP_PORT} to answer"), patience.answers, answers)
 }
 
 /// What the coordinator knows of the device's connection; `None` while it does not know the device.
-fn known(fleet: &Fleet) -> anyhow::Result<Option<String>> {
+pub(super) fn known(fleet: &Fleet) -> anyhow::Result<Option<String>> {
     /// The command line's exit code for something that does not exist.
     const NOT_FOUND: i32 = 3;
     let get = fleet.bramble()?.args(["get", "devices", DEVICE, "-o", "json"]);
@@ -165,7 +187,7 @@ fn known(fleet: &Fleet) -> anyhow::Result<Option<String>> {
     Ok(Some(connection.into()))
 }
 
-fn token_of(json: &str) -> anyhow::Result<&str> {
+pub(super) fn token_of(json: &str) -> anyhow::Result<&str> {
     // Read by hand so that the secret is not copied about: it is the only string that begins like a token.
     let start = json.find("bramble1.").context("the answer to `enroll-token create` holds no token")?;
     let end = json[start..].find('"').context("the answer to `enroll-token create` is cut short")?;
@@ -177,14 +199,14 @@ fn agent_toml(fleet: &Fleet, token: &Path) -> String {
     format!(
         "# Made by `cargo xtask up`; made anew at every start.\n\
          name = \"{DEVICE}\"\n\
-         coordinator = \"http://{}\"\n\
+         coordinator = \"{}\"\n\
          token_file = {}\n\
          state_dir = {}\n\
          apps_dir = {}\n\n\
          [podman]\nprogram = \"podman\"\nrun_dir = {}\n\n\
          # Nobody outside this machine is asked: the coordinator tells the time.\n\
          [clock]\nservers = []\n",
-        api(),
+        fleet.url(),
         quoted(token),
         quoted(&fleet.device().join("state")),
         quoted(&fleet.apps_dir()),
@@ -192,29 +214,28 @@ fn agent_toml(fleet: &Fleet, token: &Path) -> String {
     )
 }
 
-fn env_file(fleet: &Fleet) -> PathBuf {
-    fleet.dir.join("env")
-}
-
 /// What a person's shell needs to talk to this fleet; there as soon as the coordinator is.
-fn write_env(fleet: &Fleet) -> anyhow::Result<()> {
-    let env = env_file(fleet);
+pub(super) fn write_env(fleet: &Fleet) -> anyhow::Result<()> {
+    let ca = if fleet.at.is_loopback() {
+        "unset BRAMBLE_CA".into()
+    } else {
+        format!("export BRAMBLE_CA='{}'", fleet.ca().display())
+    };
     let text = format!(
-        "# For your shell: . {}\nexport BRAMBLE_API=http://{}\nexport BRAMBLE_TOKEN=\"$(cat '{}')\"\n\
+        "# For your shell: . {}\nexport BRAMBLE_API={}\nexport BRAMBLE_TOKEN=\"$(cat '{}')\"\n{ca}\n\
          export PATH=\"{}:$PATH\"\n",
-        env.display(),
-        api(),
+        fleet.env.display(),
+        fleet.url(),
         fleet.admin_token().display(),
         paths::built("").display(),
     );
-    private_file(&env, &text)
+    private_file(&fleet.env, &text)
 }
 
-fn tell(fleet: &Fleet, answer: &str, stay: Stay) {
-    let env = env_file(fleet);
+pub(super) fn tell(fleet: &Fleet, agent_log: &Path, answer: &str, stay: Stay) {
     println!(
         "\nThe fleet is up.\n\
-         \x20 API          http://{api}       (its description: /api/v1/openapi.json)\n\
+         \x20 API          {api}       (its description: /api/v1/openapi.json)\n\
          \x20 app hello    http://{app}       {answer}\n\
          \x20 admin token  {token}\n\
          \x20 logs         {log}, {agent_log}\n\n\
@@ -222,12 +243,12 @@ fn tell(fleet: &Fleet, answer: &str, stay: Stay) {
          \x20 . {env}                  # puts bramble, the API and the token into this shell\n\
          \x20 bramble get devices\n\
          \x20 bramble describe deployment hello\n",
-        api = api(),
+        api = fleet.url(),
         app = app(),
         token = short(&fleet.admin_token()),
         log = short(fleet.coordinator().log()),
-        agent_log = short(fleet.agent().log()),
-        env = short(&env),
+        agent_log = short(agent_log),
+        env = short(&fleet.env),
     );
     match stay {
         Stay::Detached => println!("It stays until `cargo xtask down`."),
@@ -236,13 +257,13 @@ fn tell(fleet: &Fleet, answer: &str, stay: Stay) {
 }
 
 /// Stays until a signal has taken everything down, or a program has ended by itself.
-fn watch(fleet: &Fleet, signals: &mpsc::Receiver<()>) -> anyhow::Result<()> {
+pub(super) fn watch(fleet: &Fleet, daemons: &[Daemon], signals: &mpsc::Receiver<()>) -> anyhow::Result<()> {
     loop {
         match signals.recv_timeout(Duration::from_secs(1)) {
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
-        for daemon in [fleet.coordinator(), fleet.agent()] {
+        for daemon in daemons {
             if let Err(why) = daemon.must_run() {
                 // Waits for ever when a signal is taking everything down: that one ends this program.
                 let _no_more_starts = hold_starts();
@@ -254,7 +275,7 @@ fn watch(fleet: &Fleet, signals: &mpsc::Receiver<()>) -> anyhow::Result<()> {
 }
 
 /// From here on Ctrl-C, at any step, takes down what there is and ends this program.
-fn down_on_signal(fleet: Fleet) -> anyhow::Result<mpsc::Receiver<()>> {
+pub(super) fn down_on_signal(fleet: Fleet) -> anyhow::Result<mpsc::Receiver<()>> {
     // By a handler, not by a mask: what is started here would inherit a mask and could not be stopped.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot handle signals")?;
     let (tx, rx) = mpsc::channel();
@@ -277,7 +298,7 @@ fn down_on_signal(fleet: Fleet) -> anyhow::Result<mpsc::Receiver<()>> {
 }
 
 /// Waits for a condition, but not for one that can no longer come true because a program has ended.
-fn alive_until<T>(
+pub(super) fn alive_until<T>(
     daemons: &[&Daemon],
     what: &str,
     limit: Duration,
@@ -304,7 +325,7 @@ fn mark(program: &Path, settings: &str) -> anyhow::Result<String> {
     Ok(sha256(format!("{} {settings}", sha256_of(program)?).as_bytes()))
 }
 
-fn free(port: u16) -> anyhow::Result<()> {
+pub(super) fn free(port: u16) -> anyhow::Result<()> {
     if std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_err() {
         bail!(
             "port {port} is in use by a program this checkout did not start (another checkout's fleet?): stop it, \
@@ -314,12 +335,12 @@ fn free(port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn private_dir(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn private_dir(dir: &Path) -> anyhow::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
-fn private_file(file: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn private_file(file: &Path, text: &str) -> anyhow::Result<()> {
     let beside: PathBuf = file.with_extension("new");
     let write = || {
         let mut options = OpenOptions::new();
@@ -330,7 +351,7 @@ fn private_file(file: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn step(what: &str) {
+pub(super) fn step(what: &str) {
     println!("{what} …");
 }
 

@@ -2,7 +2,7 @@
 //! when it has to be made anew (when its content changed, told by a label).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -41,9 +41,16 @@ pub fn build() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When the build or tar fails.
 pub fn rootfs() -> anyhow::Result<PathBuf> {
-    let program = build()?;
-    let digest = sha256_of(&program)?;
-    let tar = paths::target().join("hello").join(format!("rootfs-{}.tar", &digest[..16]));
+    packed(&build()?, &paths::target().join("hello"))
+}
+
+/// Packs a program likewise, built for whatever machine, into the folder `dir`.
+///
+/// # Errors
+/// When tar fails.
+pub fn packed(program: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+    let digest = sha256_of(program)?;
+    let tar = dir.join(format!("rootfs-{}.tar", &digest[..16]));
     if tar.is_file() {
         return Ok(tar);
     }
@@ -51,7 +58,7 @@ pub fn rootfs() -> anyhow::Result<PathBuf> {
     for dir in ["data", "tmp"] {
         fs::create_dir_all(work.join(dir)).with_context(|| format!("cannot make {}", work.display()))?;
     }
-    fs::copy(&program, work.join("hello")).with_context(|| format!("cannot copy {}", program.display()))?;
+    fs::copy(program, work.join("hello")).with_context(|| format!("cannot copy {}", program.display()))?;
     let beside = work.with_extension("tar.new");
     let packed = Cmd::new("tar")
         .args(["--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0"])

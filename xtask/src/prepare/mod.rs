@@ -18,7 +18,7 @@ mod unpacked;
 mod wheels;
 
 pub use emulation::aarch64;
-pub use hello::{build as hello_binary, image as hello_image, rootfs as hello_rootfs};
+pub use hello::{build as hello_binary, image as hello_image, packed as hello_packed, rootfs as hello_rootfs};
 pub use older::older_agent;
 pub use packages::{Need, install as packages};
 pub use podman::{Store, cgroups, podman_env};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Watch;
-use crate::prepare::{self, Need};
+use crate::prepare;
 use crate::run::{Cmd, RunError};
 use crate::{fleet, paths};
 
@@ -80,8 +80,7 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
 /// The licence checker, the broker, and a registry of images.
 fn make_ready() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
     if fleet::is_root() {
-        prepare::packages(Need::Tests)?;
-        prepare::cgroups()?;
+        prepare::ready(true)?;
     }
     Ok((prepare::cargo_deny()?, prepare::nats_server()?, prepare::docker_registry()?))
 }
@@ -102,14 +101,17 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
     match depth {
         Depth::Quick | Depth::Change => {
             stages.push(cross(&[]));
-            let fleet_tests = "bramble-fleet-tests";
-            let parts = cargo(&["test", "--workspace", "--exclude", fleet_tests, "--no-fail-fast"]);
+            let (fleet_tests, qemu_tests) = ("bramble-fleet-tests", "bramble-qemu-tests");
+            let without = ["--exclude", fleet_tests, "--exclude", qemu_tests];
+            let parts = cargo(&[&["test", "--workspace", "--no-fail-fast"][..], &without].concat());
             stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
+            let board = cargo(&["test", "-p", qemu_tests, "--lib", "--bins"]);
+            stages.push(Stage { name: "the virtual board, without a guest", cmd: as_root(board) });
             // One after the other: each measures and starves real processes.
             let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
         }
-        // Case by case instead; what has no cases of its own comes here.
+        // Case by case instead, guests among them; what has no cases of its own comes here.
         Depth::Full(_) => {
             stages.push(cross(&["--check-reproducible"]));
             stages.push(Stage { name: "doc tests", cmd: cargo(&["test", "--workspace", "--doc"]) });

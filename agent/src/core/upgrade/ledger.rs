@@ -110,7 +110,7 @@ pub struct Upgrade {
     pub phase: Phase,
     /// Since when it is there.
     pub since: Moment,
-    /// How long nobody acted, in milliseconds.
+    /// How long nobody acted, in milliseconds: from the old one's halt to the new one's first act.
     pub unmanaged_ms: Option<u64>,
 }
 

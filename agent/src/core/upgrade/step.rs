@@ -223,8 +223,10 @@ impl Turn<'_> {
                 return self.out.push(Effect::TurnLink(self.ledger.confirmed.version));
             }
             Phase::Starting | Phase::Halting | Phase::Released => {
-                let let_go = *phase == Phase::Released;
-                upgrade.unmanaged_ms = upgrade.since.exactly_ms(facts).filter(|_| let_go);
+                // The halt, and the way of the lease; unknown when the old one did not come to a halt by itself.
+                let halt_ms = upgrade.unmanaged_ms.filter(|_| *phase == Phase::Released);
+                upgrade.unmanaged_ms =
+                    halt_ms.zip(upgrade.since.exactly_ms(facts)).map(|(halt, way)| halt.saturating_add(way));
                 upgrade.since = Moment::now(facts);
                 1
             }
@@ -284,7 +286,9 @@ impl Turn<'_> {
     }
 
     fn halted(&mut self) {
-        if self.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Halting) {
+        let facts = self.facts;
+        if let Some(upgrade) = self.ledger.upgrade.as_mut().filter(|upgrade| upgrade.phase == Phase::Halting) {
+            upgrade.unmanaged_ms = upgrade.since.exactly_ms(facts);
             self.enter(Phase::Released);
             self.out.extend([Effect::ReleaseLease, Effect::WaitForLease]);
         }

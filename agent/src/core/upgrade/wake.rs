@@ -22,8 +22,9 @@ impl Upgrade {
     }
 }
 
-/// The uptime at which a `Tick` is due, in milliseconds; always later than now. The one that waits asks again whenever
-/// the ledger changes.
+/// The uptime at which a `Tick` is due, in milliseconds; always later than that of `facts`, which are those of the last step:
+/// a pause that hindered it and ends a moment later is still to be waited for. The one that waits asks again whenever the
+/// ledger changes.
 pub fn wake_at(ledger: &Ledger, facts: &Facts) -> Option<u64> {
     let after = |since: &Moment, ms: u64| {
         let began_ms = if since.boot == facts.boot { since.up_ms } else { 0 };

@@ -13,6 +13,7 @@ mod manifests;
 mod pods;
 pub mod service;
 mod store;
+pub mod told;
 mod types;
 
 pub use containers::{

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 use tokio::sync::watch;
 
 use super::damage::{StoreDamage, store_damage};
 use super::http::Podman;
 use super::store::Mender;
+use super::told::Told;
 use crate::core::backoff::Backoff;
 use crate::host::cmd::FirstWords;
 use crate::host::state::make_dir;
@@ -142,9 +144,11 @@ fn remove_if_there(file: &Path) -> Result<(), String> {
 }
 
 /// What the service is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
     /// Not answering yet.
+    #[default]
     Starting,
     /// Answers.
     Ready,
@@ -157,8 +161,7 @@ pub enum ServiceState {
 /// A supervised service.
 #[derive(Debug)]
 pub struct Service {
-    state: watch::Receiver<ServiceState>,
-    mended: watch::Receiver<Option<String>>,
+    told: watch::Receiver<Told>,
     stop: watch::Sender<bool>,
 }
 
@@ -175,30 +178,24 @@ const STEADY: Duration = Duration::from_secs(60);
 impl Service {
     /// Starts it and keeps it running.
     pub fn start(config: ServiceConfig) -> Self {
-        let (state_out, state) = watch::channel(ServiceState::Starting);
+        let (told_out, told) = watch::channel(Told::default());
         let (stop, stop_in) = watch::channel(false);
-        let (mended_out, mended) = watch::channel(None);
-        tokio::spawn(supervise(config, state_out, mended_out, stop_in));
-        Self { state, mended, stop }
+        tokio::spawn(supervise(config, told_out, stop_in));
+        Self { told, stop }
     }
 
-    /// What was done to a damaged store in this run, in words.
-    pub fn mended(&self) -> watch::Receiver<Option<String>> {
-        self.mended.clone()
-    }
-
-    /// What it is doing, as it changes.
-    pub fn state(&self) -> watch::Receiver<ServiceState> {
-        self.state.clone()
+    /// What it is doing, and what was done to a damaged store, as it changes.
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.told.clone()
     }
 
     /// Waits until it answers, or gives the reason why it does not.
     pub async fn ready(&self, within: Duration) -> Result<(), String> {
-        let mut state = self.state.clone();
-        let wanted = state.wait_for(|s| *s == ServiceState::Ready);
+        let mut told = self.told.clone();
+        let wanted = told.wait_for(|told| told.state == ServiceState::Ready);
         match tokio::time::timeout(within, wanted).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(match &*self.state.borrow() {
+            Ok(Err(_)) | Err(_) => Err(match &self.told.borrow().state {
                 ServiceState::Down(why) => why.clone(),
                 ServiceState::Starting | ServiceState::Ready | ServiceState::Stopped => {
                     format!("podman's service did not answer within {} s", within.as_secs())
@@ -210,23 +207,19 @@ impl Service {
     /// Ends it. Containers run on.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
-        let mut state = self.state.clone();
+        let mut told = self.told.clone();
         // Its end closes this.
-        while state.changed().await.is_ok() {}
+        while told.changed().await.is_ok() {}
     }
 }
 
-async fn supervise(
-    config: ServiceConfig,
-    state: watch::Sender<ServiceState>,
-    mended: watch::Sender<Option<String>>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn supervise(config: ServiceConfig, out: watch::Sender<Told>, mut stop: watch::Receiver<bool>) {
+    let tell = |state| out.send_modify(|told| told.state = state);
     let mender = Mender::new(&config.store);
     let (mut failures, mut damaged) = (0, 0);
     while !*stop.borrow() && stop.has_changed().is_ok() {
         let began = clock::uptime();
-        let mut end = run_once(&config, &mender, &state, &mut stop).await;
+        let mut end = run_once(&config, &mender, &tell, &mut stop).await;
         if *stop.borrow() {
             break;
         }
@@ -242,20 +235,20 @@ async fn supervise(
             match mender.mend(damage, &end.why).await {
                 Ok(done) => {
                     tracing::error!("{done}");
-                    mended.send_replace(Some(done));
+                    out.send_modify(|told| told.mended = Some(done));
                 }
                 Err(why) => end.why = why,
             }
         }
         let pause = PAUSES.delay(failures);
         tracing::warn!(why = end.why, pause_ms = pause.as_millis(), "podman's service is down, starting it again");
-        state.send_replace(ServiceState::Down(end.why));
+        tell(ServiceState::Down(end.why));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = told(&mut stop) => {}
         }
     }
-    state.send_replace(ServiceState::Stopped);
+    tell(ServiceState::Stopped);
 }
 
 /// How one life of the service ended.
@@ -275,7 +268,7 @@ impl End {
 async fn run_once(
     config: &ServiceConfig,
     mender: &Mender,
-    state: &watch::Sender<ServiceState>,
+    tell: &impl Fn(ServiceState),
     stop: &mut watch::Receiver<bool>,
 ) -> End {
     end_leftovers(config).await;
@@ -301,7 +294,7 @@ async fn run_once(
             return End { damage: store_damage(&format!("{why}\n{}", words.text())), why };
         }
     }
-    state.send_replace(ServiceState::Ready);
+    tell(ServiceState::Ready);
     let steady = async {
         tokio::time::sleep(STEADY).await;
         mender.worked();

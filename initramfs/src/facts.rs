@@ -1,0 +1,188 @@
+//! From bytes to facts: the kernel's command line, the firmware's device tree, autoboot.txt, and what `lvs` says.
+//!
+//! Decides what each of them means. What cannot be read is told as that, and is never "no upgrade". Reads no file.
+
+use bramble_contracts::boot::{Slot, SlotBy, Tryboot};
+use serde::Deserialize;
+
+use crate::decide::{Phase, Volumes};
+
+/// The volume group of our layout.
+pub(crate) const GROUP: &str = "vg0";
+/// The volume that is mounted as root.
+pub(crate) const ROOT: &str = "root";
+/// The snapshot of root that an upgrade leaves behind until it is committed.
+pub(crate) const SNAPSHOT: &str = "root_preupgrade";
+
+/// Does this command line boot from our layout? On every other machine the guard has nothing to do.
+pub(crate) fn root_is_ours(cmdline: &str) -> bool {
+    let root = word(cmdline, "root=").unwrap_or_default();
+    root == format!("/dev/{GROUP}/{ROOT}") || root == format!("/dev/mapper/{GROUP}-{ROOT}")
+}
+
+/// Which slot was booted, and who says so. The firmware knows; a slot's own files say what they were written for.
+pub(crate) fn booted(partition: Option<&[u8]>, cmdline: &str) -> (Slot, SlotBy) {
+    let by_firmware = partition.and_then(big_endian).and_then(Slot::on_partition);
+    let by_cmdline = match word(cmdline, "bramble.slot=") {
+        Some("a") => Some(Slot::A),
+        Some("b") => Some(Slot::B),
+        Some(_) | None => None,
+    };
+    match (by_firmware, by_cmdline) {
+        (Some(slot), _) => (slot, SlotBy::Firmware),
+        (None, Some(slot)) => (slot, SlotBy::CommandLine),
+        (None, None) => (Slot::A, SlotBy::Nobody),
+    }
+}
+
+/// What `/chosen/bootloader/tryboot` of the device tree means.
+pub(crate) fn tryboot(cell: Option<&[u8]>) -> Tryboot {
+    match cell.and_then(big_endian) {
+        Some(0) => Tryboot::Clear,
+        Some(_) => Tryboot::Set,
+        None => Tryboot::Unsupported,
+    }
+}
+
+fn big_endian(cell: &[u8]) -> Option<u32> {
+    cell.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn word<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
+    cmdline.split_whitespace().filter_map(|word| word.strip_prefix(name)).next_back()
+}
+
+/// The slot that a plain boot gets, by autoboot.txt.
+pub(crate) fn autoboot(text: &str) -> Option<Slot> {
+    let mut counts = true;
+    let mut found = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(filter) = line.strip_prefix('[') {
+            counts = filter.strip_suffix(']') == Some("all");
+        } else if counts && let Some(number) = line.strip_prefix("boot_partition=") {
+            found = number.trim().parse().ok().and_then(Slot::on_partition);
+        }
+    }
+    found
+}
+
+/// autoboot.txt that gives a plain boot this slot, and a boot on trial the other one.
+pub(crate) fn autoboot_text(slot: Slot) -> String {
+    let (plain, trial) = (slot.partition(), slot.other().partition());
+    format!("[all]\ntryboot_a_b=1\nboot_partition={plain}\n[tryboot]\nboot_partition={trial}\n")
+}
+
+#[derive(Deserialize)]
+struct Lvs {
+    report: Vec<Report>,
+}
+
+#[derive(Deserialize)]
+struct Report {
+    lv: Vec<Lv>,
+}
+
+#[derive(Deserialize)]
+struct Lv {
+    lv_name: String,
+    lv_tags: String,
+}
+
+/// What `lvs --reportformat json -o lv_name,lv_tags vg0` says, or why it says nothing of use.
+pub(crate) fn volumes(printed: &str) -> Result<Volumes, String> {
+    let lvs: Lvs = serde_json::from_str(printed).map_err(|err| format!("lvs said something else ({err})"))?;
+    let all: Vec<Lv> = lvs.report.into_iter().flat_map(|report| report.lv).collect();
+    if !all.iter().any(|lv| lv.lv_name == ROOT) {
+        return Err(format!("the group {GROUP} has no volume {ROOT}"));
+    }
+    let Some(snapshot) = all.iter().find(|lv| lv.lv_name == SNAPSHOT) else { return Ok(Volumes::Plain) };
+    let tag = |name: &str| {
+        let prefix = format!("bramble.{name}=");
+        snapshot.lv_tags.split(',').find_map(|tag| tag.trim().strip_prefix(&prefix).map(str::to_owned))
+    };
+    let number = |name: &str| tag(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+    // One without tags we know is of an upgrade that had only begun.
+    let (phase, new_slot) = match (tag("phase").as_deref(), tag("slot").as_deref()) {
+        (Some("trial"), Some("a")) => (Phase::Trial, Slot::A),
+        (Some("trial"), Some("b")) => (Phase::Trial, Slot::B),
+        (Some("failed"), Some("a")) => (Phase::Failed, Slot::A),
+        (Some("failed"), Some("b")) => (Phase::Failed, Slot::B),
+        (_, Some("a")) => (Phase::Apply, Slot::A),
+        (_, _) => (Phase::Apply, Slot::B),
+    };
+    Ok(Volumes::Snapshot { phase, new_slot, attempt: number("attempt"), returns: number("returns") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_layout_is_guarded() {
+        for (cmdline, ours) in [
+            ("root=/dev/vg0/root rw panic=10 bramble.slot=a", true),
+            ("console=ttyAMA0 root=/dev/mapper/vg0-root", true),
+            ("root=PARTUUID=0a-02 rootwait", false),
+            ("root=/dev/vg0/root root=/dev/sda1", false),
+            ("", false),
+        ] {
+            assert_eq!(root_is_ours(cmdline), ours, "{cmdline}");
+        }
+    }
+
+    #[test]
+    fn the_firmware_knows_best_which_slot_it_booted() {
+        let cell = |number: u32| number.to_be_bytes();
+        assert_eq!(booted(Some(&cell(3)), "bramble.slot=a"), (Slot::B, SlotBy::Firmware));
+        assert_eq!(booted(Some(&cell(1)), "bramble.slot=b"), (Slot::B, SlotBy::CommandLine));
+        assert_eq!(booted(None, "quiet bramble.slot=b"), (Slot::B, SlotBy::CommandLine));
+        assert_eq!(booted(Some(b"\0\0"), "bramble.slot=c"), (Slot::A, SlotBy::Nobody));
+        assert_eq!(tryboot(Some(&cell(1))), Tryboot::Set);
+        assert_eq!(tryboot(Some(&cell(0))), Tryboot::Clear);
+        assert_eq!(tryboot(None), Tryboot::Unsupported);
+    }
+
+    #[test]
+    fn autoboot_txt_is_read_as_the_firmware_reads_it() {
+        for slot in [Slot::A, Slot::B] {
+            assert_eq!(autoboot(&autoboot_text(slot)), Some(slot));
+        }
+        assert_eq!(autoboot("tryboot_a_b=1\r\nboot_partition=3\r\n"), Some(Slot::B));
+        assert_eq!(autoboot("[tryboot]\nboot_partition=3\n"), None);
+        assert_eq!(autoboot("[all]\nboot_partition=7\n"), None);
+        assert_eq!(autoboot("\0\0\0\0"), None);
+        assert!(autoboot_text(Slot::A).len() <= 512, "the firmware reads no more");
+    }
+
+    /// As printed by LVM 2.03.31, of Debian 13.
+    #[test]
+    fn captured_reports() {
+        let plain = include_str!("captured/lvs_plain.json");
+        assert_eq!(volumes(plain), Ok(Volumes::Plain));
+        let trial = include_str!("captured/lvs_trial.json");
+        let want = Volumes::Snapshot { phase: Phase::Trial, new_slot: Slot::B, attempt: 2, returns: 0 };
+        assert_eq!(volumes(trial), Ok(want));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_never_no_upgrade() {
+        for printed in ["", "{}", "[]", r#"{"report":[]}"#, r#"{"report":[{"lv":[{"lv_name":"swap","lv_tags":""}]}]}"#]
+        {
+            assert!(volumes(printed).is_err(), "{printed}");
+        }
+    }
+
+    #[test]
+    fn tags_tell_how_far_an_upgrade_was() {
+        let lvs = |tags: &str| {
+            let root = r#"{"lv_name":"root","lv_tags":""}"#;
+            volumes(&format!(r#"{{"report":[{{"lv":[{root},{{"lv_name":"root_preupgrade","lv_tags":"{tags}"}}]}}]}}"#))
+        };
+        let of = |phase, new_slot, attempt, returns| Ok(Volumes::Snapshot { phase, new_slot, attempt, returns });
+        assert_eq!(lvs(""), of(Phase::Apply, Slot::B, 0, 0), "only begun");
+        assert_eq!(lvs("bramble.phase=apply,bramble.slot=a"), of(Phase::Apply, Slot::A, 0, 0));
+        assert_eq!(lvs("bramble.attempt=2,bramble.phase=trial,bramble.slot=b"), of(Phase::Trial, Slot::B, 2, 0));
+        assert_eq!(lvs("bramble.phase=failed,bramble.returns=3,bramble.slot=b"), of(Phase::Failed, Slot::B, 0, 3));
+        assert_eq!(lvs("bramble.phase=trial"), of(Phase::Apply, Slot::B, 0, 0), "a trial of nobody knows what");
+    }
+}

@@ -1,0 +1,62 @@
+//! The image that virtual Pis boot: the recipe `virt`, with the demo image on it, because a virtual Pi reaches no
+//! registry, and for tests with the control channel. Decides which one; the image that the variable
+//! `BRAMBLE_VIRT_IMAGE` names is taken as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use xtask::{cross, paths, prepare};
+
+/// Whom it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A person.
+    Demo,
+    /// Tests: root's shell is served on a port of the machine.
+    Test,
+}
+
+/// Makes it, or finds it made of the same parts.
+///
+/// # Errors
+/// When this machine cannot make images, or a part cannot be built.
+pub fn make(kind: Kind) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("BRAMBLE_VIRT_IMAGE") {
+        return Ok(path.into());
+    }
+    let mut recipe = bramble_images::recipe("virt")?;
+    recipe.overlay.extend([overlay("demo"), demo_image()?]);
+    match kind {
+        Kind::Demo => recipe.name.push_str("-demo"),
+        Kind::Test => {
+            recipe.name.push_str("-test");
+            recipe.overlay.push(overlay("test"));
+        }
+    }
+    Ok(xtask::image::cached(&recipe)?.disk)
+}
+
+/// [`make`] for tests.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn for_tests() -> PathBuf {
+    make(Kind::Test).unwrap_or_else(|err| panic!("cannot make the image: {err:#}"))
+}
+
+fn overlay(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("overlay").join(name)
+}
+
+/// A folder to lay over the root: the demo program, packed for the device.
+fn demo_image() -> anyhow::Result<PathBuf> {
+    let dir = paths::target().join("virtual-pi/demo-image");
+    let packed = prepare::hello_packed(&cross::demo()?, &paths::target().join("virtual-pi"))?;
+    let images = dir.join("usr/share/bramble/images");
+    fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
+    let tar = images.join("bramble-hello.tar");
+    fs::copy(&packed, &tar).with_context(|| format!("cannot write {}", tar.display()))?;
+    Ok(dir)
+}
