@@ -107,7 +107,8 @@ pub(super) fn find(place: &Place, rust: &str, compiler: &Compiler) -> anyhow::Re
     )
 }
 
-/// What somebody named is taken or nothing; else the quickest that is there.
+/// What somebody named is taken or nothing; else the quickest that is there. rustup comes last: its server is one more that a
+/// machine has to reach, and many may not.
 fn order(facts: &Facts) -> Vec<Way> {
     if let Some(given) = &facts.given {
         return vec![Way::Given(given.clone())];
@@ -117,7 +118,7 @@ fn order(facts: &Facts) -> Vec<Way> {
     }
     let rustup = (facts.rustup == Rustup::Untried).then_some(Way::Rustup);
     let beside = facts.beside.clone().map(Way::Beside);
-    rustup.into_iter().chain(beside).chain([Way::Debian]).collect()
+    beside.into_iter().chain([Way::Debian]).chain(rustup).collect()
 }
 
 /// The root of a toolchain with the library's source, where it has to be built.
@@ -196,9 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn rustup_is_asked_before_anything_is_built_unless_it_could_not_before() {
+    fn rustup_is_asked_only_where_no_source_is_to_be_had_and_not_again() {
         let beside = Way::Beside("/s.tar.xz".into());
-        assert_eq!(order(&facts()), [Way::Rustup, beside.clone(), Way::Debian]);
+        assert_eq!(order(&facts()), [beside.clone(), Way::Debian, Way::Rustup]);
         let refused = Facts { rustup: Rustup::Refused("/note".into()), ..facts() };
         assert_eq!(order(&refused), [beside, Way::Debian]);
         assert_eq!(order(&Facts { rustup: Rustup::Absent, beside: None, ..facts() }), [Way::Debian]);
