@@ -89,9 +89,10 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
         move || clock::up_ms().saturating_sub(pulse.load(Ordering::Relaxed)) < ms(ALIVE_WITHIN)
     };
     let (teller, on_duty) = (Teller::of(config, &agent), agent.on_duty());
-    let (podman, board) = (watch::Sender::new(None), agent.board());
-    let told = told_by(config, podman.subscribe());
-    let mut acting = Acting { config: config.clone(), agent, podman };
+    let board = agent.board();
+    let (tell, told) = watch::channel(Told::default());
+    let tell = hear_others(config, tell);
+    let mut acting = Acting { config: config.clone(), agent, podman: None, tell };
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(Ended::Told),
         _ = interrupt.recv() => Ok(Ended::Told),
@@ -125,7 +126,9 @@ pub(crate) struct Acting {
     config: Config,
     agent: Agent,
     /// Podman's service, once this agent acts and where it is its own.
-    podman: watch::Sender<Option<Arc<Service>>>,
+    podman: Option<Service>,
+    /// Where that service tells how it does, until it is started.
+    tell: Option<watch::Sender<Told>>,
 }
 
 impl Acting {
@@ -140,8 +143,8 @@ impl Acting {
 
     /// Supervises apps, answers commands and reports from now on.
     pub(crate) fn act(&mut self) -> Result<(), StartError> {
-        if self.config.starts_podman() && self.podman.borrow().is_none() {
-            self.podman.send_replace(Some(Arc::new(Service::start(self.config.service()))));
+        if let Some(tell) = self.tell.take() {
+            self.podman = Some(Service::start_telling(self.config.service(), tell));
         }
         let host = PodmanHost::new(Podman::new(self.config.socket()), self.config.places());
         let logs = Logs::start(logs::Places::below(&self.config.apps_dir), self.config.log_budget());
@@ -155,7 +158,7 @@ impl Acting {
 
     async fn stop(self) {
         self.agent.shutdown().await;
-        if let Some(service) = self.podman.send_replace(None) {
+        if let Some(service) = self.podman {
             service.stop().await;
         }
     }
@@ -209,28 +212,14 @@ async fn keep_pulse(on_duty: OnDuty, pulse: &AtomicU64) -> Infallible {
     }
 }
 
-/// What is told of Podman's service by whoever runs it: we, once we act, or somebody else.
-fn told_by(config: &Config, ours: watch::Receiver<Option<Arc<Service>>>) -> watch::Receiver<Told> {
-    let (out, told) = watch::channel(Told::default());
+/// Where somebody else runs Podman's service, it is heard how that does; where we do, `tell` is given back for it.
+fn hear_others(config: &Config, tell: watch::Sender<Told>) -> Option<watch::Sender<Told>> {
     if config.starts_podman() {
-        tokio::spawn(hand_on(ours, out));
-    } else {
-        let run_dir = config.podman.run_dir.clone();
-        tokio::spawn(async move { told::follow(&run_dir, out).await });
+        return Some(tell);
     }
-    told
-}
-
-async fn hand_on(mut ours: watch::Receiver<Option<Arc<Service>>>, out: watch::Sender<Told>) {
-    let Ok(Some(mut told)) = ours.wait_for(Option::is_some).await.map(|one| one.as_ref().map(|one| one.told())) else {
-        return;
-    };
-    loop {
-        let now = told.borrow_and_update().clone();
-        if out.send(now).is_err() || told.changed().await.is_err() {
-            return;
-        }
-    }
+    let run_dir = config.podman.run_dir.clone();
+    tokio::spawn(async move { told::follow(&run_dir, tell).await });
+    None
 }
 
 /// Says when Podman does not run, once that is more than a moment, and when a damaged store was mended: that stays said.

@@ -23,8 +23,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::core::upgrade::{Bounds, Ledger, LedgerFile};
 use crate::host::instances::{Binaries, Link, ledger_file};
-use crate::host::podman::service::Service;
-use crate::host::podman::told;
 use crate::host::state::{self, StateFile};
 use crate::version;
 use keeper::Keeper;
@@ -69,16 +67,13 @@ pub async fn supervise(config: &Config) -> anyhow::Result<()> {
     };
     state::make_dir(&site.state_dir)?;
     state::make_dir(&site.run_dir)?;
-    let _place = occupy(&site.state_dir)?;
+    // Two of these on one state folder would start each instance twice.
+    let _place = occupy(&site.state_dir.join("supervisor.lock"), "agents are supervised")?;
     install(&site.state_dir)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&site.socket())?;
-    let service = config.podman.socket.is_none().then(|| Service::start(config.service()));
-    if let Some(service) = &service {
-        let (told, run_dir) = (service.told(), site.run_dir.clone());
-        tokio::spawn(async move { told::write(told, &run_dir).await });
-    }
+    let service = config.podman.socket.is_none().then(|| podman::start(config));
     let keepers: BTreeMap<Instance, Keeper> =
         [Instance::A, Instance::B].into_iter().map(|one| (one, Keeper::start(site.clone(), one))).collect();
     let enabled = site.enabled().load_json::<Instance>()?.value().unwrap_or_default();
@@ -94,19 +89,17 @@ pub async fn supervise(config: &Config) -> anyhow::Result<()> {
     if tokio::time::timeout(STOP_TIME_MAX, ended).await.is_err() {
         tracing::warn!("an agent did not end in time and is killed; nothing is lost by that");
     }
-    if let Some(service) = service {
+    if let Some((service, _tells)) = service {
         service.stop().await;
     }
     Ok(())
 }
 
-/// Two of these on one state folder would start each instance twice.
-fn occupy(state_dir: &Path) -> anyhow::Result<Flock<File>> {
-    let path = state_dir.join("supervisor.lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, err)| {
-        anyhow::anyhow!("{} is held ({err}): agents are supervised already; stop that first", path.display())
-    })
+/// Takes a place that one process holds; `what` is so while it is held.
+fn occupy(path: &Path, what: &str) -> anyhow::Result<Flock<File>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, err)| anyhow::anyhow!("{} is held ({err}): {what} already; stop that first", path.display()))
 }
 
 /// The very first start lays this program down as the first that counts as confirmed. Later it does so when it has become

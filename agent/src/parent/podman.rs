@@ -3,13 +3,11 @@
 //!
 //! Decides nothing. Containers outlive it.
 
-use std::fs::File;
-use std::path::Path;
-
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
+use super::occupy;
 use crate::config::Config;
 use crate::host::podman::service::Service;
 use crate::host::podman::told;
@@ -17,14 +15,13 @@ use crate::host::state;
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn podman(config: &Config) -> anyhow::Result<()> {
-    let run_dir = config.podman.run_dir.clone();
-    state::make_dir(&run_dir)?;
-    let _place = occupy(&run_dir)?;
+    let run_dir = &config.podman.run_dir;
+    state::make_dir(run_dir)?;
+    // Two would end each other's service for ever.
+    let _place = occupy(&run_dir.join("podman.lock"), "Podman's service is run")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let service = Service::start(config.service());
-    let told = service.told();
-    let tell = tokio::spawn(async move { told::write(told, &run_dir).await });
+    let (service, tell) = start(config);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -33,11 +30,9 @@ pub async fn podman(config: &Config) -> anyhow::Result<()> {
     tell.await.context("what agents are told of Podman's service broke off")
 }
 
-/// Two would end each other's service for ever.
-fn occupy(run_dir: &Path) -> anyhow::Result<Flock<File>> {
-    let path = run_dir.join("podman.lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, err)| {
-        anyhow::anyhow!("{} is held ({err}): Podman's service is run already; stop that first", path.display())
-    })
+/// Starts the service, and tells the agents how it does until it has ended.
+pub(super) fn start(config: &Config) -> (Service, JoinHandle<()>) {
+    let service = Service::start(config.service());
+    let (told, run_dir) = (service.told(), config.podman.run_dir.clone());
+    (service, tokio::spawn(async move { told::write(told, &run_dir).await }))
 }

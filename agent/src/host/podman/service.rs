@@ -178,9 +178,14 @@ const STEADY: Duration = Duration::from_secs(60);
 impl Service {
     /// Starts it and keeps it running.
     pub fn start(config: ServiceConfig) -> Self {
-        let (told_out, told) = watch::channel(Told::default());
+        Self::start_telling(config, watch::Sender::default())
+    }
+
+    /// The same; how it does is told there, to those who listen already.
+    pub fn start_telling(config: ServiceConfig, tell: watch::Sender<Told>) -> Self {
+        let told = tell.subscribe();
         let (stop, stop_in) = watch::channel(false);
-        tokio::spawn(supervise(config, told_out, stop_in));
+        tokio::spawn(supervise(config, tell, stop_in));
         Self { told, stop }
     }
 
