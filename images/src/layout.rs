@@ -133,24 +133,26 @@ fn up(bytes: u64, to: u64) -> u64 {
     bytes.div_ceil(to) * to
 }
 
+/// What tests lay out.
+#[cfg(test)]
+pub(crate) fn sizes() -> Sizes {
+    Sizes {
+        config: 64,
+        boot: 256,
+        root: 1024,
+        root_free: 256,
+        pool_metadata: 64,
+        state: 256,
+        state_free: 128,
+        apps: 512,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn sizes() -> Sizes {
-        Sizes {
-            config: 64,
-            boot: 256,
-            root: 1024,
-            root_free: 256,
-            pool_metadata: 64,
-            state: 256,
-            state_free: 128,
-            apps: 512,
-        }
-    }
 
     fn spans(layout: &Layout) -> Vec<Span> {
         let [a, b] = layout.boot;

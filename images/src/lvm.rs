@@ -101,23 +101,12 @@ fn crc(bytes: &[u8]) -> u32 {
 mod tests {
     use std::process::Command;
 
-    use crate::layout::Content;
-    use crate::recipe::Sizes;
+    use crate::layout::{Content, sizes};
 
     use super::*;
 
     fn sample() -> (Layout, Vec<u8>) {
-        let sizes = Sizes {
-            config: 64,
-            boot: 256,
-            root: 1024,
-            root_free: 0,
-            pool_metadata: 64,
-            state: 256,
-            state_free: 0,
-            apps: 512,
-        };
-        let layout = Layout::new(&sizes, Content { root: 0, state: 0, apps: 0 });
+        let layout = Layout::new(&sizes(), Content { root: 0, state: 0, apps: 0 });
         let bytes = head(&layout, &Group { seed: &Seed::new("virt"), epoch_s: 1_793_491_200 });
         (layout, bytes)
     }

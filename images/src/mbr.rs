@@ -35,24 +35,13 @@ fn entry(span: Span, kind: u8) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
-    use crate::layout::{Content, MIB};
-    use crate::recipe::Sizes;
+    use crate::layout::{Content, MIB, sizes};
 
     use super::*;
 
     #[test]
     fn four_entries_say_kind_start_and_length() {
-        let sizes = Sizes {
-            config: 64,
-            boot: 256,
-            root: 1024,
-            root_free: 0,
-            pool_metadata: 64,
-            state: 256,
-            state_free: 0,
-            apps: 256,
-        };
-        let layout = Layout::new(&sizes, Content { root: 0, state: 0, apps: 0 });
+        let layout = Layout::new(&sizes(), Content { root: 0, state: 0, apps: 0 });
         let bytes = sector(&layout, 0x1234_5678);
         assert_eq!(&bytes[440..444], &[0x78, 0x56, 0x34, 0x12]);
         assert_eq!(&bytes[510..], &[0x55, 0xaa]);

@@ -16,30 +16,10 @@ const LVM: &str = "/usr/sbin/lvm";
 const SECTOR: u64 = 512;
 /// A plan that is not fulfilled after this many turns never will be.
 const TURNS_MAX: usize = 3;
-const VOLUMES: &[&str] = &[
-    "lvs",
-    "-a",
-    "--reportformat",
-    "json",
-    "--units",
-    "b",
-    "--nosuffix",
-    "-o",
-    "lv_name,lv_size,lv_metadata_size,vg_extent_size,vg_free",
-    GROUP,
-];
-const PHYSICAL: &[&str] = &[
-    "pvs",
-    "--reportformat",
-    "json",
-    "--units",
-    "b",
-    "--nosuffix",
-    "-o",
-    "pv_name,pv_size,dev_size,pe_start",
-    "-S",
-    "vg_name=vg0",
-];
+/// As programs read it: bytes, in JSON.
+const REPORT: &[&str] = &["--reportformat", "json", "--units", "b", "--nosuffix"];
+const VOLUMES: &[&str] = &["lvs", "-a", "-o", "lv_name,lv_size,lv_metadata_size,vg_extent_size,vg_free", GROUP];
+const PHYSICAL: &[&str] = &["pvs", "-o", "pv_name,pv_size,dev_size,pe_start", "-S", "vg_name=vg0"];
 
 /// The device that holds the volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +78,9 @@ fn grow_partition(holder: &Holder) -> anyhow::Result<()> {
 }
 
 fn observe() -> anyhow::Result<(Holder, Sizes)> {
-    let physical = physical(&output(Path::new(LVM), PHYSICAL)?)?;
-    let volumes = output(Path::new(LVM), VOLUMES)?;
+    let report = |what: &[&str]| output(Path::new(LVM), &[&what[..1], REPORT, &what[1..]].concat());
+    let physical = physical(&report(PHYSICAL)?)?;
+    let volumes = report(VOLUMES)?;
     let (holder, room) = place(&physical.device, Path::new("/sys/class/block"))?;
     let files = |name: &str| file_system(&PathBuf::from(format!("/dev/{GROUP}/{name}")));
     let have = sizes(&volumes, &physical, room, files("root")?, files("apps")?)?;

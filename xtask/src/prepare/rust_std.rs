@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::unpacked::unpack;
 use super::{mirror, whole};
 use crate::paths;
 use crate::run::Cmd;
@@ -67,14 +68,8 @@ fn fetch(rust: &str, work: &Path) -> anyhow::Result<PathBuf> {
         format!("it has {PACKAGE} for {}", if known.is_empty() { "no Rust".into() } else { known.join(", ") })
     })?;
     apt("apt-get").args(["-qq", "download"]).arg(format!("{PACKAGE}={version}")).check()?;
-    let package = fs::read_dir(work)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "deb"))
-        .context("apt downloaded no package")?;
     let unpacked = work.join("unpacked");
-    let unpack = Cmd::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked);
-    unpack.within(Duration::from_secs(300)).check()?;
+    unpack(work, &unpacked, Duration::from_secs(300))?;
     Ok(unpacked.join(format!("usr/src/rustc-{rust}/library")))
 }
 

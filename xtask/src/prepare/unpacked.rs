@@ -48,11 +48,17 @@ fn fetch(package: &str, work: &Path) -> anyhow::Result<PathBuf> {
     // As root apt would drop its rights to a user who cannot write here.
     let download = Cmd::new("apt-get").args(["-qq", "-o", "APT::Sandbox::User=root", "download", package]).dir(work);
     download.within(Duration::from_secs(300)).check()?;
-    let package = fs::read_dir(work)?
+    unpack(work, &unpacked, Duration::from_secs(60))?;
+    Ok(unpacked)
+}
+
+/// Unpacks the package that apt has downloaded into a folder.
+pub(super) fn unpack(downloaded: &Path, into: &Path, within: Duration) -> anyhow::Result<()> {
+    let package = fs::read_dir(downloaded)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
         .context("apt downloaded no package")?;
-    Cmd::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked).check()?;
-    Ok(unpacked)
+    Cmd::new("dpkg-deb").arg("-x").arg(&package).arg(into).within(within).check()?;
+    Ok(())
 }
