@@ -13,10 +13,8 @@ use tokio::sync::mpsc;
 
 use super::leash::{self, Leash};
 use super::logs::{self, Budget};
-use super::naming::{label, labels, podman_name, published, read_labels, read_line};
-use super::podman::{
-    ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, State, Stream, Users,
-};
+use super::naming::{label, labels, podman_name, published, read_line, read_pod};
+use super::podman::{ContainerSpec, LogFile, Mount, MountMode, Output, PodSpec, Podman, PodmanError, Stream, Users};
 use super::ports::{self, Ports};
 use super::room::Room;
 use super::starts::Starts;
@@ -116,16 +114,7 @@ impl PodmanHost {
             seen.push(one);
         }
         for pod in pods {
-            // Its pause container holds the network: once that has ended, the members run on, but nobody reaches them.
-            let ended = pod.containers.iter().any(|c| c.id == pod.infra_id && c.state == State::Exited);
-            let state = if ended {
-                SeenState::Exited
-            } else if pod.containers.iter().any(|c| c.state == State::Running) {
-                SeenState::Running
-            } else {
-                SeenState::Created
-            };
-            if let Some(one) = read_labels(&pod.id, &pod.name, &pod.labels, state) {
+            if let Some(one) = read_pod(&pod) {
                 holders.push((seen.len(), pod.infra_id));
                 seen.push(one);
             }

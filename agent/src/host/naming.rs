@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bramble_contracts::v1::Protocol as WireProtocol;
 
-use super::podman::{ContainerLine, Port, Protocol, State};
+use super::podman::{ContainerLine, PodLine, Port, Protocol, State};
 use crate::core::app::{App, Role};
 use crate::core::have::{Seen, SeenState};
 use crate::core::mapping::Publisher;
@@ -77,13 +77,22 @@ pub(super) fn read_line(line: &ContainerLine) -> Option<Seen> {
     Some(seen)
 }
 
+/// A pod's pause container holds its network. Once that has ended, the members run on, but nobody reaches them; and where
+/// the pod's making was cut off there is none, or none that the pod knows of, and nothing can join it.
+pub(super) fn read_pod(pod: &PodLine) -> Option<Seen> {
+    let pause = pod.containers.iter().find(|c| c.id == pod.infra_id);
+    let state = if pause.is_none_or(|c| c.state == State::Exited) {
+        SeenState::Exited
+    } else if pod.containers.iter().any(|c| c.state == State::Running) {
+        SeenState::Running
+    } else {
+        SeenState::Created
+    };
+    read_labels(&pod.id, &pod.name, &pod.labels, state)
+}
+
 /// `None` when the labels are not whole: then it is not ours, whatever it is.
-pub(super) fn read_labels(
-    id: &str,
-    podman_name: &str,
-    labels: &BTreeMap<String, String>,
-    state: SeenState,
-) -> Option<Seen> {
+fn read_labels(id: &str, podman_name: &str, labels: &BTreeMap<String, String>, state: SeenState) -> Option<Seen> {
     let get = |key: &str| labels.get(key).cloned();
     Some(Seen {
         id: id.to_owned(),
@@ -103,4 +112,29 @@ pub(super) fn read_labels(
         image_id: String::new(),
         last_lines: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Podman 4.3.1 was killed at the making of the first two: before it made a pause container, and before it told the
+    /// pod of it.
+    #[test]
+    fn a_pod_whose_making_was_cut_off_is_of_no_use() {
+        let pods: Vec<PodLine> = serde_json::from_str(include_str!("captured/pod_cut.json")).unwrap();
+        let ours = [
+            (label::CONTAINER, "app"),
+            (label::ROLE, "pod"),
+            (label::SPEC, "1"),
+            (label::BOOT, "1"),
+            (label::REVISION, "1"),
+            (label::INSTANCE, "1"),
+        ];
+        let states = pods.into_iter().map(|mut pod| {
+            pod.labels = ours.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            read_pod(&pod).unwrap().state
+        });
+        assert_eq!(states.collect::<Vec<_>>(), [SeenState::Exited, SeenState::Exited, SeenState::Created]);
+    }
 }

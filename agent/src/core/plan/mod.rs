@@ -223,7 +223,9 @@ fn toward(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
     let leave = outdated(app, have, facts);
     let remake = was_lost(have, &hash) || leave.iter().any(|seen| seen.hash == hash);
     if remake {
-        clear(&leave, &stop_rule(app), &mut plan);
+        // Another spec runs on until this one is made.
+        let own: Vec<&Seen> = leave.iter().copied().filter(|seen| seen.hash == hash).collect();
+        clear(&own, &stop_rule(app), &mut plan);
     } else if create_missing(app, have, memory, facts, &mut plan) {
         if leave.is_empty() {
             bring_up(app, have, memory, facts, &mut plan);
@@ -243,7 +245,7 @@ fn toward(app: &Arc<App>, have: &Have, memory: &Memory, facts: &Facts) -> Plan {
 }
 
 /// A part that was made and is not there any more, because somebody removed it; one whose storage is damaged; or a pod
-/// that lost its network, which its members cannot get back.
+/// without a network: it lost it, which its members cannot get back, or was never given one, as its making was cut off.
 fn was_lost(have: &Have, hash: &str) -> bool {
     let broken = have.of(Role::Pod, hash).any(|pod| pod.state == SeenState::Exited);
     let damaged = have.ours.iter().any(|seen| seen.hash == hash && have.wounds.containers.contains_key(&seen.id));

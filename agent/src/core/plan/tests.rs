@@ -322,6 +322,15 @@ fn an_address_that_the_network_does_not_have_is_named() {
 }
 
 #[test]
+fn what_is_made_anew_costs_the_one_that_still_runs_nothing() {
+    let (v1, v2) = (app(1, &[], &["cam:1"]), app(2, &[], &["cam:2", "mic:2"]));
+    let old = World::new().images(&["cam:2", "mic:2"]).main(&v1, "cam");
+    // A pod whose making was cut off.
+    let world = old.add(&v2, Role::Pod, "cam", SeenState::Exited);
+    assert_eq!(both(&world.plan(Some(&v2), Some(&v2), "boot-1")), "remove-pod cam | ");
+}
+
+#[test]
 fn nothing_goes_while_ports_lead_to_it() {
     let ports = json!([{ "host": 80, "container": 80 }]);
     let (v1, v2) = (start_first(&app(1, &[], &["cam:1"]), &ports), start_first(&app(2, &[], &["cam:2"]), &ports));
