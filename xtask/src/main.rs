@@ -65,7 +65,7 @@ enum Command {
     /// Install what is missing and run every check: format, lints, licences, tests, the commands of README and guide.
     Test {
         /// Leave out what needs a virtual machine.
-        #[arg(long, conflicts_with = "full")]
+        #[arg(long)]
         quick: bool,
         /// Run every case by itself and print a table of all of them.
         #[arg(long)]
@@ -135,11 +135,11 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Down { purge } => fleet::down(if *purge { Left::Nothing } else { Left::Data })?,
         Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
         Command::Image { board, out } => image::image(board, out.as_deref())?,
-        Command::Test { quick, full, resume } => stages::test(depth(*quick, *full, *resume))?,
+        Command::Test { quick, full, resume } => stages::test(depth(*full, *resume), !quick)?,
         Command::Cross { check_reproducible, markdown } => {
             cross::cross(&cross::Asked { twice: *check_reproducible, markdown: markdown.clone() })?;
         }
-        Command::Ci => stages::test(Depth::Change)?,
+        Command::Ci => stages::test(Depth::Change, true)?,
         Command::Tour { page } => tour::tour(page)?,
         Command::Bench { args } => bench::bench(args)?,
         Command::Status => return Ok(if fleet::status() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
@@ -147,11 +147,10 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn depth(quick: bool, full: bool, resume: bool) -> Depth {
-    match (quick, full, resume) {
-        (true, _, _) => Depth::Quick,
-        (false, true, true) => Depth::Full(Resume::Yes),
-        (false, true, false) => Depth::Full(Resume::No),
-        (false, false, _) => Depth::Change,
+fn depth(full: bool, resume: bool) -> Depth {
+    match (full, resume) {
+        (true, true) => Depth::Full(Resume::Yes),
+        (true, false) => Depth::Full(Resume::No),
+        (false, _) => Depth::Change,
     }
 }

@@ -1,16 +1,17 @@
 //! A full run: every test case in a process of its own, remembered by commit, so that a run that was cut off goes on
 //! where it was.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::table::{Outcome, Row};
-use super::{Kit, Resume, cargo, commit};
+use super::{FLEET, GUESTS, Kit, Resume, cargo, commit};
 use crate::clock::Watch;
 use crate::run::Cmd;
 use crate::{fleet, paths};
@@ -18,40 +19,81 @@ use crate::{fleet, paths};
 /// The most time for one case.
 const CASE_TIME: Duration = Duration::from_secs(2400);
 
-/// One case of one test program.
+/// One test program.
+struct Program {
+    /// As `cargo test --package` takes it.
+    package: String,
+    cases: Vec<Case>,
+}
+
+/// One case of it.
 struct Case {
     name: String,
     cmd: Cmd,
 }
 
-/// Runs them all, those of the real fleet too.
-pub(super) fn run_all(resume: Resume, kit: &Kit) -> anyhow::Result<Vec<Row>> {
-    let mut memory = Memory::open(&paths::cache().join("full"), &commit(), resume)?;
+/// Runs them all, those of the real fleet too, and those that need a guest last.
+pub(super) fn run_all(resume: Resume, guests: bool, kit: &Kit) -> anyhow::Result<Vec<Row>> {
+    let memory = Mutex::new(Memory::open(&paths::cache().join("full"), &commit(), resume)?);
+    let mut programs = all_programs()?;
+    programs.retain(|program| guests || program.package != GUESTS);
+    programs.sort_by_key(|program| (program.package == GUESTS, program.package == FLEET));
+    println!("\n── {} cases, one by one ──", programs.iter().map(|program| program.cases.len()).sum::<usize>());
     let mut rows = vec![];
-    let cases = all_cases()?;
-    println!("\n── {} cases, one by one ──", cases.len());
-    for case in cases {
-        if memory.passed.contains(&case.name) {
-            rows.push(Row { name: case.name, outcome: Outcome::PassedBefore, time: Duration::ZERO });
-            continue;
-        }
-        let watch = Watch::start();
-        let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check_keeping(&memory.log(&case.name));
-        match &result {
-            Ok(_) => memory.remember(&case.name)?,
-            Err(err) => {
-                println!("{} FAILED: {err}\nrun it again alone: {} {}", case.name, kit.words(), case.cmd.line());
-            }
-        }
-        rows.push(Row { name: case.name, outcome: Outcome::of(&result), time: watch.elapsed() });
+    for Program { package, cases } in programs {
+        let serial = package == GUESTS || package == FLEET;
+        let lanes = if serial { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
+        rows.extend(run_program(cases, lanes, &memory, kit)?);
     }
     Ok(rows)
 }
 
-/// What passed at this commit, one name a line.
+/// So many of its cases at a time, as `cargo test` would run them, each in a process of its own.
+fn run_program(cases: Vec<Case>, lanes: usize, memory: &Mutex<Memory>, kit: &Kit) -> anyhow::Result<Vec<Row>> {
+    let left = Mutex::new(cases.into_iter());
+    let lane = || -> anyhow::Result<Vec<Row>> {
+        let mut rows = vec![];
+        loop {
+            let Some(case) = lock(&left).next() else { return Ok(rows) };
+            rows.push(run_case(case, memory, kit)?);
+        }
+    };
+    let rows: anyhow::Result<Vec<_>> = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        let ended = lanes.into_iter().map(|lane| lane.join().map_err(|_| anyhow::anyhow!("a lane of cases died"))?);
+        ended.collect()
+    });
+    let mut rows: Vec<Row> = rows?.into_iter().flatten().collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
+}
+
+fn run_case(case: Case, memory: &Mutex<Memory>, kit: &Kit) -> anyhow::Result<Row> {
+    let (before, log) = {
+        let memory = lock(memory);
+        (memory.passed.get(&case.name).copied(), memory.log(&case.name))
+    };
+    if let Some(time) = before {
+        return Ok(Row { name: case.name, outcome: Outcome::PassedBefore, time });
+    }
+    let watch = Watch::start();
+    let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check_keeping(&log);
+    let time = watch.elapsed();
+    match &result {
+        Ok(()) => lock(memory).remember(&case.name, time)?,
+        Err(err) => println!("{} FAILED: {err}\nrun it again alone: {} {}", case.name, kit.words(), case.cmd.line()),
+    }
+    Ok(Row { name: case.name, outcome: Outcome::of(&result), time })
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What passed at this commit and how long it took, one name a line.
 struct Memory {
     file: PathBuf,
-    passed: BTreeSet<String>,
+    passed: BTreeMap<String, Duration>,
 }
 
 impl Memory {
@@ -59,8 +101,8 @@ impl Memory {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let file = dir.join(commit);
         let passed = match resume {
-            Resume::Yes => fs::read_to_string(&file).unwrap_or_default().lines().map(String::from).collect(),
-            Resume::No => BTreeSet::new(),
+            Resume::Yes => fs::read_to_string(&file).unwrap_or_default().lines().filter_map(read_passed).collect(),
+            Resume::No => BTreeMap::new(),
         };
         Ok(Memory { file, passed })
     }
@@ -71,11 +113,18 @@ impl Memory {
         self.file.with_extension(format!("{name}.log"))
     }
 
-    fn remember(&mut self, case: &str) -> anyhow::Result<()> {
-        self.passed.insert(case.into());
-        let text: String = self.passed.iter().map(|name| format!("{name}\n")).collect();
+    fn remember(&mut self, case: &str, time: Duration) -> anyhow::Result<()> {
+        self.passed.insert(case.into(), time);
+        let line = |(name, time): (&String, &Duration)| format!("{} ms {name}\n", time.as_millis());
+        let text: String = self.passed.iter().map(line).collect();
         fs::write(&self.file, text).with_context(|| format!("cannot write {}", self.file.display()))
     }
+}
+
+/// A line of the memory.
+fn read_passed(line: &str) -> Option<(String, Duration)> {
+    let (time, name) = line.split_once(" ms ")?;
+    Some((name.to_owned(), Duration::from_millis(time.parse().ok()?)))
 }
 
 /// The part of cargo's messages that says where a test program is.
@@ -97,22 +146,23 @@ struct Target {
     name: String,
 }
 
-fn all_cases() -> anyhow::Result<Vec<Case>> {
+fn all_programs() -> anyhow::Result<Vec<Program>> {
     let build = ["test", "--workspace", "--no-run", "--quiet", "--message-format", "json"];
     let messages = cargo(&build).dir(paths::checkout()).check().context("cannot build the tests")?;
-    let mut cases = vec![];
+    let mut all = vec![];
     for (program, package_dir, name) in programs(&messages) {
-        let package = package_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = package_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let listed = Cmd::new(&program).args(["--list", "--format", "terse"]).dir(&package_dir).check()?;
-        for case in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
+        let cases = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(|case| {
             // Many start containers; which ones do is not for us to know.
             let cmd = if fleet::is_root() { Cmd::new(&program) } else { Cmd::new("sudo").arg("-E").arg(&program) };
             // As `cargo test` would start it.
-            let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &package).within(CASE_TIME);
-            cases.push(Case { name: format!("{package}/{name} {case}"), cmd });
-        }
+            let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &dir).within(CASE_TIME);
+            Case { name: format!("{dir}/{name} {case}"), cmd }
+        });
+        all.push(Program { package: format!("bramble-{dir}"), cases: cases.collect() });
     }
-    Ok(cases)
+    Ok(all)
 }
 
 fn programs(messages: &str) -> Vec<(PathBuf, PathBuf, String)> {
@@ -145,10 +195,11 @@ mod tests {
     fn a_run_that_was_cut_off_goes_on_and_a_new_one_begins_anew() {
         let dir = tempfile::tempdir().unwrap();
         let mut memory = Memory::open(dir.path(), "abc", Resume::No).unwrap();
-        memory.remember("a").unwrap();
-        memory.remember("b").unwrap();
+        let times = [Duration::from_millis(1500), Duration::from_secs(1)];
+        memory.remember("a x::y", times[0]).unwrap();
+        memory.remember("b", times[1]).unwrap();
         let again = Memory::open(dir.path(), "abc", Resume::Yes).unwrap();
-        assert_eq!(again.passed.into_iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(again.passed, [("a x::y".to_owned(), times[0]), ("b".to_owned(), times[1])].into());
         assert!(Memory::open(dir.path(), "abc", Resume::No).unwrap().passed.is_empty());
         assert!(Memory::open(dir.path(), "other", Resume::Yes).unwrap().passed.is_empty());
     }

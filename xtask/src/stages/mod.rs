@@ -15,11 +15,13 @@ use crate::{fleet, paths};
 
 use table::{Outcome, Row};
 
+/// The packages whose tests need the machine for themselves.
+const FLEET: &str = "bramble-fleet-tests";
+const GUESTS: &str = "bramble-qemu-tests";
+
 /// How much of the test cases runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Everything but what needs a virtual machine.
-    Quick,
     /// What every change has to pass.
     Change,
     /// Every case by itself, with a table of all of them.
@@ -48,11 +50,12 @@ struct Stage {
     cmd: Cmd,
 }
 
-/// Runs them all and prints the table; later stages run even if an earlier one failed.
+/// Runs them all, without `guests` none that needs a virtual machine, and prints the table; later stages run even if an
+/// earlier one failed.
 ///
 /// # Errors
 /// When a stage failed, naming it.
-pub fn test(depth: Depth) -> anyhow::Result<()> {
+pub fn test(depth: Depth, guests: bool) -> anyhow::Result<()> {
     let seed = seed();
     println!("commit {}, seed {seed} (BRAMBLE_SEED={seed} repeats it)", commit());
     let watch = Watch::start();
@@ -69,7 +72,7 @@ pub fn test(depth: Depth) -> anyhow::Result<()> {
         rows.push(run(&stage, &kit));
     }
     if let Depth::Full(resume) = depth {
-        rows.extend(cases::run_all(resume, &kit)?);
+        rows.extend(cases::run_all(resume, guests, &kit)?);
     }
     table::print(&commit(), seed, &rows);
     let failed: Vec<&str> = rows.iter().filter(|row| row.outcome == Outcome::Failed).map(|r| r.name.as_str()).collect();
@@ -99,16 +102,15 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
         Stage { name: "the programs for aarch64", cmd }
     };
     match depth {
-        Depth::Quick | Depth::Change => {
+        Depth::Change => {
             stages.push(cross(&[]));
-            let (fleet_tests, qemu_tests) = ("bramble-fleet-tests", "bramble-qemu-tests");
-            let without = ["--exclude", fleet_tests, "--exclude", qemu_tests];
+            let without = ["--exclude", FLEET, "--exclude", GUESTS];
             let parts = cargo(&[&["test", "--workspace", "--no-fail-fast"][..], &without].concat());
             stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
-            let board = cargo(&["test", "-p", qemu_tests, "--lib", "--bins"]);
+            let board = cargo(&["test", "-p", GUESTS, "--lib", "--bins"]);
             stages.push(Stage { name: "the virtual board, without a guest", cmd: as_root(board) });
             // One after the other: each measures and starves real processes.
-            let serial = cargo(&["test", "-p", fleet_tests, "--no-fail-fast", "--", "--test-threads=1"]);
+            let serial = cargo(&["test", "-p", FLEET, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
         }
         // Case by case instead, guests among them; what has no cases of its own comes here.
