@@ -61,7 +61,7 @@ pub(crate) fn assemble(
 }
 
 /// The version of each of the recipe's kernels.
-fn kernels(recipe: &Recipe, root: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn kernels(recipe: &Recipe, root: &Path) -> Result<Vec<String>, Error> {
     let installed: Vec<String> = sorted(&root.join("usr/lib/modules"))?
         .iter()
         .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
@@ -176,26 +176,26 @@ impl Maker<'_> {
 }
 
 /// The card's file in the making. Zeros are left out: the file is sparse.
-struct Disk {
+pub(crate) struct Disk {
     file: File,
     path: PathBuf,
 }
 
 impl Disk {
-    fn new(path: &Path, size: u64) -> Result<Self, Error> {
+    pub(crate) fn new(path: &Path, size: u64) -> Result<Self, Error> {
         let failed = |err| Error::file("make", path, err);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(failed)?;
         file.set_len(size).map_err(failed)?;
         Ok(Disk { file, path: path.into() })
     }
 
-    fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         let wrote = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.write_all(bytes));
         wrote.map_err(|err| Error::file("write", &self.path, err))
     }
 
     /// A file's bytes, from `at` on.
-    fn file(&mut self, at: u64, from: &Path) -> Result<(), Error> {
+    pub(crate) fn file(&mut self, at: u64, from: &Path) -> Result<(), Error> {
         let failed = |err| Error::file("read", from, err);
         let mut source = File::open(from).map_err(failed)?;
         let size = usize::try_from(MIB).expect("invariant: small");

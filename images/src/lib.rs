@@ -18,6 +18,7 @@ mod lock;
 pub mod lvm;
 pub mod mbr;
 mod mirrors;
+mod plain;
 pub mod recipe;
 pub mod rootfs;
 mod system;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use error::Error;
+pub use plain::plain;
 pub use recipe::Recipe;
 
 use digest::Digest;

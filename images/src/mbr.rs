@@ -2,19 +2,25 @@
 
 use crate::layout::{Layout, SECTOR, Span};
 
-const FAT16_LBA: u8 = 0x0e;
-const FAT32_LBA: u8 = 0x0c;
+/// Kinds of partitions.
+pub(crate) const FAT16_LBA: u8 = 0x0e;
+pub(crate) const FAT32_LBA: u8 = 0x0c;
+pub(crate) const LINUX: u8 = 0x83;
 const LVM: u8 = 0x8e;
 
-/// The card's first sector. `serial` tells it from other cards' (it is what `PARTUUID=` begins with).
+/// The first sector of a card of ours. `serial` tells it from other cards' (it is what `PARTUUID=` begins with).
 #[must_use]
 pub fn sector(layout: &Layout, serial: u32) -> [u8; 512] {
+    let [a, b] = layout.boot;
+    table(&[(layout.config, FAT16_LBA), (a, FAT32_LBA), (b, FAT32_LBA), (layout.pv, LVM)], serial)
+}
+
+/// The first sector of a card of these parts, four at most.
+pub(crate) fn table(parts: &[(Span, u8)], serial: u32) -> [u8; 512] {
     let mut bytes = [0; 512];
     bytes[440..444].copy_from_slice(&serial.to_le_bytes());
-    let [a, b] = layout.boot;
-    let parts = [(layout.config, FAT16_LBA), (a, FAT32_LBA), (b, FAT32_LBA), (layout.pv, LVM)];
     for (entry, (span, kind)) in bytes[446..510].chunks_exact_mut(16).zip(parts) {
-        entry.copy_from_slice(&self::entry(span, kind));
+        entry.copy_from_slice(&self::entry(*span, *kind));
     }
     bytes[510..].copy_from_slice(&[0x55, 0xaa]);
     bytes

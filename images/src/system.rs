@@ -12,14 +12,19 @@ use crate::{Error, Package, Programs, tree};
 pub(crate) fn prepare(recipe: &Recipe, programs: &Programs, root: &Path) -> Result<(), Error> {
     let install = Tool::new(&programs.bootstrap).arg("install").arg("--image").arg("--root").arg(root);
     install.arg("--agent").arg(&programs.agent).run()?;
+    overlay(recipe, root)?;
+    no_passwords(root)
+}
+
+/// Lays the recipe's folders over it; afterwards it looks as after a boot.
+pub(crate) fn overlay(recipe: &Recipe, root: &Path) -> Result<(), Error> {
     for over in &recipe.overlay {
         if !over.is_dir() {
             return Err(Error::Image(format!("the recipe lays {} over it, which is no folder", over.display())));
         }
         tree::lay(over, root)?;
     }
-    updated(recipe, root)?;
-    no_passwords(root)
+    updated(recipe, root)
 }
 
 /// What systemd does on a boot after packages have changed is done here, once: accounts, the linker's cache. On the device it

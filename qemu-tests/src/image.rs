@@ -1,5 +1,5 @@
 //! The image that virtual Pis boot: the recipe `virt`, with the demo image on it, because a virtual Pi reaches no
-//! registry, and for tests with the control channel. Decides which one; the image that the variable
+//! registry, and for tests with the control channel; and a card without Bramble. Decides which one; the image that the variable
 //! `BRAMBLE_VIRT_IMAGE` names is taken as it is.
 
 use std::fs;
@@ -44,6 +44,31 @@ pub fn make(kind: Kind) -> anyhow::Result<PathBuf> {
 #[must_use]
 pub fn for_tests() -> PathBuf {
     make(Kind::Test).unwrap_or_else(|err| panic!("cannot make the image: {err:#}"))
+}
+
+/// The card of a device that has nothing of ours yet but `bramble-bootstrap`, with the control channel: one FAT, and root on
+/// one partition.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn stock(mib: u64) -> PathBuf {
+    make_stock(mib).unwrap_or_else(|err| panic!("cannot make a stock card: {err:#}"))
+}
+
+fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
+    let mut recipe = bramble_images::recipe("virt")?;
+    recipe.name.push_str("-stock");
+    recipe.initramfs.modules.retain(|module| !module.starts_with("dm_") && module != "i6300esb");
+    recipe.initramfs.files.clear();
+    let programs = paths::target().join("virtual-pi/stock");
+    let bootstrap = programs.join("usr/local/bin/bramble-bootstrap");
+    fs::create_dir_all(bootstrap.parent().context("it has one")?).context("cannot make the overlay")?;
+    fs::copy(xtask::image::programs()?.bootstrap, &bootstrap)
+        .with_context(|| format!("cannot write {}", bootstrap.display()))?;
+    recipe.overlay.extend([overlay("test"), overlay("stock"), programs]);
+    xtask::image::ready()?;
+    Ok(bramble_images::plain(&recipe, mib, &xtask::image::cache())?)
 }
 
 fn overlay(name: &str) -> PathBuf {

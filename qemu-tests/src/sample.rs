@@ -14,6 +14,7 @@ pub const CASES: &[&str] = &[
     "damaged-seed",
     "used-token",
     "state-full",
+    "convert",
 ];
 
 /// Does this run take the case?

@@ -24,13 +24,22 @@ pub fn cache() -> PathBuf {
 /// # Errors
 /// When this machine cannot make images, or it would not work.
 pub fn cached(recipe: &Recipe) -> anyhow::Result<Image> {
+    ready()?;
+    let programs = programs()?;
+    let image = bramble_images::build(recipe, &programs, &cache(), &cache());
+    image.with_context(|| format!("cannot make the image {}", recipe.name))
+}
+
+/// Installs what makes images, if it may.
+///
+/// # Errors
+/// When it cannot.
+pub fn ready() -> anyhow::Result<()> {
     if fleet::is_root() {
         prepare::packages(Need::VirtualPi)?;
         prepare::aarch64()?;
     }
-    let programs = programs()?;
-    let image = bramble_images::build(recipe, &programs, &cache(), &cache());
-    image.with_context(|| format!("cannot make the image {}", recipe.name))
+    Ok(())
 }
 
 /// Makes the image of a board and writes what is handed out with it into `out`.
@@ -62,7 +71,10 @@ pub fn image(board: &str, out: Option<&Path>) -> anyhow::Result<()> {
 }
 
 /// Our programs for the device: built where they changed, or those of the folder that `BRAMBLE_CROSS_DIR` names.
-fn programs() -> anyhow::Result<Programs> {
+///
+/// # Errors
+/// When they cannot be built.
+pub fn programs() -> anyhow::Result<Programs> {
     let cross::Programs { agent, bootstrap, bootguard } = match std::env::var_os("BRAMBLE_CROSS_DIR") {
         Some(dir) => cross::Programs::in_dir(Path::new(&dir)),
         None => cross::programs()?,
