@@ -40,6 +40,10 @@ const MASKED: &[&str] = &[
     "ctrl-alt-del.target",
     // Apps run without a network; nothing waits for one.
     "systemd-networkd-wait-online.service",
+    // Wi-Fi, where a seed wants it, has an instance of its own; networks of apps have no DHCP.
+    "wpa_supplicant.service",
+    "netavark-dhcp-proxy.socket",
+    "netavark-dhcp-proxy.service",
     // A device that sleeps is lost.
     "sleep.target",
     "suspend.target",

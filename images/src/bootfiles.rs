@@ -60,7 +60,8 @@ pub fn config(boot: &Boot) -> String {
 /// A slot's `cmdline.txt`: one line.
 #[must_use]
 pub fn cmdline(boot: &Boot, slot: Slot) -> String {
-    let fixed = ["root=/dev/vg0/root", "rootfstype=ext4", "rw", "panic=10", "oops=panic"].map(String::from);
+    let fixed =
+        ["root=/dev/vg0/root", "rootfstype=ext4", "rw", "fsck.repair=yes", "panic=10", "oops=panic"].map(String::from);
     let slot = format!("bramble.slot={}", slot.letter());
     let consoles = boot.consoles.iter().map(|console| format!("console={console}"));
     let words = fixed.into_iter().chain([slot]).chain(boot.words.iter().cloned()).chain(consoles);
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_kernels_line_names_root_and_slot() {
-        let want = "root=/dev/vg0/root rootfstype=ext4 rw panic=10 oops=panic bramble.slot=b quiet console=tty1 \
+        let want = "root=/dev/vg0/root rootfstype=ext4 rw fsck.repair=yes panic=10 oops=panic bramble.slot=b quiet console=tty1 \
                     console=ttyAMA0\n";
         assert_eq!(cmdline(&boot(vec![]), Slot::B), want);
     }

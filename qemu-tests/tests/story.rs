@@ -12,29 +12,37 @@ use bramble_qemu_tests::{BOOT, Clock, Hang, image, sample};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
+/// Name of a sampled case, and what is done.
+type Blow = (&'static str, fn(&Member));
+
+const ALONE: &[Blow] = &[("reboot-offline", reboot_offline), ("clock-1970", clock_1970), ("clock-ahead", clock_ahead)];
+const HANGS: &[Blow] = &[("hang-init", hang_init), ("hang-processors", hang_processors), ("panic", panic_reboots)];
+const TRYBOOT: &[Blow] = &[("tryboot", tryboot)];
+
 #[test]
 fn a_flashed_card_becomes_a_device_and_stays_one() {
     let member = member("qemu-story");
     first_boot(&member);
     power_cuts(&member);
+    // A short run takes its sample on the same device; a full one takes all of them, each group on one of its own.
+    if !full() {
+        strike(&member, &[ALONE, HANGS, TRYBOOT].concat());
+    }
 }
 
 #[test]
 fn apps_run_without_a_network_and_under_any_clock() {
-    blows(
-        "qemu-alone",
-        &[("reboot-offline", reboot_offline), ("clock-1970", clock_1970), ("clock-ahead", clock_ahead)],
-    );
+    blows("qemu-alone", ALONE);
 }
 
 #[test]
 fn what_hangs_or_panics_comes_back() {
-    blows("qemu-hangs", &[("hang-init", hang_init), ("hang-processors", hang_processors), ("panic", panic_reboots)]);
+    blows("qemu-hangs", HANGS);
 }
 
 #[test]
 fn a_slot_on_trial_is_booted_once() {
-    blows("qemu-tryboot", &[("tryboot", tryboot)]);
+    blows("qemu-tryboot", TRYBOOT);
 }
 
 fn member(name: &str) -> Member {
@@ -42,13 +50,9 @@ fn member(name: &str) -> Member {
     Member::new(&Case::new(name), &image)
 }
 
-/// Name of a sampled case, and what is done.
-type Blow = (&'static str, fn(&Member));
-
-/// Those that this run takes, on a device whose app runs.
+/// In a full run, on a device whose app runs.
 fn blows(name: &str, blows: &[Blow]) {
-    let taken: Vec<_> = blows.iter().filter(|(blow, _)| sample::takes(blow)).collect();
-    if taken.is_empty() {
+    if !full() {
         return;
     }
     let member = member(name);
@@ -57,9 +61,13 @@ fn blows(name: &str, blows: &[Blow]) {
     member.online();
     member.apply_hello();
     member.answers();
-    for (blow, strike) in taken {
+    strike(&member, blows);
+}
+
+fn strike(member: &Member, blows: &[Blow]) {
+    for (blow, strike) in blows.iter().filter(|(blow, _)| sample::takes(blow)) {
         println!("── {blow}");
-        strike(&member);
+        strike(member);
     }
 }
 

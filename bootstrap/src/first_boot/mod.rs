@@ -48,12 +48,12 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let news = seed_once(root, &mut tell);
     let news = news.unwrap_or_else(|err| {
         failures.push(format!("{err:#}"));
-        News::Some
+        News::Taken
     });
     let path = root.join(FIRST).join(RESULT);
     let was_wrong = || fs::read_to_string(&path).is_ok_and(|text| text.contains(WRONG));
-    if news == News::Some || !failures.is_empty() || was_wrong() {
-        tell_beside(&path, &result_text(&lines, &failures));
+    if news != News::None || !failures.is_empty() || was_wrong() {
+        tell_beside(&path, &result_text(news, &lines, &failures));
     }
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\nbramble: ")) }
 }
@@ -61,7 +61,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum News {
     /// A seed was taken, or could not be.
-    Some,
+    Taken,
+    /// It lies there as the image brought it.
+    Unfilled,
     /// It is the one that was taken.
     None,
 }
@@ -82,12 +84,14 @@ pub(crate) fn add_result(root: &Path, line: &str) {
     tell_beside(&path, &format!("{kept}{ENROLMENT}{line}\n"));
 }
 
-fn result_text(lines: &[String], failures: &[String]) -> String {
+fn result_text(news: News, lines: &[String], failures: &[String]) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let head = if failures.is_empty() {
-        format!("Bramble {version}: this device has taken its seed.\n")
-    } else {
-        format!("Bramble {version}: {WRONG}. Mend it, put the card back, and the next boot tries again.\n")
+    let head = match news {
+        _ if !failures.is_empty() => {
+            format!("Bramble {version}: {WRONG}. Mend it, put the card back, and the next boot tries again.\n")
+        }
+        News::Unfilled => format!("Bramble {version}: this device waits for its seed.\n"),
+        News::Taken | News::None => format!("Bramble {version}: this device has taken its seed.\n"),
     };
     let failed = failures.iter().map(|why| format!("WRONG: {why}\n"));
     failed.chain(lines.iter().map(|line| format!("{line}\n"))).fold(head, |text, line| text + &line)
@@ -110,6 +114,13 @@ fn seed_once(root: &Path, tell: &mut dyn FnMut(String)) -> anyhow::Result<News> 
     if fs::read_to_string(&taken).is_ok_and(|held| held.trim() == digest(text)) {
         return Ok(News::None);
     }
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        if is_device {
+            return Ok(News::None);
+        }
+        tell(format!("{SEED} is not filled in, so this device belongs to no fleet yet"));
+        return Ok(News::Unfilled);
+    }
     let seed = seed::parse(text)?;
     take::take(&seed, root, tell)?;
     let clean = seed::without_secrets(text, &seed.secrets);
@@ -119,7 +130,7 @@ fn seed_once(root: &Path, tell: &mut dyn FnMut(String)) -> anyhow::Result<News> 
     }
     // Last: what was not marked as taken is taken again, and that changes nothing.
     files::file(&taken, digest(&clean).as_bytes(), 0o600)?;
-    Ok(News::Some)
+    Ok(News::Taken)
 }
 
 fn digest(text: &str) -> String {
@@ -275,6 +286,17 @@ mod tests {
         assert!(!card.at("etc/bramble/agent.toml").exists());
         fs::write(card.at(FIRST).join(SEED), [0xff, 0xfe, b'c', 0]).unwrap();
         assert!(card.boot().unwrap_err().contains("UTF-8"));
+        card.seed(&good());
+        card.boot().unwrap();
+        assert!(card.on_first(RESULT).contains("has taken its seed"));
+    }
+
+    #[test]
+    fn a_seed_that_nobody_filled_in_is_waited_for() {
+        let card = Card::new();
+        card.seed("# What this device is to become.\n\n#: coordinator = \"https://fleet.example\"\n");
+        card.boot().unwrap();
+        assert!(card.on_first(RESULT).contains("waits for its seed"), "{}", card.on_first(RESULT));
         card.seed(&good());
         card.boot().unwrap();
         assert!(card.on_first(RESULT).contains("has taken its seed"));
