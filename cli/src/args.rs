@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::output::Format;
 
 pub(crate) use release::{Agent, Keys, Release, Rotate};
-pub(crate) use rollout::{Rollout, Upgrade, Which};
+pub(crate) use rollout::{Os, Rollout, Upgrade, Waits, Which};
 
 /// Operates a fleet: says what should run where, and shows what does.
 #[derive(Parser)]
@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Releases of the agent, and which devices run them
     #[command(subcommand)]
     Agent(Agent),
+    /// Upgrade the operating system of devices, batch by batch
+    #[command(subcommand)]
+    Os(Os),
     /// The keys that sign releases of the agent
     #[command(subcommand)]
     Keys(Keys),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// One of the two sets of boot files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Slot {
     /// The first.

@@ -12,9 +12,9 @@ pub const MAGIC: u8 = 0xB7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// [`crate::v2::DesiredDocument`]
+    /// [`crate::v3::DesiredDocument`]
     Desired = 1,
-    /// [`crate::v2::Report`]
+    /// [`crate::v3::Report`]
     Report = 2,
     /// [`crate::v1::Heartbeat`]
     Heartbeat = 3,

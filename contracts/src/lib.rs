@@ -4,7 +4,7 @@
 //! Deliberately does not: read a clock, a file, a socket or a random source; those are inputs.
 //!
 //! Programs speak postcard inside a versioned [`envelope`]; people read the same types as JSON, YAML or TOML.
-//! Types that devices act on or say live in a module per wire version ([`v1`], [`v2`]), frozen by golden files.
+//! Types that devices act on or say live in a module per wire version ([`v1`], [`v2`], [`v3`]), frozen by golden files.
 #![warn(missing_docs)]
 
 pub mod api;
@@ -28,6 +28,7 @@ pub mod token;
 pub mod trust;
 pub mod v1;
 pub mod v2;
+pub mod v3;
 
 pub use id::{DeviceId, Generation, Name, Revision, SessionId, Tenant, Uid};
 pub use label::{Labels, Selector};

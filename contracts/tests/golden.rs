@@ -13,7 +13,7 @@ use bramble_contracts::{
     signed::{self, Role, VerifyError},
     trust::TrustDocument,
     v1::{DesiredDocument, Manifest, SignedTime},
-    v2,
+    v2, v3,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -101,19 +101,35 @@ fn every_message_of_releases() {
 }
 
 #[test]
+fn every_message_of_the_operating_system() {
+    use samples::os;
+
+    for (n, wished) in os::wished().iter().enumerate() {
+        wire(&format!("v3/desired-{n}.hex"), wished);
+        json(&format!("v3/desired-{n}.json"), wished);
+    }
+    wire("v3/report.hex", &os::report());
+    json("v3/report.json", &os::report());
+}
+
+#[test]
 fn a_document_is_written_in_the_oldest_version_that_says_all() {
     use samples::release;
 
     let (fleet, trust) = (samples::key(2), samples::trust());
     let open = |bytes: &[u8]| signed::open(bytes, Role::Fleet, |role, id| trust.key(role, id));
-    let plain = v2::DesiredDocument::from(samples::desired());
+    let plain = v3::DesiredDocument::from(samples::desired());
     let old = plain.sign(&fleet).unwrap();
     assert_eq!(hex(&old), frozen("v1/desired-signed.hex", ""), "an agent of version 1 reads it");
     assert_eq!(open(&old), Ok(plain));
-    let wished = release::wished();
+    let wished = v3::DesiredDocument::from(release::wished());
     let new = wished.sign(&fleet).unwrap();
     assert_eq!(hex(&new), frozen("v2/desired-signed.hex", &hex(&new)));
     assert_eq!(open(&new), Ok(wished));
+    let [os, _] = samples::os::wished();
+    let newest = os.sign(&fleet).unwrap();
+    assert_eq!(hex(&newest), frozen("v3/desired-signed.hex", &hex(&newest)));
+    assert_eq!(open(&newest), Ok(os));
     let v1 = signed::open::<DesiredDocument>(&new, Role::Fleet, |role, id| trust.key(role, id));
     assert!(matches!(v1, Err(VerifyError::Contents(DecodeError::Future { got: 2, newest: 1, .. }))), "{v1:?}");
 }

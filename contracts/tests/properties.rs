@@ -12,6 +12,7 @@ use bramble_contracts::{
     trust::TrustDocument,
     v1::{Command, DesiredDocument, Heartbeat, RenewReply, RenewRequest, ReplyFrame, SignedTime, TimeRequest},
     v2::{self, CommandInput, Report},
+    v3,
 };
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -34,6 +35,8 @@ fn read_all(bytes: &[u8]) {
     let _ = TrustDocument::open_pinned(bytes, &trust.pin());
     let _ = trust.open_next(bytes);
     let _ = envelope::decode::<v2::DesiredDocument>(bytes);
+    let _ = envelope::decode::<v3::DesiredDocument>(bytes);
+    let _ = envelope::decode::<v3::Report>(bytes);
     let _ = envelope::decode::<ReleaseAsk>(bytes);
     let _ = envelope::decode::<ReleaseAnswer>(bytes);
     let keys = samples::release::keys();

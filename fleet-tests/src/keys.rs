@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bramble_contracts::signed::{self, Role};
 use bramble_contracts::v1::Command;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use data_encoding::HEXLOWER;
 use ed25519_dalek::SigningKey;
 use nkeys::KeyPair;

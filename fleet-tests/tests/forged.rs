@@ -11,7 +11,7 @@ use bramble_contracts::quantity::Millis;
 use bramble_contracts::signed::{self, Role};
 use bramble_contracts::subjects::{self, Bucket};
 use bramble_contracts::v1::{Command, ExecArgs, Heartbeat, RefusalKind, Verb};
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, envelope};
 use bramble_fleet_tests::clock::{stays, unix_secs};
 use bramble_fleet_tests::keys::{In, Stolen, strangers_key};

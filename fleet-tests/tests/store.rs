@@ -2,7 +2,7 @@
 //! `bramble resume` shows, adopts or overwrites. Never a document that lists less without anybody saying so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
-use bramble_contracts::{Generation, v2::DesiredDocument};
+use bramble_contracts::{Generation, v3::DesiredDocument};
 use bramble_fleet_tests::keys::{In, Stolen};
 use bramble_fleet_tests::mesh::Recorder;
 use bramble_fleet_tests::{Device, Fleet, Running, copy_dir, empty_dir, manifest, soon};

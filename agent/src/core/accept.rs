@@ -3,7 +3,7 @@
 //! Decides by generation and meaning only; the signature was verified before, and the caller makes the winner durable.
 
 use bramble_contracts::Generation;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 
 /// A document that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bramble_contracts::v1::Refusal;
-use bramble_contracts::v2::{AgentReport, ClockReport, DesiredDocument};
+use bramble_contracts::v2::{AgentReport, ClockReport};
+use bramble_contracts::v3::{DesiredDocument, OsReport};
 use tokio::sync::watch;
 
 use crate::core::clock::{self, ClockFit, ClockUnfit};
@@ -55,6 +56,8 @@ pub struct View {
     pub clock: ClockReport,
     /// The agent itself, as a program.
     pub program: AgentReport,
+    /// The operating system, as the agent sees it.
+    pub os: OsReport,
     /// Reports acknowledged by the broker in this session.
     pub reports_acked: u64,
 }

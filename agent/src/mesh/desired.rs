@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message};
 use bramble_contracts::bytes::PublicKey;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{Generation, subjects};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};

@@ -13,7 +13,7 @@ use bramble_contracts::Name;
 use bramble_contracts::token::EnrollmentToken;
 use bramble_contracts::trust::{TrustDocument, TrustError};
 use bramble_contracts::v1::{DeviceFacts, EnrollRequest, EnrollResponse, EnrollState};
-use bramble_contracts::v2::NEWEST_DOCUMENT;
+use bramble_contracts::v3::NEWEST_DOCUMENT;
 use data_encoding::BASE64;
 use serde::Deserialize;
 

@@ -1,8 +1,8 @@
 //! How the device is, in one word; pure.
 
 use bramble_contracts::v1::{ContainerState, Health, Phase, Status};
-use bramble_contracts::v2::DesiredDocument;
 use bramble_contracts::v2::{AppReport, ClockReport};
+use bramble_contracts::v3::DesiredDocument;
 
 /// Judges by the clock, by what is desired and by what every app says of itself.
 pub(crate) fn judge(desired: Option<&DesiredDocument>, apps: &[AppReport], clock: &ClockReport) -> Health {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::{Bucket, liveness_key};
 use bramble_contracts::v1::Heartbeat;
-use bramble_contracts::v2::NEWEST_DOCUMENT;
+use bramble_contracts::v3::NEWEST_DOCUMENT;
 use tokio::sync::watch;
 
 use super::connection::Link;

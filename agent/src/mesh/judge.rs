@@ -7,7 +7,7 @@ use std::cell::Cell;
 use bramble_contracts::bytes::{KeyId, PublicKey};
 use bramble_contracts::signed::{self, Role, VerifyError};
 use bramble_contracts::v1::RefusalKind;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation};
 
 use super::refusals::Bad;

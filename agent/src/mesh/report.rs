@@ -11,7 +11,8 @@ use async_nats::Client;
 use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
 use bramble_contracts::v1::DeviceFacts;
-use bramble_contracts::v2::{AppReport, NEWEST_DOCUMENT, Report, UpgradePhase};
+use bramble_contracts::v2::{AppReport, UpgradePhase};
+use bramble_contracts::v3::{NEWEST_DOCUMENT, OsUpgradeReport, Report};
 use tokio::sync::watch;
 
 use super::board::View;
@@ -106,6 +107,7 @@ impl Reporter {
             facts: self.facts.borrow_and_update().clone(),
             clock: view.clock.clone(),
             program: view.program.clone(),
+            os: view.os.clone(),
             apps: apps.to_vec(),
             refused: view.refused.clone(),
             alarms: view.alarms.values().chain(alarms.iter()).cloned().collect(),
@@ -164,6 +166,13 @@ fn shorten(report: &mut Report, stage: &mut u32, excess: usize) {
     for app in &mut report.apps {
         cut(&mut app.reason, words);
         app.stages.iter_mut().for_each(|stage| cut(&mut stage.detail, words));
+    }
+    if let Some(upgrade) = &mut report.os.upgrade {
+        cut(&mut upgrade.reason, words);
+        let keep = OsUpgradeReport::CHANGES_MAX >> (2 * *stage).min(7);
+        let gone = upgrade.changes.len().saturating_sub(keep);
+        upgrade.changes.truncate(keep);
+        upgrade.changes_more = upgrade.changes_more.saturating_add(u32::try_from(gone).unwrap_or(u32::MAX));
     }
     if *stage > 2 {
         report.apps.iter_mut().for_each(|app| app.stages.clear());

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bramble_contracts::bytes::{Fixed, PublicKey, key_id};
 use bramble_contracts::signed::{self, Role};
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation};
 use serde::{Deserialize, Serialize};
 

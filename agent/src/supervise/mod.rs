@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bramble_contracts::v1::Phase;
 use bramble_contracts::v2::AppReport;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 

@@ -21,7 +21,7 @@ use bramble_agent::host::ports::Ports;
 use bramble_agent::supervise::{Chunk, ExecWish, OutputStream, Supervisor, SupervisorHandle};
 use bramble_contracts::v1::{Deployment, DesiredApp, LogPart, LogSpan, LogWindow, LogWish, Phase, Status};
 use bramble_contracts::v2::AppReport;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 

@@ -128,7 +128,7 @@ async fn whoever_is_killed_in_the_middle_of_it_it_is_tried_again_and_ends_well()
     tokio::time::sleep(Duration::from_secs(1)).await;
     site.coordinator.state().releases.chunks_max = u64::MAX;
     let old = site.reports("the old one again", |report| report.agent == version(0)).await.session;
-    let phase = |report: &bramble_contracts::v2::Report| report.agent == version(1);
+    let phase = |report: &bramble_contracts::v3::Report| report.agent == version(1);
     let first = site.upgrade("the first trial", |report, _| phase(report)).await;
     let (size, chunks) = {
         let state = site.coordinator.state();
@@ -164,7 +164,7 @@ async fn what_is_not_signed_by_enough_people_is_refused_and_told() {
     };
     let why = site.fails(&forged, Status::Failed).await;
     assert!(why.contains("has 1 valid signatures, needs 2"), "{why}");
-    let told = |report: &bramble_contracts::v2::Report| {
+    let told = |report: &bramble_contracts::v3::Report| {
         report
             .refused
             .iter()

@@ -15,7 +15,8 @@ use bramble_contracts::subjects::{self, Bucket};
 use bramble_contracts::v1::{
     AgentVersion, Command, Deployment, DesiredApp, FrameBody, Heartbeat, Instance, ReplyFrame, Verb,
 };
-use bramble_contracts::v2::{AgentWish, DesiredDocument, Report, UpgradePhase, UpgradeReport, UpgradeWord};
+use bramble_contracts::v2::{AgentWish, UpgradePhase, UpgradeReport, UpgradeWord};
+use bramble_contracts::v3::{DesiredDocument, Report};
 use bramble_contracts::{DeviceId, Generation, Revision, SessionId, Tenant, Uid, envelope};
 use futures::StreamExt as _;
 use serde_json::json;

@@ -9,7 +9,7 @@ use bramble_agent::sim::{SimContainer, SimHost};
 use bramble_agent::supervise::{Supervisor, SupervisorHandle};
 use bramble_contracts::v1::{DependencyCondition, Deployment, DesiredApp, Phase, Status};
 use bramble_contracts::v2::AppReport;
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{DeviceId, Generation, Name, Revision, Tenant, Uid};
 use serde_json::{Value, json};
 

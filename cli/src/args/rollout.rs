@@ -2,10 +2,11 @@
 
 use bramble_contracts::{
     Name,
-    api::RolloutRequest,
+    api::{RolloutKind, RolloutRequest},
     label::{LabelKey, LabelValue},
     quantity::{Amount, Millis},
     v1::{self, AgentVersion},
+    v3::{OsPackage, OsPackages, Probation, Protection},
 };
 use clap::{Args, Subcommand};
 
@@ -13,16 +14,23 @@ use super::label;
 
 #[derive(Args)]
 pub(crate) struct Upgrade {
+    /// To which version
+    #[arg(long = "to", value_name = "VERSION")]
+    pub version: AgentVersion,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What every rollout is asked with.
+#[derive(Args)]
+pub(crate) struct Common {
     /// Only devices with all these labels [default: every device of the tenant]
     #[arg(short = 'l', long = "label", value_name = "K=V", value_parser = label, conflicts_with = "devices")]
     pub labels: Vec<(LabelKey, LabelValue)>,
     /// Only these devices
     #[arg(long = "device", value_name = "NAME")]
     pub devices: Vec<Name>,
-    /// To which version
-    #[arg(long = "to", value_name = "VERSION")]
-    pub version: AgentVersion,
-    /// What the rollout is to be called [default: made from the version]
+    /// What the rollout is to be called [default: made from what it brings]
     #[arg(long, value_name = "NAME")]
     pub name: Option<Name>,
     #[command(flatten)]
@@ -30,12 +38,57 @@ pub(crate) struct Upgrade {
     /// Why, for the audit trail
     #[arg(long, default_value = "")]
     pub reason: String,
+    #[command(flatten)]
+    pub waits: Waits,
+}
+
+/// Whether the end is waited for.
+#[derive(Args)]
+pub(crate) struct Waits {
     /// Wait until it is done; show each device meanwhile
     #[arg(long)]
     pub wait: bool,
     /// How long to wait
     #[arg(long, requires = "wait", default_value = "1h", value_name = "DURATION")]
     pub timeout: Millis,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Os {
+    /// Install newer packages, on trial and with a way back
+    Upgrade(Box<OsUpgrade>),
+}
+
+#[derive(Args)]
+pub(crate) struct OsUpgrade {
+    /// These packages and what they need: NAME, or NAME=VERSION
+    #[arg(long, value_delimiter = ',', value_name = "NAME[=VERSION],…", value_parser = package)]
+    pub packages: Vec<OsPackage>,
+    /// All packages
+    #[arg(long, conflicts_with = "packages", required_unless_present = "packages")]
+    pub full: bool,
+    /// Devices that are protected less are left out: tryboot, bootcount or none
+    #[arg(long, default_value = "tryboot", value_name = "TIER", value_parser = tier)]
+    pub least: Protection,
+    /// For how long the new system must be connected, healthy and on time to be confirmed [default: 120s]
+    #[arg(long, value_name = "DURATION")]
+    pub confirm_for: Option<Millis>,
+    /// After so long in one boot the old system comes back [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub give_up_after: Option<Millis>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+fn package(text: &str) -> Result<OsPackage, String> {
+    let (name, version) = text.split_once('=').map_or((text, None), |(name, version)| (name, Some(version)));
+    let name = name.parse().map_err(|err: bramble_contracts::id::Invalid| err.to_string())?;
+    let version = version.map(str::parse).transpose();
+    Ok(OsPackage { name, version: version.map_err(|err: bramble_contracts::id::Invalid| err.to_string())? })
+}
+
+fn tier(text: &str) -> Result<Protection, String> {
+    serde_json::from_value(text.into()).map_err(|_| format!("write tryboot, bootcount or none, not {text:.20}"))
 }
 
 /// How it goes through the fleet.
@@ -77,20 +130,53 @@ impl From<Policy> for v1::Rollout {
     }
 }
 
-impl Upgrade {
-    /// What is asked for.
-    pub(crate) fn request(self) -> RolloutRequest {
-        let Self { labels, devices, version, name, policy, reason, wait: _, timeout: _ } = self;
+impl Common {
+    fn request(self, kind: RolloutKind) -> (RolloutRequest, Waits) {
+        let Self { labels, devices, name, policy, reason, waits } = self;
         let is_all = labels.is_empty() && devices.is_empty();
         let selector = bramble_contracts::label::Selector { match_labels: labels.into_iter().collect(), devices };
-        RolloutRequest {
-            kind: bramble_contracts::api::RolloutKind::Agent,
+        let request = RolloutRequest {
+            kind,
             name,
-            version,
+            version: None,
+            packages: None,
+            least: None,
+            probation: None,
             selector: (!is_all).then_some(selector),
             policy: policy.into(),
             reason,
-        }
+        };
+        (request, waits)
+    }
+}
+
+impl Upgrade {
+    /// What is asked for.
+    pub(crate) fn request(self) -> (RolloutRequest, Waits) {
+        let (request, waits) = self.common.request(RolloutKind::Agent);
+        (RolloutRequest { version: Some(self.version), ..request }, waits)
+    }
+}
+
+impl Os {
+    /// What is asked for. A device that boots twice on the way is silent for longer than one that replaces an app.
+    pub(crate) fn request(self) -> (RolloutRequest, Waits) {
+        let Self::Upgrade(asked) = self;
+        let OsUpgrade { packages, full, least, confirm_for, give_up_after, mut common } = *asked;
+        common.policy.progress_deadline.get_or_insert(Millis::secs(3600));
+        let usual = Probation::default();
+        let secs =
+            |of: Option<Millis>, usual: u32| of.map_or(usual, |of| u32::try_from(of.0 / 1000).unwrap_or(u32::MAX));
+        let give_up_secs = secs(give_up_after, usual.give_up_secs);
+        let probation = Probation {
+            confirm_secs: secs(confirm_for, usual.confirm_secs),
+            give_up_secs,
+            give_up_in_all_secs: usual.give_up_in_all_secs.max(give_up_secs),
+        };
+        let packages = if full { OsPackages::All } else { OsPackages::These(packages) };
+        let (request, waits) = common.request(RolloutKind::Os);
+        let (packages, least, probation) = (Some(packages), Some(least), Some(probation));
+        (RolloutRequest { packages, least, probation, ..request }, waits)
     }
 }
 
@@ -131,7 +217,7 @@ mod tests {
         let asked = |words: &[&str]| {
             let cli = Cli::try_parse_from([&["bramble", "agent", "upgrade"], words].concat()).ok()?;
             match cli.command {
-                Command::Agent(Agent::Upgrade(upgrade)) => Some(upgrade.request()),
+                Command::Agent(Agent::Upgrade(upgrade)) => Some(upgrade.request().0),
                 _ => None,
             }
         };
@@ -142,5 +228,25 @@ mod tests {
         assert_eq!((some.policy.batches, some.policy.approve), (vec![Amount::Count(2), Amount::Percent(100)], true));
         assert!(asked(&["--to", "1.2"]).is_none() && asked(&[]).is_none());
         assert!(asked(&["--to", "1.2.3", "--device", "a", "-l", "k=v"]).is_none());
+    }
+
+    #[test]
+    fn packages_are_named_or_all_of_them_meant() {
+        let asked = |words: &[&str]| {
+            let cli = Cli::try_parse_from([&["bramble", "os", "upgrade"], words].concat()).ok()?;
+            match cli.command {
+                Command::Os(os) => Some(os.request().0),
+                _ => None,
+            }
+        };
+        let all = asked(&["--full", "--least", "bootcount", "--confirm-for", "20s"]).unwrap();
+        assert_eq!((all.packages, all.least), (Some(OsPackages::All), Some(Protection::Bootcount)));
+        assert_eq!(all.probation.map(|p| (p.confirm_secs, p.give_up_secs, p.check())), Some((20, 600, Ok(()))));
+        let some = asked(&["--packages", "podman,curl=8.1-1"]).unwrap();
+        let Some(OsPackages::These(these)) = some.packages else { panic!("{some:?}") };
+        assert_eq!(these.iter().map(|p| p.version.is_some()).collect::<Vec<_>>(), [false, true]);
+        for bad in [&["--packages", "-o"][..], &[], &["--full", "--packages", "a1"], &["--full", "--least", "much"]] {
+            assert!(asked(bad).is_none(), "{bad:?}");
+        }
     }
 }

@@ -44,7 +44,10 @@ pub(super) async fn agent(global: Global, args: Agent) -> Result<Exit, Failure> 
             }
             Ok(Exit::Done)
         }
-        Agent::Upgrade(upgrade) => rollout::begin(&Session::open(global)?, *upgrade).await,
+        Agent::Upgrade(upgrade) => {
+            let (request, waits) = upgrade.request();
+            rollout::begin(&Session::open(global)?, request, waits).await
+        }
         Agent::Publish { release, manifest, version, seq, keys, keys_file } => {
             let binaries = read(&release.binaries).await?;
             let keys = release_keys(&keys)?;

@@ -5,7 +5,8 @@ mod rollout;
 use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceView, ReleaseView, RolloutView, TargetView},
     v1::{ContainerReport, ContainerState, Dependency, DeviceFacts},
-    v2::{AgentReport, AppReport, ClockReport, Report},
+    v2::{AgentReport, AppReport, ClockReport},
+    v3::Report,
 };
 
 use super::{

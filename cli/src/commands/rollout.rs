@@ -1,4 +1,4 @@
-//! `rollout` and `agent upgrade`: what operators say to rollouts, and rollouts followed until they end.
+//! `rollout`, `agent upgrade` and `os upgrade`: what operators say to rollouts, and rollouts followed until they end.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,9 @@ use std::{
 
 use bramble_contracts::{
     Name,
-    api::{Because, RolloutDevice, RolloutKind, RolloutState, RolloutSummary, RolloutTurn, RolloutView},
+    api::{
+        Because, RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView,
+    },
 };
 use reqwest::Method;
 use time::OffsetDateTime;
@@ -17,7 +19,7 @@ use super::{
     views::{self, Cell, Listed, plain, word},
 };
 use crate::{
-    args::{Rollout, Upgrade, Which},
+    args::{Rollout, Waits, Which},
     client::{Lines, Told},
     clock,
     exit::{Exit, Failure},
@@ -46,20 +48,18 @@ pub(super) async fn rollout(s: &Session, args: Rollout) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-/// Begins a rollout of a release.
-pub(super) async fn begin(s: &Session, args: Upgrade) -> Result<Exit, Failure> {
-    let (wait, timeout) = (args.wait, args.timeout.duration());
-    let request = args.request();
+/// Begins a rollout of a release, or of packages.
+pub(super) async fn begin(s: &Session, request: RolloutRequest, waits: Waits) -> Result<Exit, Failure> {
     let view: RolloutView = s.client.write(Method::POST, &["rollouts"], &vec![], Some(&request)).await?;
     if s.format.print(&view)? == Printed::No {
         let n = view.summary.devices;
         let devices = if n == 1 { "1 device".to_owned() } else { format!("{n} devices") };
         say(&format!("rollout/{} brings {} to {devices}, in {} batches\n", view.name, view.brings, view.batches))?;
     }
-    if !wait {
+    if !waits.wait {
         return Ok(Exit::Done);
     }
-    follow(s, &view.name, Some(timeout)).await
+    follow(s, &view.name, Some(waits.timeout.duration())).await
 }
 
 /// Where it is, in a line.
@@ -239,7 +239,7 @@ pub(super) fn turn(turn: RolloutTurn) -> Cell {
 pub(super) fn selector(view: &RolloutView) -> String {
     match &view.selector {
         None => match view.kind {
-            RolloutKind::Agent => format!("every device of tenant {}", view.tenant),
+            RolloutKind::Agent | RolloutKind::Os => format!("every device of tenant {}", view.tenant),
             RolloutKind::Deployment => String::new(),
         },
         Some(selector) if selector.devices.is_empty() => views::labels(&selector.match_labels),

@@ -9,7 +9,8 @@ use crate::id::Tenant;
 use crate::label::LabelKey;
 use crate::label::Labels;
 use crate::v1::Health;
-use crate::v2::{ClockReport, Report};
+use crate::v2::ClockReport;
+use crate::v3::Report;
 
 /// Where a device is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

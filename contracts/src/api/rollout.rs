@@ -7,6 +7,7 @@ use crate::{
     id::{DeviceId, Name, Tenant, Uid},
     label::Selector,
     v1::{AgentVersion, Rollout, Status},
+    v3::{OsPackages, Probation, Protection},
 };
 
 /// What goes through the fleet.
@@ -18,6 +19,8 @@ pub enum RolloutKind {
     Agent,
     /// A revision of a deployment.
     Deployment,
+    /// Newer packages of the operating system.
+    Os,
 }
 
 /// Where a rollout is.
@@ -157,19 +160,30 @@ pub struct RolloutDevice {
     pub failures: u8,
 }
 
-/// `POST /api/v1/rollouts`: begin one. A deployment's begins when the deployment is applied.
+/// `POST /api/v1/rollouts`: begin one. A deployment's begins when the deployment is applied. Which fields belong to which
+/// kind is checked by the coordinator, which names those that are missing or too many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RolloutRequest {
-    /// Of what; `agent`.
+    /// Of what; `agent` or `os`.
     pub kind: RolloutKind,
-    /// What it is to be called; made from the version when absent.
+    /// What it is to be called; made from what it brings when absent.
     #[serde(default)]
     pub name: Option<Name>,
-    /// Of the agent.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$"))]
-    pub version: AgentVersion,
+    /// Of the agent, to which version.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, pattern = "^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$"))]
+    #[serde(default)]
+    pub version: Option<AgentVersion>,
+    /// Of the operating system, which packages.
+    #[serde(default)]
+    pub packages: Option<OsPackages>,
+    /// Of the operating system: devices that are protected less are left out; `tryboot` when absent.
+    #[serde(default)]
+    pub least: Option<Protection>,
+    /// Of the operating system, how the new one proves itself.
+    #[serde(default)]
+    pub probation: Option<Probation>,
     /// For which devices; all of the tenant when absent.
     #[serde(default)]
     pub selector: Option<Selector>,

@@ -1,4 +1,4 @@
-//! The desired document: everything one device should run, signed as a whole. Superseded by [`crate::v2::DesiredDocument`],
+//! The desired document: everything one device should run, signed as a whole. Superseded by [`crate::v3::DesiredDocument`],
 //! and still what is written where that says no more.
 
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! The desired document, with the release of the agent that a device is to run.
+//! The desired document, with the release of the agent that a device is to run. Superseded by
+//! [`crate::v3::DesiredDocument`].
 
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
@@ -51,13 +52,6 @@ pub struct AgentWish {
 }
 
 impl DesiredDocument {
-    /// Do both say the same, whatever their generation?
-    pub fn same_meaning(&self, other: &Self) -> bool {
-        let Self { device, generation: _, tenant, name, labels, apps, agent } = self;
-        (device, tenant, name, labels, apps, agent)
-            == (&other.device, &other.tenant, &other.name, &other.labels, &other.apps, &other.agent)
-    }
-
     /// Signs it in the role of the fleet, in the oldest version that carries all it says: as many agents as can read it do.
     pub fn sign(&self, fleet: &SigningKey) -> Result<Vec<u8>, EncodeError> {
         match self.clone().into_v1() {
@@ -81,7 +75,7 @@ impl From<v1::DesiredDocument> for DesiredDocument {
 
 impl Message for DesiredDocument {
     const KIND: Kind = Kind::Desired;
-    const VERSION: u8 = super::NEWEST_DOCUMENT;
+    const VERSION: u8 = 2;
     const MAX_BYTES: usize = v1::DesiredDocument::MAX_BYTES;
 
     fn older(version: u8, body: &[u8]) -> Option<Result<Self, DecodeError>> {

@@ -11,6 +11,3 @@ pub use desired::{AgentWish, DesiredDocument};
 pub use input::{CommandInput, Input};
 pub use report::{AppReport, ClockReport, ClockVerdict, Report, Stage, StageName, StageState};
 pub use upgrade::{AgentReport, UpgradePhase, UpgradeReport, UpgradeWord};
-
-/// The newest desired document this build reads; agents say it, coordinators write no newer one.
-pub const NEWEST_DOCUMENT: u8 = 2;

@@ -10,15 +10,13 @@ use crate::{
     v2::AgentReport,
 };
 
-/// All that a device says of itself.
+/// All that a device says of itself. Superseded by [`crate::v3::Report`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Who says it.
     pub device: DeviceId,
     /// The run of the agent that says it.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub session: SessionId,
     /// Which agent instance.
     pub instance: Instance,

@@ -1,6 +1,7 @@
 //! One full value of every message, with every field filled: what the golden files freeze.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "fixtures: each test file uses its part")]
 
+pub mod os;
 pub mod release;
 
 use bramble_contracts::{

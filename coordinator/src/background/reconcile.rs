@@ -11,7 +11,7 @@ use bramble_contracts::{
     api::{DeviceState, RolloutKind},
     id::DeviceId,
     subjects::Bucket,
-    v2::DesiredDocument,
+    v3::DesiredDocument,
 };
 use bytes::Bytes;
 use futures::StreamExt as _;

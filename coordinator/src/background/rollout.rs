@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bramble_contracts::{
-    api::{Outcome, RolloutState},
+    api::{Outcome, RolloutKind, RolloutState},
     id::Uid,
     subjects::Bucket,
 };
@@ -131,8 +131,8 @@ fn begun_by_deployments(lens: &Lens<'_>) -> Vec<Write> {
             None => None,
             Some((seq, Ok(rollout))) => match &rollout.subject {
                 Subject::Deployment(other) if *other != subject => Some((seq, rollout)),
-                // Its own, or (refused when it was applied) one of the agent that is called so.
-                Subject::Deployment(_) | Subject::Agent(_) => continue,
+                // Its own, or (refused when it was applied) another one that is called so.
+                Subject::Deployment(_) | Subject::Agent(_) | Subject::Os(_) => continue,
             },
             // A damaged record is an alarm, and never a missing one.
             Some((_, Err(_))) => continue,
@@ -161,7 +161,7 @@ fn begun_by_deployments(lens: &Lens<'_>) -> Vec<Write> {
 /// Is the deployment gone, or does it go to all devices at once now?
 fn is_orphan(lens: &Lens<'_>, rollout: &Rollout) -> bool {
     match &rollout.subject {
-        Subject::Agent(_) => false,
+        Subject::Agent(_) | Subject::Os(_) => false,
         Subject::Deployment(_) => match lens.fleet.deployment(&rollout.tenant, &rollout.name) {
             None => true,
             Some(slot) => slot.ok().is_some_and(|record| gate::is_immediate(&record.deployment.spec.rollout)),
@@ -169,13 +169,13 @@ fn is_orphan(lens: &Lens<'_>, rollout: &Rollout) -> bool {
     }
 }
 
-/// Finished rollouts of the agent beyond those that are kept, the oldest first. Devices keep what they were told.
+/// Finished rollouts of no deployment beyond those that are kept, the oldest first. Devices keep what they were told.
 fn too_old(lens: &Lens<'_>) -> Vec<Write> {
     let mut finished: Vec<(u64, &Rollout)> = lens
         .fleet
         .rollouts
         .readable()
-        .filter(|(_, _, r)| matches!(r.subject, Subject::Agent(_)) && !r.is_live())
+        .filter(|(_, _, r)| r.kind() != RolloutKind::Deployment && !r.is_live())
         .map(|(_, seq, r)| (seq, r))
         .collect();
     // One that is under way must still see who took its devices.

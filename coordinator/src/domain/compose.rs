@@ -6,7 +6,9 @@
 
 use std::borrow::Cow;
 
-use bramble_contracts::v2::{AgentWish, DesiredDocument};
+use bramble_contracts::v2::AgentWish;
+
+use bramble_contracts::v3::{DesiredDocument, OsWish};
 use bramble_contracts::{
     Generation, envelope,
     id::{Name, Tenant},
@@ -41,6 +43,8 @@ pub struct Composition {
     pub blocked: Vec<Blocked>,
     /// The release its agent should become.
     pub agent: Option<AgentWish>,
+    /// The upgrade its operating system should make.
+    pub os: Option<OsWish>,
 }
 
 impl Composition {
@@ -84,8 +88,8 @@ pub fn compose<'a>(
             None => placed.push(record),
         }
     }
-    let agent = gate.agent(device);
-    let mut composition = Composition { apps: sorted(&placed), blocked, agent };
+    let mut composition =
+        Composition { apps: sorted(&placed), blocked, agent: gate.agent(device), os: gate.os(device) };
     while envelope::encode(&document(device, Generation(u64::MAX), &composition)).is_err() {
         let youngest = placed.pop().expect("invariant: a document without apps fits");
         let full = "the device's document is full: delete a deployment, or select fewer";
@@ -191,6 +195,7 @@ pub fn document(device: &DeviceRecord, generation: Generation, composition: &Com
         labels: device.labels.clone(),
         apps: composition.apps.clone(),
         agent: composition.agent.clone(),
+        os: composition.os.clone(),
     }
 }
 

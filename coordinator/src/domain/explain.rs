@@ -229,7 +229,7 @@ mod tests {
             ContainerReport, ContainerRole, ContainerState, Dependency, DependencyCondition, Health, Heartbeat,
             Instance, Phase, Status,
         },
-        v2::Report,
+        v3::Report,
     };
     use bytes::Bytes;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{
     envelope,
     id::{DeviceId, Generation, Name, Tenant, Uid},
@@ -14,7 +14,7 @@ use bramble_contracts::{
     subjects::Bucket,
     trust::TrustDocument,
     v1::{Heartbeat, Instance},
-    v2::Report,
+    v3::Report,
 };
 use serde::Deserialize;
 

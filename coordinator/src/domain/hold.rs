@@ -3,8 +3,8 @@
 //! Decides: who is on hold and why. Deliberately does not: trust the index alone; `background::hold` reads the store
 //! itself before it acts, because buckets arrive in no order.
 
-use bramble_contracts::v2::DesiredDocument;
-use bramble_contracts::{Generation, v1::RefusalKind, v2::Report};
+use bramble_contracts::v3::DesiredDocument;
+use bramble_contracts::{Generation, v1::RefusalKind, v3::Report};
 
 /// Why a device knows more than the store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,7 +3,7 @@
 use bramble_contracts::{
     api::DeviceState,
     id::{DeviceId, Name},
-    v2::DesiredDocument,
+    v3::DesiredDocument,
 };
 
 use super::{
@@ -46,7 +46,9 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
         }
         let settled = record.state == DeviceState::Active && record.hold.is_none();
         let composition = compose::compose(record, fleet.deployment_records(), &Gate::of(fleet, id));
-        let says = |d: &DesiredDocument| (&d.apps, &d.agent) == (&composition.apps, &composition.agent);
+        let says = |d: &DesiredDocument| {
+            (&d.apps, &d.agent, &d.os) == (&composition.apps, &composition.agent, &composition.os)
+        };
         if settled && !fleet.device(id).desired().is_some_and(says) {
             found.push(Violation::NotConverged(id.clone()));
         }

@@ -7,7 +7,8 @@ use bramble_contracts::{
     id::{DeviceId, Tenant, Uid},
     trust::TrustDocument,
     v1::{Deployment, DeviceFacts, Health, Instance, Manifest},
-    v2::{ClockReport, Report},
+    v2::ClockReport,
+    v3::Report,
 };
 use serde_json::json;
 

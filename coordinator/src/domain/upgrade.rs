@@ -10,7 +10,8 @@ use bramble_contracts::{
     bytes::Sha256,
     id::DeviceId,
     v1::{Health, Status},
-    v2::{AgentWish, DesiredDocument, Report, UpgradePhase, UpgradeReport, UpgradeWord},
+    v2::{AgentWish, UpgradePhase, UpgradeReport, UpgradeWord},
+    v3::{DesiredDocument, Report},
 };
 
 use super::{
@@ -115,7 +116,7 @@ fn is_sick(health: Health) -> bool {
 fn before(lens: &Lens<'_>, id: &DeviceId, manifest: &Sha256) -> Before {
     let of_it = lens.fleet.rollouts.readable().filter(|(_, _, r)| match &r.subject {
         Subject::Agent(agent) => agent.manifest == *manifest && r.devices.contains_key(id),
-        Subject::Deployment(_) => false,
+        Subject::Deployment(_) | Subject::Os(_) => false,
     });
     let newest = of_it.max_by(|(_, _, a), (_, _, b)| a.age().cmp(&b.age()));
     newest.and_then(|(_, _, r)| r.devices.get(id)).map(|m| m.before.clone()).unwrap_or_default()
@@ -158,7 +159,7 @@ fn release_seq(lens: &Lens<'_>, report: &Report, upgrade: &UpgradeReport) -> Opt
     let rolled_out = || {
         lens.fleet.rollouts.readable().find_map(|(_, _, r)| match &r.subject {
             Subject::Agent(agent) if agent.manifest == upgrade.manifest => Some(agent.release_seq),
-            Subject::Agent(_) | Subject::Deployment(_) => None,
+            Subject::Agent(_) | Subject::Deployment(_) | Subject::Os(_) => None,
         })
     };
     // On trial it is the new one that reports.

@@ -7,7 +7,8 @@ use bramble_contracts::{
     api::{Connection, DeploymentView, DeviceState, DeviceView, Summary, TargetView},
     id::{DeviceId, Name},
     v1::{Health, Manifest, Status},
-    v2::{ClockReport, Report},
+    v2::ClockReport,
+    v3::Report,
 };
 
 use super::{

@@ -134,8 +134,8 @@ fn problems(lens: &Lens<'_>, deployment: &Deployment, others: &[&DeploymentRecor
 fn name_taken(lens: &Lens<'_>, deployment: &Deployment) -> Option<FieldError> {
     let metadata = &deployment.metadata;
     let there = lens.fleet.rollouts.get(&rollout_key(&metadata.tenant, &metadata.name))?.ok()?;
-    let taken = there.kind() == RolloutKind::Agent && !gate::is_immediate(&deployment.spec.rollout);
-    let message = format!("a rollout of the agent is called {}: call the deployment otherwise", metadata.name);
+    let taken = there.kind() != RolloutKind::Deployment && !gate::is_immediate(&deployment.spec.rollout);
+    let message = format!("another rollout is called {}: call the deployment otherwise", metadata.name);
     taken.then(|| FieldError { path: "metadata.name".to_owned(), message })
 }
 

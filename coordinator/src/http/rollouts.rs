@@ -18,6 +18,7 @@ use bramble_contracts::{
     label::Selector,
     problem::{Code, FieldError},
     subjects::Bucket,
+    v3::{OsPackages, Protection},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -34,7 +35,7 @@ use crate::{
     domain::{
         Now, record,
         rollout::{
-            self, AgentSubject, Ask, Begin, DEVICES_MAX, Event, Rollout, Subject,
+            self, AgentSubject, Ask, Begin, DEVICES_MAX, Event, OsSubject, Rollout, Subject,
             facts::{self, Facts},
             rollout_key,
         },
@@ -45,6 +46,8 @@ use crate::{
     store::{Expect, StoreError},
 };
 
+/// Packages that one rollout names, at most.
+const PACKAGES_MAX: usize = 200;
 /// Rollouts of one tenant, at most.
 const ROLLOUTS_MAX: usize = 500;
 
@@ -71,7 +74,7 @@ pub(super) mod table {
         ..act(
             "/api/v1/rollouts",
             Right::RolloutsWrite,
-            "Begin a rollout of an agent's release. One that is under way and the same is answered as it is.",
+            "Begin a rollout of an agent's release, or of newer packages of the operating system. One that is under way and the same is answered as it is.",
             Takes::Json("RolloutRequest"),
         )
     };
@@ -160,7 +163,10 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let tenant = asked.tenant()?;
     app.writable()?;
-    let object = format!("rollout/agent {}", request.version);
+    let object = match &request.name {
+        Some(name) => format!("rollout/{name}"),
+        None => "rollout/".to_owned() + &brings(&request),
+    };
     let before = None;
     let deed = Deed {
         action: "rollout.begin",
@@ -214,11 +220,14 @@ fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, 
         let found = vec![FieldError { path: "policy.window".into(), message }];
         return Err(ApiError { code: Code::Unsupported, ..ApiError::invalid(found) });
     }
-    let subject = subject(lens, request, at)?;
+    let subject = match request.kind {
+        RolloutKind::Os => os_subject(request),
+        RolloutKind::Agent | RolloutKind::Deployment => Subject::Agent(agent_subject(lens, request, at)?),
+    };
     let ours = || lens.fleet.rollouts.readable().filter(|(_, _, r)| r.tenant == *tenant);
     let same = ours().find(|(_, _, r)| {
         let named = request.name.as_ref().is_none_or(|name| *name == r.name);
-        named && r.is_live() && r.subject == Subject::Agent(subject.clone()) && r.policy == request.policy
+        named && r.is_live() && r.subject == subject && r.policy == request.policy
     });
     if let Some((_, seq, rollout)) = same {
         return Ok(Wanted::There(Box::new(rollout.clone()), seq));
@@ -227,20 +236,19 @@ fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, 
         let detail = format!("tenant {tenant} has {ROLLOUTS_MAX} rollouts: abort those that never end first");
         return Err(ApiError::new(Code::Conflict, detail));
     }
-    let newest =
-        ours().map(|(_, _, r)| r).filter(|r| r.kind() == RolloutKind::Agent).max_by(|a, b| a.age().cmp(&b.age()));
+    let newest = ours().map(|(_, _, r)| r).filter(|r| r.kind() == request.kind).max_by(|a, b| a.age().cmp(&b.age()));
     let rollout = Rollout::new(Begin {
         uid: Uid::from_entropy(entropy()),
         tenant: tenant.clone(),
         name: name(lens, tenant, request)?,
-        subject: Subject::Agent(subject.clone()),
+        subject,
         policy: request.policy.clone(),
         by: by.to_owned(),
         // Later than all that are there, also when a clock was set back: the newer one has its way.
         wall_ms: newest.map_or(0, |r| r.created_ms + 1).max(at.wall_ms),
-        failed_before: failed_before(ours().map(|(_, _, r)| r)),
+        failed_before: failed_before(request.kind, ours().map(|(_, _, r)| r)),
     });
-    match facts::selected(lens, &rollout, &subject).len() {
+    match facts::selected(lens, &rollout).len() {
         0 => Err(ApiError::field("selector", "selects no device: label a device, or change the selector")),
         1..=DEVICES_MAX => Ok(Wanted::New(Box::new(rollout))),
         n => {
@@ -252,18 +260,45 @@ fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, 
     }
 }
 
-/// How often each device failed in a row in rollouts of the agent, the newest last.
-fn failed_before<'a>(all: impl Iterator<Item = &'a Rollout>) -> BTreeMap<DeviceId, u8> {
-    let mut of_agent: Vec<&Rollout> = all.filter(|r| r.kind() == RolloutKind::Agent).collect();
-    of_agent.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
-    of_agent.into_iter().fold(BTreeMap::new(), |failed, rollout| rollout.failures(failed))
+/// How often each device failed in a row in rollouts of that kind, the newest last.
+fn failed_before<'a>(kind: RolloutKind, all: impl Iterator<Item = &'a Rollout>) -> BTreeMap<DeviceId, u8> {
+    let mut alike: Vec<&Rollout> = all.filter(|r| r.kind() == kind).collect();
+    alike.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
+    alike.into_iter().fold(BTreeMap::new(), |failed, rollout| rollout.failures(failed))
 }
 
 fn problems(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Vec<FieldError> {
     let mut found = request.policy.problems("policy");
     let mut add = |path: &str, message: String| found.push(FieldError { path: path.to_owned(), message });
-    if request.kind == RolloutKind::Deployment {
-        add("kind", "a deployment's rollout begins when the deployment is applied; only agent can begin here".into());
+    match request.kind {
+        RolloutKind::Deployment => {
+            add("kind", "a deployment's rollout begins when the deployment is applied; agent and os begin here".into());
+        }
+        RolloutKind::Agent => {
+            if request.version.is_none() {
+                add("version", "is missing: which release of the agent?".into());
+            }
+            let os = [("packages", request.packages.is_some()), ("least", request.least.is_some())];
+            for (path, _) in os.into_iter().chain([("probation", request.probation.is_some())]).filter(|(_, is)| *is) {
+                add(path, "belongs to rollouts of kind os".into());
+            }
+        }
+        RolloutKind::Os => {
+            if request.version.is_some() {
+                add("version", "belongs to rollouts of kind agent".into());
+            }
+            if let Some(why) = request.probation.and_then(|probation| probation.check().err()) {
+                add("probation", why);
+            }
+            match &request.packages {
+                None => add("packages", "is missing: all, or these".into()),
+                Some(OsPackages::All) => {}
+                Some(OsPackages::These(these)) if (1..=PACKAGES_MAX).contains(&these.len()) => {}
+                Some(OsPackages::These(these)) => {
+                    add("packages.these", format!("has {} packages: 1 to {PACKAGES_MAX}, or all", these.len()));
+                }
+            }
+        }
     }
     let Some(Selector { match_labels, devices }) = &request.selector else { return found };
     match (match_labels.is_empty(), devices.is_empty()) {
@@ -279,9 +314,23 @@ fn problems(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Vec<F
     found
 }
 
-fn subject(lens: &Lens<'_>, request: &RolloutRequest, at: Now) -> Result<AgentSubject, ApiError> {
-    let version = request.version;
+fn os_subject(request: &RolloutRequest) -> Subject {
+    let mut packages = request.packages.clone().unwrap_or(OsPackages::All);
+    if let OsPackages::These(these) = &mut packages {
+        these.sort();
+        these.dedup();
+    }
+    Subject::Os(OsSubject {
+        packages,
+        least: request.least.unwrap_or(Protection::Tryboot),
+        probation: request.probation.unwrap_or_default(),
+        selector: request.selector.clone(),
+    })
+}
+
+fn agent_subject(lens: &Lens<'_>, request: &RolloutRequest, at: Now) -> Result<AgentSubject, ApiError> {
     let bad = |message: String| Err(ApiError::field("version", message));
+    let Some(version) = request.version else { return bad("is missing".into()) };
     let Some(release) = lens.fleet.releases.now().get(&version) else {
         return bad(format!("there is no release {version} of the agent: publish it with `bramble agent publish`"));
     };
@@ -304,7 +353,16 @@ fn subject(lens: &Lens<'_>, request: &RolloutRequest, at: Now) -> Result<AgentSu
     })
 }
 
-/// A name that nobody has: the one that is asked for, or one made from the version.
+/// What is asked for, in few words.
+fn brings(request: &RolloutRequest) -> String {
+    match (&request.version, &request.packages) {
+        (Some(version), _) => format!("agent {version}"),
+        (None, Some(packages)) => format!("os {}", rollout::packages(packages)),
+        (None, None) => "nothing".to_owned(),
+    }
+}
+
+/// A name that nobody has: the one that is asked for, or one made from what it brings.
 fn name(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Result<Name, ApiError> {
     let is_free = |name: &Name| {
         lens.fleet.rollouts.get(&rollout_key(tenant, name)).is_none() && lens.fleet.deployment(tenant, name).is_none()
@@ -313,7 +371,7 @@ fn name(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Result<Na
         let taken = format!("rollout {name} is there already, or a deployment is called so: take another name");
         return is_free(name).then(|| name.clone()).ok_or_else(|| ApiError::new(Code::Conflict, taken));
     }
-    let plain = format!("agent-{}", request.version.to_string().replace('.', "-"));
+    let plain = request.version.map_or("os".to_owned(), |v| format!("agent-{}", v.to_string().replace('.', "-")));
     let mut names = std::iter::once(plain.clone()).chain((2..=ROLLOUTS_MAX + 1).map(|n| format!("{plain}-{n}")));
     let free = names.find_map(|text| text.parse().ok().filter(is_free));
     free.ok_or_else(|| ApiError::new(Code::Conflict, "every name for it is taken: give one"))

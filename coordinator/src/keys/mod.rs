@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{
     DeviceId,
     bytes::{PublicKey, Sha256},

@@ -12,7 +12,7 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
-use bramble_contracts::v2::DesiredDocument;
+use bramble_contracts::v3::DesiredDocument;
 use bramble_contracts::{
     Generation, SessionId,
     bytes::Fixed,
@@ -25,7 +25,8 @@ use bramble_contracts::{
         Command, EnrollRequest, EnrollResponse, FrameBody, Health, Heartbeat, Instance, LogPart, LogRest, Refusal,
         ReplyFrame,
     },
-    v2::{AppReport, Report},
+    v2::AppReport,
+    v3::Report,
 };
 use bramble_coordinator::{
     background::{

@@ -12,7 +12,8 @@ use bramble_contracts::{
     signed::{self, Role},
     subjects::{self, Bucket},
     v1::{Command, FrameBody, Health, Heartbeat, Instance, ReplyFrame, Status, Verb},
-    v2::{AgentReport, AgentWish, DesiredDocument, Report, UpgradePhase, UpgradeReport, UpgradeWord},
+    v2::{AgentReport, AgentWish, UpgradePhase, UpgradeReport, UpgradeWord},
+    v3::{DesiredDocument, Report},
 };
 use bramble_coordinator::{
     background::{self, Core, Times},

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bramble_contracts::api::{DeviceView, Page};
 use bramble_contracts::subjects::Bucket;
-use bramble_contracts::v2::DesiredDocument;
-use bramble_contracts::v2::Report;
+use bramble_contracts::v3::DesiredDocument;
+use bramble_contracts::v3::Report;
 use bramble_contracts::{DeviceId, Name, envelope};
 use futures::StreamExt as _;
 use nkeys::KeyPair;

@@ -36,10 +36,8 @@ fn runs(lens: &Lens<'_>, record: &DeviceRecord) -> String {
 fn not_yet(lens: &Lens<'_>, record: &DeviceRecord) -> Option<Explanation> {
     let all = lens.fleet.rollouts.readable().map(|(_, _, rollout)| rollout);
     let waiting = all.filter(|r| match &r.subject {
-        Subject::Agent(agent) => {
-            r.is_live() && r.tenant == record.tenant && agent.selects(&record.name, &record.labels)
-        }
-        Subject::Deployment(_) => false,
+        Subject::Agent(_) => r.is_live() && r.tenant == record.tenant && r.selects(&record.name, &record.labels),
+        Subject::Deployment(_) | Subject::Os(_) => false,
     });
     let rollout = waiting.max_by(|a, b| a.age().cmp(&b.age()))?;
     let sentence = format!(

@@ -9,10 +9,11 @@ use bramble_contracts::{
     api::{Connection, DeviceState},
     id::{DeviceId, Name},
     v1::{Phase, Status},
-    v2::{AppReport, Report, UpgradePhase, UpgradeReport},
+    v2::{AppReport, UpgradePhase, UpgradeReport},
+    v3::Report,
 };
 
-use super::{AgentSubject, Before, Member, Rollout, Subject, TROUBLED_MAX};
+use super::{AgentSubject, Before, Member, Rollout, Subject, TROUBLED_MAX, os};
 use crate::domain::{
     record::{DeploymentRecord, DeviceRecord},
     view::Lens,
@@ -83,8 +84,13 @@ pub enum Word {
 pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Option<Facts> {
     match &rollout.subject {
         Subject::Agent(subject) => {
-            let (meant, overtaken) = meant(lens, rollout, subject);
+            let (meant, overtaken) = meant(lens, rollout);
             let devices = meant.into_iter().map(|d| (d.id.clone(), for_agent(lens, rollout, subject, d))).collect();
+            Some(Facts { devices, overtaken })
+        }
+        Subject::Os(subject) => {
+            let (meant, overtaken) = meant(lens, rollout);
+            let devices = meant.into_iter().map(|d| (d.id.clone(), os::look(lens, rollout, subject, d))).collect();
             Some(Facts { devices, overtaken })
         }
         Subject::Deployment(_) => {
@@ -102,40 +108,33 @@ fn deployment<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> Option<&'a Deploymen
     lens.fleet.deployment(&rollout.tenant, &rollout.name)?.ok().filter(|record| rollout.is_of(record))
 }
 
-/// The devices a rollout of the agent is for. Where two want the same device, the newer one has it for good; so who has
-/// taken them all is said beside them.
-fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> (Vec<&'a DeviceRecord>, Option<Name>) {
+/// The devices a rollout is for that names them itself. Where two of a kind want the same device, the newer one has it for
+/// good; so who has taken them all is said beside them.
+fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> (Vec<&'a DeviceRecord>, Option<Name>) {
     let all = lens.fleet.rollouts.readable().map(|(_, _, other)| other);
-    let newer: Vec<(&Rollout, &AgentSubject)> = all
-        .filter(|other| other.tenant == rollout.tenant && other.age() > rollout.age())
-        .filter_map(|other| Some((other, agent_of(&other.subject)?)))
+    let newer: Vec<&Rollout> = all
+        .filter(|other| (&other.tenant, other.kind()) == (&rollout.tenant, rollout.kind()))
+        .filter(|other| other.age() > rollout.age())
         .collect();
-    let taker = |d: &DeviceRecord| newer.iter().find(|(_, subject)| subject.selects(&d.name, &d.labels));
-    let selected = selected(lens, rollout, subject);
+    let taker = |d: &DeviceRecord| newer.iter().find(|other| other.selects(&d.name, &d.labels));
+    let selected = selected(lens, rollout);
     let overtaken = match selected.iter().map(|d| taker(d)).collect::<Option<Vec<_>>>() {
-        Some(takers) => takers.first().map(|(other, _)| other.name.clone()),
+        Some(takers) => takers.first().map(|other| other.name.clone()),
         None => None,
     };
     (selected.into_iter().filter(|d| taker(d).is_none()).collect(), overtaken)
 }
 
-/// Every device that a rollout of the agent names, whoever has it.
-pub fn selected<'a>(lens: &'a Lens<'_>, rollout: &Rollout, subject: &AgentSubject) -> Vec<&'a DeviceRecord> {
+/// Every device that such a rollout names, whoever has it.
+pub fn selected<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> Vec<&'a DeviceRecord> {
     let all = lens.fleet.devices.readable().map(|(_, _, device)| device);
     all.filter(|d| d.tenant == rollout.tenant && d.state != DeviceState::Decommissioned)
-        .filter(|d| subject.selects(&d.name, &d.labels))
+        .filter(|d| rollout.selects(&d.name, &d.labels))
         .collect()
 }
 
-fn agent_of(subject: &Subject) -> Option<&AgentSubject> {
-    match subject {
-        Subject::Agent(agent) => Some(agent),
-        Subject::Deployment(_) => None,
-    }
-}
-
 /// Can it be told anything?
-fn reach(lens: &Lens<'_>, device: &DeviceRecord) -> Reach {
+pub(super) fn reach(lens: &Lens<'_>, device: &DeviceRecord) -> Reach {
     if let Some(why) = lens.barrier(device) {
         return Reach::Away(why);
     }

@@ -4,10 +4,11 @@
 //! come from different revisions, and a coordinator that is behind can hold something back but never undo it.
 
 use bramble_contracts::{
-    api::{RolloutState, RolloutTurn},
+    api::{RolloutKind, RolloutState, RolloutTurn},
     id::DeviceId,
     v1,
-    v2::{AgentWish, DesiredDocument},
+    v2::AgentWish,
+    v3::{DesiredDocument, OsWish},
 };
 
 use super::{Rollout, Subject, rollout_key};
@@ -19,6 +20,8 @@ use crate::domain::{
 
 /// The oldest document that can carry the wish for a release.
 const WISH_DOCUMENT: u8 = 2;
+/// The oldest document that can carry the wish for an upgrade of the operating system.
+pub(super) const OS_DOCUMENT: u8 = 3;
 
 /// What is known of one device's turns.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,12 +85,12 @@ impl<'a> Gate<'a> {
     /// The release that the agent of `device` should become. Absence changes nothing, so what it was told stays.
     pub fn agent(&self, device: &DeviceRecord) -> Option<AgentWish> {
         let kept = self.current.and_then(|document| document.agent.clone());
-        let wish = match self.newest_word(device) {
+        let wish = match self.newest_word(device, RolloutKind::Agent) {
             Some((rollout, attempt, told)) => match (&rollout.subject, told) {
                 (Subject::Agent(agent), Told::It) => Some(agent.wish(attempt)),
                 (Subject::Agent(agent), Told::NotToGoOn) => kept.filter(|wish| wish.manifest != agent.manifest),
                 (Subject::Agent(_), Told::NothingNew)
-                | (Subject::Deployment(_), Told::It | Told::NotToGoOn | Told::NothingNew) => kept,
+                | (Subject::Deployment(_) | Subject::Os(_), Told::It | Told::NotToGoOn | Told::NothingNew) => kept,
             },
             None => kept,
         };
@@ -95,11 +98,22 @@ impl<'a> Gate<'a> {
         wish.filter(|_| self.reads.is_none_or(|reads| reads >= WISH_DOCUMENT))
     }
 
-    /// The newest rollout of the agent that said something to this device.
-    fn newest_word(&self, device: &DeviceRecord) -> Option<(&'a Rollout, u32, Told)> {
+    /// The upgrade that the operating system of `device` should make. Here, too, what it was told stays.
+    pub fn os(&self, device: &DeviceRecord) -> Option<OsWish> {
+        let kept = self.current.and_then(|document| document.os.clone());
+        let wish = match self.newest_word(device, RolloutKind::Os) {
+            Some((rollout, attempt, Told::It)) => rollout.os_wish(attempt),
+            Some((rollout, _, Told::NotToGoOn)) => kept.filter(|wish| wish.id != rollout.uid),
+            Some((_, _, Told::NothingNew)) | None => kept,
+        };
+        wish.filter(|_| self.reads.is_none_or(|reads| reads >= OS_DOCUMENT))
+    }
+
+    /// The newest rollout of that kind that said something to this device.
+    fn newest_word(&self, device: &DeviceRecord, kind: RolloutKind) -> Option<(&'a Rollout, u32, Told)> {
         let all = self.rollouts?.readable().map(|(_, _, rollout)| rollout);
-        let said = all.filter(|r| r.tenant == device.tenant && r.state != RolloutState::Superseded).filter_map(|r| {
-            let Subject::Agent(_) = &r.subject else { return None };
+        let ours = all.filter(|r| r.kind() == kind && r.tenant == device.tenant);
+        let said = ours.filter(|r| r.state != RolloutState::Superseded).filter_map(|r| {
             let member = r.devices.get(&device.id).filter(|m| m.attempt > 0)?;
             let told = match member.turn {
                 RolloutTurn::Confirmed => Told::It,

@@ -12,6 +12,7 @@ mod ask;
 mod batch;
 pub mod facts;
 pub mod gate;
+mod os;
 pub mod show;
 mod step;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use bramble_contracts::{
     release::Target,
     v1::{self, AgentVersion, Health},
     v2::AgentWish,
+    v3::{OsPackage, OsPackages, OsWish, Probation, Protection},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -96,6 +98,22 @@ pub enum Subject {
     Agent(AgentSubject),
     /// A revision of a deployment. What runs before is in the devices' documents.
     Deployment(DeploymentSubject),
+    /// Newer packages of the operating system.
+    Os(OsSubject),
+}
+
+/// Newer packages of the operating system for some devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OsSubject {
+    /// Which.
+    pub packages: OsPackages,
+    /// Devices that are protected less are left out.
+    pub least: Protection,
+    /// How the new system proves itself.
+    pub probation: Probation,
+    /// For which devices; all of the tenant when absent.
+    pub selector: Option<Selector>,
 }
 
 /// A release of the agent for some devices.
@@ -254,7 +272,25 @@ impl Rollout {
         match &self.subject {
             Subject::Agent(agent) => format!("agent {}", agent.version),
             Subject::Deployment(deployment) => format!("{} revision {}", self.name, deployment.revision),
+            Subject::Os(os) => format!("os {}", packages(&os.packages)),
         }
+    }
+
+    /// Is it for a device that is called so? A deployment says that itself.
+    pub fn selects(&self, name: &Name, labels: &Labels) -> bool {
+        let selector = match &self.subject {
+            Subject::Agent(agent) => &agent.selector,
+            Subject::Os(os) => &os.selector,
+            Subject::Deployment(_) => return false,
+        };
+        selector.as_ref().is_none_or(|selector| selector.matches(name, labels))
+    }
+
+    /// The upgrade of the operating system that it brings, as it stands in a device's document.
+    pub fn os_wish(&self, attempt: u32) -> Option<OsWish> {
+        let Subject::Os(OsSubject { packages, least, probation, selector: _ }) = &self.subject else { return None };
+        let (id, packages) = (self.uid.clone(), packages.clone());
+        Some(OsWish { id, attempt, packages, least: *least, probation: *probation, until_ms: None })
     }
 
     /// How often each device has failed in a row, where `failed` says what was known before. Failures count only where
@@ -273,13 +309,14 @@ impl Rollout {
         match self.subject {
             Subject::Agent(_) => RolloutKind::Agent,
             Subject::Deployment(_) => RolloutKind::Deployment,
+            Subject::Os(_) => RolloutKind::Os,
         }
     }
 
     /// Does it bring this deployment, in this revision?
     pub fn is_of(&self, record: &DeploymentRecord) -> bool {
         match &self.subject {
-            Subject::Agent(_) => false,
+            Subject::Agent(_) | Subject::Os(_) => false,
             Subject::Deployment(of) => (&of.uid, of.revision) == (&record.uid, record.revision),
         }
     }
@@ -345,15 +382,25 @@ pub fn is_live(state: RolloutState) -> bool {
 }
 
 impl AgentSubject {
-    /// Is it for a device that is called so?
-    pub fn selects(&self, name: &Name, labels: &Labels) -> bool {
-        self.selector.as_ref().is_none_or(|selector| selector.matches(name, labels))
-    }
-
     /// As it stands in a device's document.
     pub fn wish(&self, attempt: u32) -> AgentWish {
         let Self { version, release_seq, manifest, keys_pin, targets: _, selector: _ } = self;
         AgentWish { version: *version, release_seq: *release_seq, manifest: *manifest, keys_pin: *keys_pin, attempt }
+    }
+}
+
+/// Packages in few words.
+pub fn packages(of: &OsPackages) -> String {
+    match of {
+        OsPackages::All => "all packages".to_owned(),
+        OsPackages::These(packages) => {
+            let one = |p: &OsPackage| p.version.as_ref().map_or(p.name.to_string(), |v| format!("{}={v}", p.name));
+            let words = packages.iter().take(3).map(one).collect::<Vec<_>>().join(" ");
+            match packages.len() {
+                0..=3 => words,
+                n => format!("{words} and {} more", n - 3),
+            }
+        }
     }
 }
 

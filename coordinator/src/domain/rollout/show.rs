@@ -14,7 +14,7 @@ use super::{
     Member, Rollout, Subject,
     facts::{self, Facts, Word},
     gate::{Gate, Gets},
-    word,
+    os, word,
 };
 use crate::domain::{
     explain::phase_word,
@@ -104,7 +104,7 @@ impl Lens<'_> {
         let all = self.fleet.rollouts.readable().map(|(_, _, rollout)| rollout);
         let of_it = all.filter_map(|rollout| match &rollout.subject {
             Subject::Agent(_) if rollout.state != RolloutState::Superseded => Some((rollout, rollout.devices.get(id)?)),
-            Subject::Agent(_) | Subject::Deployment(_) => None,
+            Subject::Agent(_) | Subject::Deployment(_) | Subject::Os(_) => None,
         });
         of_it.max_by(|(a, _), (b, _)| a.age().cmp(&b.age()))
     }
@@ -113,6 +113,7 @@ impl Lens<'_> {
 fn selector(lens: &Lens<'_>, rollout: &Rollout) -> Option<Selector> {
     match &rollout.subject {
         Subject::Agent(agent) => agent.selector.clone(),
+        Subject::Os(os) => os.selector.clone(),
         Subject::Deployment(_) => {
             let record = lens.fleet.deployment(&rollout.tenant, &rollout.name)?.ok()?;
             Some(record.deployment.spec.selector.clone())
@@ -153,6 +154,7 @@ fn device(lens: &Lens<'_>, rollout: &Rollout, facts: &Facts, id: &DeviceId, memb
     let record = lens.fleet.device(id).record();
     let says = match &rollout.subject {
         Subject::Agent(agent) => of_agent(lens, id, &agent.manifest),
+        Subject::Os(_) => of_os(lens, rollout, id),
         Subject::Deployment(subject) => of_app(lens, rollout, subject, id),
     };
     let turn = member.map_or(RolloutTurn::Waiting, |m| m.turn);
@@ -195,6 +197,13 @@ fn of_agent(lens: &Lens<'_>, id: &DeviceId, manifest: &bramble_contracts::bytes:
     let lacks = on_trial.then(|| upgrade::lacks(lens, id)).flatten();
     let reason = lacks.map_or_else(|| upgrade.reason.clone(), |lacks| format!("not confirmed yet: {lacks}"));
     Says { status: Some(upgrade.status), phase: facts::upgrade_phase(upgrade.phase).to_owned(), runs, reason }
+}
+
+fn of_os(lens: &Lens<'_>, rollout: &Rollout, id: &DeviceId) -> Says {
+    let runs = lens.fleet.device(id).report().map(|report| report.facts.kernel.clone()).unwrap_or_default();
+    let Some(upgrade) = os::said(lens, id, &rollout.uid) else { return Says { runs, ..Says::default() } };
+    let (phase, reason) = (os::phase(upgrade.phase).to_owned(), upgrade.reason.clone());
+    Says { status: Some(upgrade.status), phase, runs, reason }
 }
 
 fn of_app(lens: &Lens<'_>, rollout: &Rollout, subject: &super::DeploymentSubject, id: &DeviceId) -> Says {

@@ -11,7 +11,8 @@ use bramble_contracts::{
     signed::public_key,
     subjects::{Bucket, liveness_key},
     v1::{AgentVersion, Health, Heartbeat, Instance, Status, Verb},
-    v2::{AgentReport, AgentWish, AppReport, Report, UpgradePhase, UpgradeReport, UpgradeWord},
+    v2::{AgentReport, AgentWish, AppReport, UpgradePhase, UpgradeReport, UpgradeWord},
+    v3::Report,
 };
 use bramble_coordinator::domain::{
     record,
