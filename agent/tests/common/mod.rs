@@ -294,6 +294,8 @@ impl Device {
             labels: Default::default(),
             apps: apps.iter().map(desired).collect(),
             agent: None,
+            os: None,
+            os: None,
         }));
     }
 

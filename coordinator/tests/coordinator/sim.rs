@@ -400,6 +400,7 @@ impl SimDevice {
             facts: Default::default(),
             clock: Default::default(),
             program: Default::default(),
+            os: Default::default(),
             apps,
             refused,
             alarms: vec![],

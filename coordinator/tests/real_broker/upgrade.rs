@@ -83,6 +83,7 @@ async fn speak(device: &Device, status: Status, phase: UpgradePhase, old_beats: 
                 unmanaged_ms: None,
             }),
         },
+        os: Default::default(),
         apps: vec![],
         refused: vec![],
         alarms: vec![],
@@ -129,6 +130,7 @@ async fn wish(up: &Running, device: &Device) {
             keys_pin: Sha256::of(b"keys"),
             attempt: 1,
         }),
+        os: None,
     };
     let signed = up.keys.sign_desired(&document).unwrap();
     store.put(Bucket::Desired, device.id.as_str(), signed.into(), Expect::Absent).await.unwrap();

@@ -246,6 +246,7 @@ impl Agent {
                 upgrade: state.upgrade.clone(),
                 ..AgentReport::default()
             },
+            os: Default::default(),
             apps: state.apps.clone(),
             refused: vec![],
             alarms: vec![],

@@ -2,4 +2,5 @@
 
 mod agent;
 mod deployments;
+mod os;
 mod upgrades;

@@ -1,0 +1,198 @@
+//! Upgrades of the operating system over the API, with devices that say what their documents make of them.
+
+use std::sync::Mutex;
+
+use axum::http::StatusCode;
+use bramble_contracts::{
+    Generation,
+    bytes::Fixed,
+    envelope,
+    id::DeviceId,
+    subjects::{Bucket, liveness_key},
+    v1::{Health, Heartbeat, Instance, Status},
+    v3::{OsPackages, OsPhase, OsReport, OsUpgradeReport, OsWish, Protection, Report},
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::sim::Sim;
+
+/// A device of these facts.
+struct Pi {
+    id: DeviceId,
+    protection: Protection,
+    reads: u8,
+    says: Mutex<Option<OsUpgradeReport>>,
+}
+
+impl Pi {
+    async fn new(sim: &Sim, name: &str, protection: Protection, reads: u8) -> Self {
+        let id = sim.device(name, json!({ "site": "paris" })).await.id;
+        let pi = Self { id, protection, reads, says: Mutex::new(None) };
+        pi.speak(sim);
+        pi
+    }
+
+    fn wish(&self, sim: &Sim) -> Option<OsWish> {
+        sim.document(&self.id).and_then(|document| document.os)
+    }
+
+    /// It says this of the wish that its document holds.
+    fn says(&self, sim: &Sim, status: Status, phase: OsPhase, reason: &str) {
+        let wish = self.wish(sim).expect("it is wished");
+        *self.says.lock().unwrap() = Some(OsUpgradeReport {
+            id: wish.id,
+            attempt: wish.attempt,
+            status,
+            phase,
+            percent: 40,
+            reason: reason.into(),
+            blamed: status == Status::RolledBack,
+            changes: vec![],
+            changes_more: 0,
+            download_bytes: 1,
+            took_ms: None,
+            down_ms: None,
+        });
+        self.speak(sim);
+    }
+
+    fn speak(&self, sim: &Sim) {
+        let generation = sim.document(&self.id).map_or(Generation(0), |document| document.generation);
+        let (session, instance, version) = (Fixed([1; 8]), Instance::A, "0.1.0".parse().unwrap());
+        let upgrade = self.says.lock().unwrap().clone();
+        let report = Report {
+            device: self.id.clone(),
+            session,
+            instance,
+            seq: 1,
+            generation,
+            newest_document: self.reads,
+            trust_version: 1,
+            agent: version,
+            health: Health::Healthy,
+            facts: Default::default(),
+            clock: Default::default(),
+            program: Default::default(),
+            os: OsReport { protection: self.protection, upgrade, ..OsReport::default() },
+            apps: vec![],
+            refused: vec![],
+            alarms: vec![],
+        };
+        let heartbeat = Heartbeat {
+            session,
+            instance,
+            seq: 1,
+            uptime_ms: 1,
+            generation,
+            version,
+            newest_document: self.reads,
+            health: Health::Healthy,
+        };
+        let bytes = |b: Vec<u8>| Some(Bytes::from(b));
+        sim.store.force(Bucket::Reported, self.id.as_str(), bytes(envelope::encode(&report).unwrap()));
+        let key = liveness_key(&self.id, instance);
+        sim.store.force(Bucket::Liveness, &key, bytes(envelope::encode(&heartbeat).unwrap()));
+    }
+}
+
+fn request(batches: &Value, more: &Value) -> Value {
+    let mut request = json!({
+        "kind": "os", "packages": { "these": [{ "name": "podman" }] },
+        "policy": { "batches": batches, "healthyFor": "0s", "successThreshold": "100%" },
+    });
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    request
+}
+
+async fn rollout(sim: &Sim, name: &str) -> Value {
+    sim.must("GET", &format!("/api/v1/rollouts/{name}"), None).await
+}
+
+async fn until(sim: &Sim, name: &str, state: &str) -> Value {
+    for _ in 0..400 {
+        let view = rollout(sim, name).await;
+        if view["state"] == state {
+            return view;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("rollout {name} is not {state}: {}", rollout(sim, name).await)
+}
+
+fn device<'a>(view: &'a Value, name: &str) -> &'a Value {
+    view["devices"].as_array().unwrap().iter().find(|d| d["name"] == name).unwrap()
+}
+
+#[tokio::test]
+async fn packages_go_through_the_fleet_and_only_what_devices_prove_counts() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let good = Pi::new(&sim, "a-good", Protection::Tryboot, 3).await;
+    let bad = Pi::new(&sim, "b-bad", Protection::Tryboot, 3).await;
+    let _weak = Pi::new(&sim, "c-weak", Protection::Bootcount, 3).await;
+    let _old = Pi::new(&sim, "d-old", Protection::Tryboot, 2).await;
+    let view = sim.must("POST", "/api/v1/rollouts", Some(request(&json!([1, "100%"]), &json!({})))).await;
+    assert_eq!((view["name"].as_str(), view["brings"].as_str()), (Some("os"), Some("os podman")));
+
+    sim.until("the first batch is told", |_| good.wish(&sim).is_some()).await;
+    let wish = good.wish(&sim).unwrap();
+    assert!(matches!(&wish.packages, OsPackages::These(these) if these.len() == 1), "{wish:?}");
+    assert_eq!((wish.attempt, wish.least, bad.wish(&sim)), (1, Protection::Tryboot, None));
+    good.says(&sim, Status::Staged, OsPhase::Applying, "");
+    good.says(&sim, Status::Confirmed, OsPhase::Done, "");
+
+    sim.until("the second batch is told", |_| bad.wish(&sim).is_some()).await;
+    bad.says(&sim, Status::RolledBack, OsPhase::Done, "kernel panic");
+    let halted = until(&sim, "os", "halted").await;
+    assert_eq!(device(&halted, "a-good")["turn"], "confirmed");
+    assert_eq!(
+        (device(&halted, "b-bad")["turn"].as_str(), device(&halted, "b-bad")["reason"].as_str()),
+        (Some("failed"), Some("kernel panic"))
+    );
+    let weak = device(&halted, "c-weak");
+    assert_eq!(weak["turn"], "refused");
+    assert!(weak["reason"].as_str().unwrap().contains("protected by bootcount, and tryboot is asked"), "{weak}");
+    assert!(device(&halted, "d-old")["reason"].as_str().unwrap().contains("too old"), "{halted}");
+
+    // A retry is another attempt at the same.
+    sim.must("POST", "/api/v1/rollouts/os/retry", None).await;
+    sim.until("it is told again", |_| bad.wish(&sim).is_some_and(|wish| wish.attempt == 2)).await;
+    bad.says(&sim, Status::Confirmed, OsPhase::Done, "");
+    until(&sim, "os", "done").await;
+    assert!(bad.wish(&sim).is_some(), "what it was told stays: absence changes nothing");
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_is_named_field_by_field() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let _pi = Pi::new(&sim, "pi", Protection::Tryboot, 3).await;
+    for (more, path) in [
+        (json!({ "packages": null }), "packages"),
+        (json!({ "packages": { "these": [] } }), "packages.these"),
+        (json!({ "version": "1.2.3" }), "version"),
+        (json!({ "probation": { "confirmSecs": 60, "giveUpSecs": 60, "giveUpInAllSecs": 60 } }), "probation"),
+        (json!({ "kind": "agent", "version": "1.2.3" }), "packages"),
+    ] {
+        let answer = sim.ask("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &more))).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{more}: {:?}", answer.body);
+        let fields = answer.body["errors"].to_string();
+        assert!(fields.contains(&format!("\"{path}\"")), "{more}: {}", answer.body);
+    }
+    // No name of apt's own making comes through at all.
+    let evil = json!({ "packages": { "these": [{ "name": "--allow-unauthenticated" }] } });
+    let answer = sim.ask("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &evil))).await;
+    assert!(answer.status.is_client_error(), "{:?}", answer.body);
+}
+
+#[tokio::test]
+async fn an_aborted_one_is_taken_back_from_whoever_has_not_proven_it() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let pi = Pi::new(&sim, "pi", Protection::Tryboot, 3).await;
+    sim.must("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &json!({ "name": "nightly" })))).await;
+    sim.until("it is told", |_| pi.wish(&sim).is_some()).await;
+    sim.must("POST", "/api/v1/rollouts/nightly/abort", Some(json!({ "reason": "enough" }))).await;
+    sim.until("it is taken back", |_| pi.wish(&sim).is_none()).await;
+}
