@@ -501,6 +501,7 @@ mod tests {
             labels: device.labels.clone(),
             apps: vec![],
             agent: None,
+            os: None,
         };
         tell(Bucket::Desired, signed::sign(&document, Role::Fleet, &key).unwrap());
         let found = |tenant: &str| fleet.device_named(&tenant.parse().unwrap(), device.id.as_str());

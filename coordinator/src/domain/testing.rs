@@ -71,6 +71,7 @@ pub(crate) fn report(device: &DeviceRecord, generation: u64) -> Report {
         facts: DeviceFacts::default(),
         clock: ClockReport::default(),
         program: Default::default(),
+        os: Default::default(),
         apps: vec![],
         refused: vec![],
         alarms: vec![],
