@@ -1,5 +1,6 @@
 //! `describe`: everything about one device, deployment or rollout, for a person who looks for a cause.
 
+mod os;
 mod rollout;
 
 use bramble_contracts::{
@@ -139,6 +140,9 @@ fn reported(page: &mut Page, report: &Report, connection: Connection) {
     page.field("agent", plain(session));
     program(page, &report.program);
     facts(page, &report.facts);
+    if report.newest_document >= 3 {
+        os::fields(page, &report.os);
+    }
     clock_field(page, &report.clock);
     match connection {
         Connection::Online => {}
