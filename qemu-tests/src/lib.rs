@@ -19,6 +19,7 @@
 //! pi.boot();
 //! ```
 
+pub mod apt;
 pub mod board;
 pub mod card;
 mod clock;

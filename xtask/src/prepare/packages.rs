@@ -76,6 +76,10 @@ const VIRTUAL_PI: &[(&str, Option<&str>)] = &[
     ("cpio", Some("cpio")),
     ("xz-utils", Some("xz")),
     ("zstd", Some("zstd")),
+    // Packages of the tests' own, and their repository's signature.
+    ("dpkg", Some("dpkg-deb")),
+    ("gpg", Some("gpg")),
+    ("gpg-agent", Some("gpg-agent")),
     // The machine's description, as the firmware hands it over.
     ("device-tree-compiler", Some("fdtput")),
     // C in the programs for the device.
