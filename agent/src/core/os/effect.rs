@@ -125,7 +125,7 @@ pub enum Manner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Effect {
-    /// Remove what the guard noted of an earlier upgrade, durably.
+    /// Remove, durably, what is told of an earlier upgrade: the guard's note, the probation unit's word, a panic.
     ForgetPutBack,
     /// Remove an earlier result of this verb, write the order, durably, and start its unit. Nothing where it runs.
     Start(Order),

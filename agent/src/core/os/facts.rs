@@ -1,4 +1,5 @@
-//! What is so at the moment a step is decided: read by the host just before it, and an input like any other.
+//! What is so at the moment a step is decided: read by the host just before it, and an input like any other. Units are read
+//! before the volumes and autoboot.txt: what a unit says it did is to be seen there.
 
 use std::collections::BTreeMap;
 

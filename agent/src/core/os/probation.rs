@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::effect::Verb;
 use super::facts::Apps;
 use super::ledger::{Ledger, Phase};
 use super::place::Place;
@@ -124,7 +125,7 @@ pub fn probation(watch: &Watch, look: &Look<'_>) -> (Watch, Verdict) {
     let limit_ms = terms.limit_ms(look.spent_ms);
     if up_ms >= limit_ms {
         let steady = Reason::NotSteady { needed_ms: terms.confirm_for_ms };
-        let reason = watch.missing.clone().unwrap_or(steady);
+        let reason = watch.missing.as_ref().map_or(steady, |reason| reason.at(up_ms));
         return (watch, Verdict::Fail(reason));
     }
     let due = [
@@ -182,7 +183,7 @@ fn missing(watch: &Watch, look: &Look<'_>) -> Option<Reason> {
         }
     });
     let broker = || {
-        let never = Reason::NoBroker { for_ms: look.up_ms };
+        let never = Reason::NoBroker { for_ms: 0 };
         let lost = Reason::LostBroker { needed_ms: look.terms.confirm_for_ms };
         (look.mesh == Mesh::Down).then_some(if watch.was_connected { lost } else { never })
     };
@@ -224,8 +225,9 @@ pub fn enforce(ledger: Option<&Ledger>, place: &Place, boot: &str, up_ms: u64) -
     }
     let upgrade = ledger.and_then(|ledger| ledger.upgrade.as_ref());
     let terms = upgrade.map_or(Terms::default(), |upgrade| upgrade.wish.terms());
+    let here = upgrade.is_some_and(|upgrade| upgrade.since.boot == boot);
     let trial = upgrade.and_then(|upgrade| match &upgrade.phase {
-        Phase::Trial(trial) => Some((trial, upgrade.since.boot == boot)),
+        Phase::Trial(trial) => Some((trial, here)),
         Phase::Planning
         | Phase::Fetching
         | Phase::Snapshot
@@ -246,12 +248,20 @@ pub fn enforce(ledger: Option<&Ledger>, place: &Place, boot: &str, up_ms: u64) -
     if up_ms < limit_ms {
         return Enforced::LookAgain { at_ms: limit_ms };
     }
+    match upgrade.map(|upgrade| &upgrade.phase) {
+        // It is well, and about to be committed.
+        Some(Phase::Committing { .. }) if here && up_ms < limit_ms.saturating_add(SILENT_MS) => {
+            return Enforced::LookAgain { at_ms: limit_ms.saturating_add(SILENT_MS) };
+        }
+        Some(Phase::Committing { .. }) if here => return Enforced::Fail(Reason::Hung(Verb::Commit)),
+        Some(Phase::Failing(reason)) => return Enforced::Fail(reason.clone()),
+        Some(_) | None => {}
+    }
     let seen = trial.filter(|(trial, here)| *here && up_ms.saturating_sub(trial.watch.looked_ms) < SILENT_MS);
     let reason = match seen {
         None => Reason::AgentSilent { for_ms: up_ms },
         Some((trial, _)) => match &trial.watch.missing {
-            Some(Reason::NoBroker { .. }) => Reason::NoBroker { for_ms: up_ms },
-            Some(reason) => reason.clone(),
+            Some(reason) => reason.at(up_ms),
             None => Reason::NotSteady { needed_ms: terms.confirm_for_ms },
         },
     };

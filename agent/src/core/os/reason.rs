@@ -129,6 +129,14 @@ pub enum Fault {
 }
 
 impl Reason {
+    /// The same, told at this uptime.
+    pub(super) fn at(&self, up_ms: u64) -> Self {
+        match self {
+            Self::NoBroker { .. } => Self::NoBroker { for_ms: up_ms },
+            other => other.clone(),
+        }
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {

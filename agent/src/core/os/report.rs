@@ -211,7 +211,8 @@ fn under_way(upgrade: &Upgrade, facts: &Facts, progress: Option<&Progress>) -> O
         | Phase::Removing
         | Phase::Resyncing => None,
     };
-    let parts = [why.map(ToString::to_string), upgrade.trouble.clone()];
+    let why = why.map(|why| if phase == OsPhase::Trial { why.at(facts.up_ms) } else { why.clone() });
+    let parts = [why.map(|why| why.to_string()), upgrade.trouble.clone()];
     let told = OsStatus {
         wish: Some(upgrade.wish.id.clone()),
         attempt: upgrade.wish.attempt,

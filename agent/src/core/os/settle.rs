@@ -34,6 +34,11 @@ impl Turn<'_> {
         }
     }
 
+    /// Is root the one that this upgrade made?
+    pub(super) fn has_new_root(&self) -> bool {
+        self.ledger.upgrade.as_ref().is_some_and(|upgrade| has_new_root(upgrade, self.facts))
+    }
+
     /// The slot whose boot files belong to this root; absent with one set of boot files.
     pub(super) fn root_slot(&self) -> Option<Slot> {
         let upgrade = self.ledger.upgrade.as_ref().filter(|upgrade| upgrade.protection == Protection::Tryboot)?;

@@ -251,8 +251,9 @@ impl Turn<'_> {
             // What the unit itself could not confirm is not taken for durable, whatever the file says now.
             (Place::OnTrial | Place::Committed, true) => match self.drive(Verb::Commit) {
                 Driven::Did(_) if *place == Place::Committed => self.enter(Phase::Removing),
-                Driven::Waits | Driven::Did(_) => Flow::Rest,
-                Driven::Cannot(_) => self.enter(Phase::Unsettled),
+                // It says it did, and the device does not show it.
+                Driven::Did(_) | Driven::Cannot(_) => self.enter(Phase::Unsettled),
+                Driven::Waits => Flow::Rest,
             },
             (Place::OnTrial, false) => self.try_again(boots, spent_ms.saturating_add(SIGN_MS)),
             (Place::Clean, true) => self.settle(None),
@@ -263,6 +264,7 @@ impl Turn<'_> {
     fn unsettled(&mut self, place: &Place) -> Flow {
         match (place, self.is_here()) {
             (Place::OnTrial | Place::Committed | Place::BeforeTrial | Place::Applying, true) => self.reboot(Way::Plain),
+            (Place::Clean, true) => self.settle(None),
             (_, _) => self.displaced(place, None),
         }
     }
@@ -300,17 +302,20 @@ impl Turn<'_> {
 
     /// People help, or ask for another try on the way back.
     fn degraded(&mut self, place: &Place, reason: Reason) -> Flow {
-        if *place == Place::Clean {
-            return self.settle(Some(reason));
-        }
-        let wish = self.facts.wish.as_ref();
         let Some(upgrade) = &mut self.ledger.upgrade else { return Flow::Rest };
-        match wish.filter(|wish| wish.id == upgrade.wish.id && wish.attempt > upgrade.wish.attempt) {
-            Some(again) => {
+        let again = self.facts.wish.as_ref().filter(|wish| {
+            (&wish.id, wish.attempt) != (&upgrade.wish.id, upgrade.wish.attempt)
+        });
+        match (place, again) {
+            // Nobody knows what root is; packages written once more make it whole.
+            (Place::Clean, Some(_)) if reason == Reason::SnapshotGone => self.end_failed(reason),
+            (Place::Clean, None) if reason == Reason::SnapshotGone => Flow::Rest,
+            (Place::Clean, _) => self.settle(Some(reason)),
+            (_, Some(again)) if again.id == upgrade.wish.id && again.attempt > upgrade.wish.attempt => {
                 (upgrade.wish.attempt, upgrade.returns) = (again.attempt, 0);
                 self.enter(Phase::Failing(reason))
             }
-            None => Flow::Rest,
+            (_, _) => Flow::Rest,
         }
     }
 
@@ -319,7 +324,8 @@ impl Turn<'_> {
         let here = self.is_here();
         let failed = reason.clone().unwrap_or(Reason::GuardSilent);
         match place {
-            Place::Clean if here => self.enter(Phase::Degraded(Reason::SnapshotGone)),
+            // A root that packages were only half written to says nothing of it.
+            Place::Clean if here && !self.has_new_root() => self.enter(Phase::Degraded(Reason::SnapshotGone)),
             Place::Clean => self.settle(reason),
             Place::Committed => self.enter(Phase::Removing),
             Place::OnTrial if reason.is_none() => self.try_again(0, 0),

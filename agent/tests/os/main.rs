@@ -1,0 +1,10 @@
+//! OS upgrades on a simulated device, together with the real boot guard: every crash, planted bugs, and reasons in words.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+
+mod bugs;
+mod crashes;
+mod firmware;
+mod kinds;
+mod reasons;
+mod units;
+mod world;
