@@ -102,9 +102,22 @@ pub fn decide(facts: &Facts) -> Action {
     match facts.volumes {
         Volumes::Plain => Action::Boot,
         Volumes::Unreadable { times } => unreadable(facts.booted, times),
-        Volumes::Snapshot { phase: Phase::Apply, .. } => Action::MergeAndBoot { why: Why::PowerCutInApply },
+        Volumes::Snapshot { phase: Phase::Apply, new_slot, returns, .. } => applied(facts, new_slot, returns),
         Volumes::Snapshot { phase: Phase::Trial, new_slot, attempt, .. } => trial(facts, new_slot, attempt),
         Volumes::Snapshot { phase: Phase::Failed, new_slot, returns, .. } => failed(facts, new_slot, returns),
+    }
+}
+
+/// The half-written slot is only booted where the other one was tried for its own sake: root must not be put back under it.
+/// Past the bound a whole root counts more.
+fn applied(facts: &Facts, new_slot: Slot, returns: u32) -> Action {
+    let merge = Action::MergeAndBoot { why: Why::PowerCutInApply };
+    let old = new_slot.other();
+    match (facts.tryboot, facts.booted == old) {
+        (Tryboot::Unsupported, _) | (Tryboot::Set | Tryboot::Clear, true) => merge,
+        (Tryboot::Set | Tryboot::Clear, false) if returns >= facts.returns_max => merge,
+        (Tryboot::Set | Tryboot::Clear, false) if facts.autoboot == Some(old) => Action::RebootTo { slot: old },
+        (Tryboot::Set | Tryboot::Clear, false) => Action::MendAutoboot { to: old },
     }
 }
 
@@ -177,7 +190,10 @@ mod tests {
             (Volumes::Plain, A, Clear, Some(A), Boot),
             (Volumes::Plain, B, Set, None, Boot),
             (snapshot(Apply, 0, 0), A, Clear, Some(A), merge(Why::PowerCutInApply)),
-            (snapshot(Apply, 0, 0), B, Set, Some(A), merge(Why::PowerCutInApply)),
+            (snapshot(Apply, 0, 0), B, Set, Some(A), RebootTo { slot: A }),
+            (snapshot(Apply, 0, 0), B, Clear, None, MendAutoboot { to: A }),
+            (snapshot(Apply, 0, 3), B, Clear, Some(B), merge(Why::PowerCutInApply)),
+            (snapshot(Apply, 0, 0), B, Unsupported, None, merge(Why::PowerCutInApply)),
             (snapshot(Trial, 0, 0), A, Clear, Some(A), RearmTryboot),
             (snapshot(Trial, 2, 0), A, Clear, Some(A), RearmTryboot),
             (snapshot(Trial, 3, 0), A, Clear, Some(A), merge(Why::TrialsUsedUp)),
@@ -252,10 +268,11 @@ mod tests {
                     );
                     prop_assert!(waits);
                 }
-                Volumes::Snapshot { phase, new_slot, .. } => {
+                Volumes::Snapshot { phase, new_slot, returns, .. } => {
                     prop_assert!(action != Action::Boot, "a snapshot is never forgotten");
                     // With new kernel and modules booted, the old root must not be put under them.
-                    if phase != Phase::Apply && facts.booted == new_slot && facts.tryboot != Tryboot::Unsupported {
+                    let bounded = phase == Phase::Apply && returns >= facts.returns_max;
+                    if !bounded && facts.booted == new_slot && facts.tryboot != Tryboot::Unsupported {
                         prop_assert!(!merges);
                     }
                 }

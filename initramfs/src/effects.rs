@@ -73,13 +73,13 @@ pub fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
             Effect::Reboot,
         ],
         Action::MendAutoboot { to } => vec![
-            say(format!("the new system failed; back to slot {to}, which autoboot.txt has to name again")),
+            say(format!("this is not the slot to boot; back to {to}, which autoboot.txt has to name again")),
             returned,
             Effect::WriteAutoboot(to),
             Effect::Reboot,
         ],
         Action::RebootTo { slot } => {
-            vec![say(format!("the new system failed; back to slot {slot}")), returned, Effect::Reboot]
+            vec![say(format!("this is not the slot to boot; back to {slot}")), returned, Effect::Reboot]
         }
         Action::BootDegraded { why } => vec![say(format!("degraded: {why}"))],
         Action::RepairAndReboot => {
@@ -136,6 +136,10 @@ pub fn failed(facts: &Facts, action: Action, effect: &Effect, times: Option<u32>
         },
         Effect::Recount(..) | Effect::AskTryboot | Effect::WriteAutoboot(_) if in_phase(Phase::Trial) => {
             Failed::Instead(*facts, Action::MergeAndBoot { why: Why::TrialsUsedUp })
+        }
+        // Root is half written: whole is better than of the right slot.
+        Effect::Recount(..) | Effect::WriteAutoboot(_) if in_phase(Phase::Apply) => {
+            Failed::Instead(*facts, Action::MergeAndBoot { why: Why::PowerCutInApply })
         }
         Effect::Recount(..) | Effect::WriteAutoboot(_) => {
             Failed::Instead(*facts, Action::BootDegraded { why: Why::CannotReturn })

@@ -7,7 +7,7 @@ use super::crashes;
 pub enum Bug {
     /// Effects are done before the ledger is stored.
     ActsBeforeStoring,
-    /// The ledger is not stored at all before a reboot.
+    /// The ledger is not synced before the reboot on trial.
     LedgerNotDurable,
     /// The agent takes an error of LVM for "no upgrade pending".
     AgentTakesErrorForNone,
@@ -37,7 +37,7 @@ pub enum Bug {
     AppsNotAsked,
     /// The probation timer does not run.
     NoTimer,
-    /// The flag is set and the agent reboots, without waiting for the tag.
+    /// What the guard noted of an earlier upgrade is not forgotten.
     GuardsNoteKept,
 }
 

@@ -85,6 +85,9 @@ fn live(world: &mut World, story: Story, blame: Blame) {
         return world.is_wrong(format!("it does not end: {at:?}"));
     }
     ended(world, story, blame);
+    if !world.wrong.is_empty() {
+        return;
+    }
     let kills = |fuse: &Fuse| matches!(fuse.accident, Accident::KillAgent | Accident::KillUnit);
     let quiet = fuses.iter().all(kills) && matches!(story.kind, Kind::Good | Kind::Reconnects);
     if quiet && world.boots != boots + 1 {
@@ -92,6 +95,9 @@ fn live(world: &mut World, story: Story, blame: Blame) {
     }
     if world.boots > boots + 80 {
         world.is_wrong(format!("{} boots", world.boots - boots));
+    }
+    if !world.wrong.is_empty() {
+        return;
     }
     if !world.fuses.is_empty() && blame == Blame::Exact {
         world.is_wrong(format!("there was no effect for {:?}", world.fuses));
@@ -128,6 +134,8 @@ fn ended(world: &mut World, story: Story, blame: Blame) {
 fn cold_boot(world: &mut World) {
     let (version, boots) = (world.root.version, world.boots);
     let ledger = world.disk.ledger.clone();
+    world.fuses.clear();
+    world.group_broken = false;
     world.lose_power();
     world.run(10 * MINUTE);
     let (same, at_rest) = (world.root.version == version, world.is_at_rest());

@@ -433,7 +433,11 @@ impl World {
                 Ok(Ended::GoesOn) => {}
                 Ok(Ended::Reboots) | Err(_) if self.dark => return,
                 Ok(Ended::Reboots) => return self.go_down(),
-                Err(why) => return self.is_wrong(format!("the guard fails: {why}")),
+                // The script that called it ends in the guard's own panic, which waits and reboots.
+                Err(why) => {
+                    self.say(|| format!("guard: {why}"));
+                    return self.go_down();
+                }
             }
         }
         self.goes_on();
@@ -645,12 +649,21 @@ impl World {
         }
         let facts = self.facts();
         let place = place(&facts);
-        match enforce(Some(&self.disk.ledger), &place, &facts.boot, facts.up_ms) {
+        match enforce(Some(&self.disk.ledger), &place, facts.record.as_ref(), &facts.boot, facts.up_ms) {
             Enforced::Nothing => {}
             Enforced::LookAgain { at_ms } => self.after(at_ms.saturating_sub(self.up()).max(SECOND), Due::Timer),
             // Another unit holds the lock.
             Enforced::Fail(_) if self.job.is_some() => self.after(SECOND, Due::Timer),
             Enforced::Fail(reason) => self.sentence(place, reason),
+            Enforced::Reboot => {
+                let reboot = |world: &mut Self| {
+                    world.sync();
+                    world.go_down();
+                };
+                if self.effect(&|| "probation: reboot".into(), reboot) == Done::Failed {
+                    self.after(5 * SECOND, Due::Timer);
+                }
+            }
         }
     }
 
@@ -664,12 +677,7 @@ impl World {
                 tags.phase = Tagged::Failed;
             }
         };
-        let reboot = |world: &mut Self| {
-            world.sync();
-            world.go_down();
-        };
-        let all: [(&str, &dyn Fn(&mut Self)); 3] =
-            [("say why", &store), ("tag it failed", &tag), ("reboot", &reboot)];
+        let all: [(&str, &dyn Fn(&mut Self)); 2] = [("say why", &store), ("tag it failed", &tag)];
         for (what, doit) in all {
             match self.effect(&|| format!("probation: {what}: {}", said.reason), doit) {
                 Done::Yes => {}
@@ -678,6 +686,7 @@ impl World {
                 Done::Failed => return self.after(5 * SECOND, Due::Timer),
             }
         }
+        self.after(1, Due::Timer);
     }
 
     /// Nothing is under way, and the agent is there.

@@ -4,6 +4,7 @@
 //! Two use it: the agent, at every change, and the probation unit, which holds to the limit also where no agent is alive.
 //! Decides the verdict; what follows is the machine's.
 
+use bramble_contracts::boot::{BootRecord, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::effect::Verb;
@@ -210,14 +211,25 @@ pub enum Enforced {
         /// In milliseconds.
         at_ms: u64,
     },
-    /// Tag the snapshot failed under the lock, if it is on trial and not committed then; leave the reason; reboot.
+    /// Leave the reason, and then tag the snapshot failed, under the lock, if it is on trial and not committed then; reboot.
     Fail(Reason),
+    /// It is tagged failed already: only the reboot is missing.
+    Reboot,
 }
 
 /// The limit, also where no agent is alive. The ledger is absent where it cannot be read.
-pub fn enforce(ledger: Option<&Ledger>, place: &Place, boot: &str, up_ms: u64) -> Enforced {
+pub fn enforce(
+    ledger: Option<&Ledger>,
+    place: &Place,
+    record: Option<&BootRecord>,
+    boot: &str,
+    up_ms: u64,
+) -> Enforced {
+    let degraded = record.is_some_and(|record| matches!(record.outcome, Outcome::Degraded { .. }));
     match place {
         Place::OnTrial => {}
+        // Of a degraded boot the guard knows that no reboot helps.
+        Place::Failed if !degraded => return Enforced::Reboot,
         Place::Unknown(_) => return Enforced::LookAgain { at_ms: up_ms.saturating_add(SIGN_MS) },
         Place::Clean | Place::Applying | Place::BeforeTrial | Place::Committed | Place::Failed => {
             return Enforced::Nothing;
@@ -270,8 +282,11 @@ pub fn enforce(ledger: Option<&Ledger>, place: &Place, boot: &str, up_ms: u64) -
 
 #[cfg(test)]
 mod tests {
+    use bramble_contracts::boot::Why;
+
     use super::*;
     use crate::core::os::facts::App;
+    use crate::core::os::testing::record;
 
     const SECOND: u64 = 1000;
     const TERMS: Terms = Terms {
@@ -360,13 +375,16 @@ mod tests {
     #[test]
     fn the_unit_holds_to_the_limit_without_an_agent() {
         let limit = Terms::default().give_up_after_ms;
-        assert_eq!(enforce(None, &Place::OnTrial, "b", limit - 1), Enforced::LookAgain { at_ms: limit });
+        assert_eq!(enforce(None, &Place::OnTrial, None, "b", limit - 1), Enforced::LookAgain { at_ms: limit });
         let silent = Reason::AgentSilent { for_ms: limit };
-        assert_eq!(enforce(None, &Place::OnTrial, "b", limit), Enforced::Fail(silent));
-        for place in [Place::Clean, Place::Applying, Place::BeforeTrial, Place::Committed, Place::Failed] {
-            assert_eq!(enforce(None, &place, "b", limit), Enforced::Nothing);
+        assert_eq!(enforce(None, &Place::OnTrial, None, "b", limit), Enforced::Fail(silent));
+        for place in [Place::Clean, Place::Applying, Place::BeforeTrial, Place::Committed] {
+            assert_eq!(enforce(None, &place, None, "b", limit), Enforced::Nothing);
         }
+        assert_eq!(enforce(None, &Place::Failed, None, "b", 0), Enforced::Reboot);
+        let degraded = record(Outcome::Degraded { why: Why::CannotReturn });
+        assert_eq!(enforce(None, &Place::Failed, Some(&degraded), "b", limit), Enforced::Nothing);
         let again = Enforced::LookAgain { at_ms: limit + SIGN_MS };
-        assert_eq!(enforce(None, &Place::Unknown("lvs".into()), "b", limit), again);
+        assert_eq!(enforce(None, &Place::Unknown("lvs".into()), None, "b", limit), again);
     }
 }
