@@ -37,12 +37,10 @@ pub enum Bug {
     AppsNotAsked,
     /// The probation timer does not run.
     NoTimer,
-    /// What the guard noted of an earlier upgrade is not forgotten.
-    GuardsNoteKept,
 }
 
 /// Every one.
-pub const ALL: [Bug; 17] = [
+pub const ALL: [Bug; 16] = [
     Bug::ActsBeforeStoring,
     Bug::LedgerNotDurable,
     Bug::AgentTakesErrorForNone,
@@ -59,7 +57,6 @@ pub const ALL: [Bug; 17] = [
     Bug::StaleResults,
     Bug::AppsNotAsked,
     Bug::NoTimer,
-    Bug::GuardsNoteKept,
 ];
 
 #[test]

@@ -16,7 +16,11 @@ impl World {
     fn guards_volumes(&mut self) -> Volumes {
         let times = Some(self.disk.unreadable + 1);
         if std::mem::take(&mut self.group_broken) {
-            return if self.bug == Some(Bug::GuardTakesErrorForNone) { Volumes::Plain } else { Volumes::Unreadable { times } };
+            return if self.bug == Some(Bug::GuardTakesErrorForNone) {
+                Volumes::Plain
+            } else {
+                Volumes::Unreadable { times }
+            };
         }
         match self.disk.snapshot {
             None => Volumes::Plain,
@@ -62,8 +66,7 @@ impl Host for World {
         let booted = if self.bug == Some(Bug::SlotIsGuessed) { Slot::A } else { self.slot };
         let tryboot = if self.bootcount { Tryboot::Unsupported } else { self.tryboot };
         let autoboot = self.autoboot.filter(|_| !self.bootcount);
-        let facts =
-            Facts { volumes, booted, tryboot, autoboot, attempts_max: ATTEMPTS_MAX, returns_max: RETURNS_MAX };
+        let facts = Facts { volumes, booted, tryboot, autoboot, attempts_max: ATTEMPTS_MAX, returns_max: RETURNS_MAX };
         Gathered { facts, slot_by: SlotBy::Firmware, times, trouble: vec![] }
     }
 

@@ -76,9 +76,7 @@ impl Kind {
             Self::AptHangs => (RolledBack, "could not apply: it did not end in its time", true),
             Self::PanicsEarly | Self::Hangs => (RolledBack, "the new system did not come up", true),
             Self::NoGuard => (RolledBack, "the boot guard did not run", true),
-            Self::NoAgent | Self::AgentCrashes => {
-                (RolledBack, "the agent did nothing for 1 min after reboot", true)
-            }
+            Self::NoAgent | Self::AgentCrashes => (RolledBack, "the agent did nothing for 1 min after reboot", true),
             Self::NoBroker => (RolledBack, "no broker for 1 min after reboot", false),
             Self::Flaps => (RolledBack, "the broker was lost: it has to stay for 20 s", false),
             Self::SickApp => (RolledBack, "app web unhealthy: probe http :80 → 500", true),

@@ -3,6 +3,7 @@
 
 mod bugs;
 mod crashes;
+mod files;
 mod firmware;
 mod kinds;
 mod reasons;

@@ -156,10 +156,7 @@ impl World {
             }
             Step::Sync => self.sync(),
             Step::TagTrial => self.tag(Phase::Trial),
-            Step::TagFailed => {
-                self.tag(Phase::Failed);
-                self.failed_in = Some(self.boots);
-            }
+            Step::TagFailed => self.tag(Phase::Failed),
             Step::Flip => self.autoboot = slot,
             Step::FlipBack => self.autoboot = slot,
             Step::RemoveSnapshot => self.disk.snapshot = None,

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bramble_agent::core::os::{
-    App, Bounds, Effect, Enforced, Event, Facts, Ledger, LedgerFile, OwnUpgrade, Phase, Place, Protection, Room, Sentence,
-    Ticket, Unit, UnitResult, Verb, Volumes, Way, What, Wish, enforce, place, step, wake_at,
+    App, Bounds, Effect, Enforced, Event, Facts, Ledger, LedgerFile, OwnUpgrade, Phase, Place, Protection, Room,
+    Sentence, Ticket, Unit, UnitResult, Upgrade, Verb, Volumes, Way, What, Wish, enforce, place, step, wake_at,
 };
 use bramble_agent::core::upgrade::{Clock, Mesh};
 use bramble_contracts::boot::{BootRecord, Outcome, Phase as Tagged, Slot, Snapshot, Tryboot, Why};
@@ -152,7 +152,7 @@ pub struct World {
     pub fuses: Vec<Fuse>,
     pub burnt: u32,
     pub effects: u32,
-    pub failed_in: Option<u32>,
+    pub judged_failed: bool,
     pub recording: bool,
     pub story: Vec<String>,
     pub wrong: Vec<String>,
@@ -234,7 +234,7 @@ impl World {
             fuses: vec![],
             burnt: 0,
             effects: 0,
-            failed_in: None,
+            judged_failed: false,
             recording: false,
             story: vec![],
             wrong: vec![],
@@ -455,12 +455,12 @@ impl World {
         if !self.bootcount && files.version != root.version {
             self.is_wrong(format!("root is {}, the boot files are {}", root.version, files.version));
         }
-        let verdict = self.failed_in.filter(|_| self.burnt == 0 && self.fuses.is_empty());
-        if outcome == Some(Outcome::OnTrial) && verdict.is_some() {
+        let disturbed = self.burnt > 0 || !self.fuses.is_empty();
+        if outcome == Some(Outcome::OnTrial) && self.judged_failed && !disturbed {
             self.is_wrong("what was judged failed is tried again");
         }
         if self.disk.snapshot.is_none() {
-            self.failed_in = None;
+            self.judged_failed = false;
         }
         let new = self.is_new();
         if new && self.kind == Kind::Hangs {
@@ -595,6 +595,8 @@ impl World {
 
     fn store(&mut self, agent: u32, next: Ledger) -> bool {
         let phase = next.upgrade.as_ref().map(|upgrade| format!("{:?}", upgrade.phase));
+        let fails = |upgrade: &Upgrade| matches!(upgrade.phase, Phase::Failing(_) | Phase::Returning(_));
+        self.judged_failed |= next.upgrade.as_ref().is_some_and(fails);
         let last = next.last.as_ref().map(|last| (last.status, last.reason.clone()));
         let what = || match &phase {
             Some(phase) => format!("agent: store {phase}"),
@@ -631,7 +633,6 @@ impl World {
 
     fn agent_does(&mut self, effect: &Effect) {
         match effect {
-            Effect::ForgetPutBack if self.bug == Some(Bug::GuardsNoteKept) => {}
             Effect::ForgetPutBack => (self.disk.put_back, self.disk.sentence, self.panic) = (None, None, None),
             Effect::Start(order) => self.start_unit(order),
             Effect::Reboot(way, _) => {
@@ -671,6 +672,7 @@ impl World {
         assert_eq!(place, Place::OnTrial);
         let ticket = self.disk.ledger.upgrade.as_ref().map(|upgrade| upgrade.ticket.clone());
         let said = Sentence { ticket, reason };
+        self.judged_failed = true;
         let store = |world: &mut Self| world.disk.sentence = Some(said.clone());
         let tag = |world: &mut Self| {
             if let Some((tags, _)) = &mut world.disk.snapshot {

@@ -2,6 +2,8 @@
 //!
 //! Decides how often and how long. What is proven by the device itself (a snapshot, a tag) is not taken from a unit's word.
 
+use std::time::Duration;
+
 use super::effect::{BootFiles, Effect, Manner, Order, Verb, Way};
 use super::facts::{About, Unit};
 use super::ledger::Started;
@@ -10,7 +12,6 @@ use super::reason::Reason;
 use super::step::{Flow, Turn};
 use super::wish::Protection;
 use crate::core::backoff::Backoff;
-use std::time::Duration;
 
 /// What became of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::ledger::{Denied, Outcome, Tally, Upgrade};
 use super::probation::sick_before;
 use super::reason::{Fault, Reason};
 use super::step::{Flow, Turn};
+use super::wish::Protection;
 use crate::core::backoff::Backoff;
 
 impl Tally {
@@ -77,7 +78,10 @@ impl Turn<'_> {
         let (failures, mut strikes) = tally.map_or((0, 0), |tally| (tally.failures, tally.strikes));
         let failures = failures.saturating_add(1);
         let bounds = self.facts.bounds;
-        let (denied, blamed) = match reason.fault() {
+        // With one set of boot files the guard's count is all there is, and it may have failed to count.
+        let weak = upgrade.protection != Protection::Tryboot && reason == Reason::DidNotComeUp;
+        let fault = if weak { Fault::Doubt } else { reason.fault() };
+        let (denied, blamed) = match fault {
             Fault::Packages => (true, true),
             Fault::Doubt => {
                 strikes = strikes.saturating_add(1);

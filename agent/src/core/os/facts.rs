@@ -251,13 +251,9 @@ impl Bounds {
             Verb::Plan => self.plan_ms,
             Verb::Fetch => self.fetch_ms,
             Verb::Apply => self.apply_ms,
-            Verb::Snapshot
-            | Verb::Arm
-            | Verb::Fail
-            | Verb::Commit
-            | Verb::Remove
-            | Verb::Resync
-            | Verb::Mend => self.unit_ms,
+            Verb::Snapshot | Verb::Arm | Verb::Fail | Verb::Commit | Verb::Remove | Verb::Resync | Verb::Mend => {
+                self.unit_ms
+            }
         }
     }
 }

@@ -27,9 +27,7 @@ mod wish;
 pub use begin::hindrance;
 pub use effect::{BootFiles, Effect, Manner, Order, Verb, Way};
 pub use event::Event;
-pub use facts::{
-    About, App, Apps, Bounds, Facts, OwnUpgrade, Room, Sentence, Unit, UnitFailure, UnitResult, Volumes,
-};
+pub use facts::{About, App, Apps, Bounds, Facts, OwnUpgrade, Room, Sentence, Unit, UnitFailure, UnitResult, Volumes};
 pub use ledger::{Denied, Ledger, LedgerFile, Outcome, Phase, Started, Tally, Trial, Upgrade};
 pub use packages::{Change, Delta, Plan};
 pub use place::{Place, place};

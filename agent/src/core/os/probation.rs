@@ -316,8 +316,7 @@ mod tests {
         for (up, since) in all {
             let mesh = since.map_or(Mesh::Down, |since| Mesh::Up { since_ms: since * SECOND });
             let up_ms = up * SECOND;
-            let look =
-                Look { up_ms, spent_ms: 0, mesh, clock: &Clock::Fit, apps: &apps, before: &apps, terms: &TERMS };
+            let look = Look { up_ms, spent_ms: 0, mesh, clock: &Clock::Fit, apps: &apps, before: &apps, terms: &TERMS };
             let (next, verdict) = probation(&watch, &look);
             said.push(told(&verdict));
             watch = next;
@@ -344,7 +343,10 @@ mod tests {
 
     #[test]
     fn the_limit_is_of_this_boot_and_of_all() {
-        assert_eq!((TERMS.limit_ms(0), TERMS.limit_ms(250 * SECOND), TERMS.limit_ms(900 * SECOND)), (120_000, 50_000, 0));
+        assert_eq!(
+            (TERMS.limit_ms(0), TERMS.limit_ms(250 * SECOND), TERMS.limit_ms(900 * SECOND)),
+            (120_000, 50_000, 0)
+        );
         assert_eq!(looks(&[(10, None), (119, None), (120, None)]), ["wait", "wait", "fail"]);
         assert_eq!(looks(&[(100, Some(99)), (120, Some(99))]), ["wait", "pass"], "just in time");
         assert_eq!(looks(&[(101, Some(99)), (120, Some(99))]), ["wait", "fail"]);

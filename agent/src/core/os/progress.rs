@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(status_line(line), Some(StatusLine::Progress(unpacks)));
         let asks = "pmconffile:/etc/x.conf:50.0000:'/etc/x.conf' '/etc/x.conf.dpkg-new' 1 1";
         assert_eq!(status_line(asks), Some(StatusLine::Asks { file: "/etc/x.conf".into() }));
-        for other in ["", "pmstatus", "pmstatus:a", "pmstatus:a:b:c", "hello:a:1.0:b", "dlstatus::::", "pmstatus:a:1.0"] {
+        for other in ["", "pmstatus", "pmstatus:a", "pmstatus:a:b:c", "hello:a:1.0:b", "dlstatus::::", "pmstatus:a:1.0"]
+        {
             assert_eq!(status_line(other), None, "{other}");
         }
     }

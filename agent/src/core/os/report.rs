@@ -137,9 +137,7 @@ fn blank(facts: &Facts) -> OsStatus {
 fn with_plan(plan: Option<&Plan>, told: OsStatus) -> OsStatus {
     match plan {
         None => told,
-        Some(plan) => {
-            OsStatus { delta: plan.delta.shown(), held: plan.held.clone(), bytes: plan.fetch_bytes, ..told }
-        }
+        Some(plan) => OsStatus { delta: plan.delta.shown(), held: plan.held.clone(), bytes: plan.fetch_bytes, ..told },
     }
 }
 

@@ -94,7 +94,8 @@ impl Turn<'_> {
             Booted::RolledBack { why } | Booted::Degraded { why } => Some(why),
             Booted::Plain | Booted::OnTrial | Booted::Committed => None,
         });
-        let why = self.facts.put_back.or(by_record);
+        // The note lasts longer than the record, and may be of a boot before.
+        let why = by_record.or(self.facts.put_back);
         let panic = || self.facts.panic.clone().map(Reason::KernelPanic);
         match (why, &upgrade.phase) {
             (_, Phase::Planning | Phase::Fetching | Phase::Snapshot | Phase::Applying | Phase::Arming)

@@ -72,10 +72,7 @@ impl Turn<'_> {
         if let Some(upgrade) = &mut self.ledger.upgrade {
             if upgrade.since.boot != boot {
                 let base = if upgrade.ticket.began.boot == upgrade.since.boot { upgrade.ticket.began.up_ms } else { 0 };
-                let watched = match &upgrade.phase {
-                    Phase::Trial(trial) => trial.watch.looked_ms,
-                    _ => 0,
-                };
+                let watched = if let Phase::Trial(trial) = &upgrade.phase { trial.watch.looked_ms } else { 0 };
                 let known = upgrade.since.up_ms.max(watched).saturating_sub(base);
                 upgrade.spent_ms = upgrade.spent_ms.saturating_add(known);
             }
@@ -303,9 +300,11 @@ impl Turn<'_> {
     /// People help, or ask for another try on the way back.
     fn degraded(&mut self, place: &Place, reason: Reason) -> Flow {
         let Some(upgrade) = &mut self.ledger.upgrade else { return Flow::Rest };
-        let again = self.facts.wish.as_ref().filter(|wish| {
-            (&wish.id, wish.attempt) != (&upgrade.wish.id, upgrade.wish.attempt)
-        });
+        let again = self
+            .facts
+            .wish
+            .as_ref()
+            .filter(|wish| (&wish.id, wish.attempt) != (&upgrade.wish.id, upgrade.wish.attempt));
         match (place, again) {
             // Nobody knows what root is; packages written once more make it whole.
             (Place::Clean, Some(_)) if reason == Reason::SnapshotGone => self.end_failed(reason),
@@ -342,7 +341,8 @@ impl Turn<'_> {
 
     /// Another boot that did not end in the old system. The guard has bounds of its own.
     fn go_back(&mut self, phase: Phase) -> Flow {
-        let degraded = self.facts.record.as_ref().is_some_and(|record| matches!(record.outcome, Booted::Degraded { .. }));
+        let degraded =
+            self.facts.record.as_ref().is_some_and(|record| matches!(record.outcome, Booted::Degraded { .. }));
         let max = self.facts.bounds.returns;
         let Some(upgrade) = &mut self.ledger.upgrade else { return Flow::Rest };
         upgrade.returns = upgrade.returns.saturating_add(1);

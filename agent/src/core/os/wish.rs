@@ -171,7 +171,8 @@ mod tests {
             let package = Package { name: name.into(), version: version.map(str::to_owned) };
             Wish { what: What::Packages(vec![package]), ..wish(1) }.flaw()
         };
-        for (name, version) in [("podman", None), ("libstdc++6", Some("14.2.0-19")), ("zlib1g:arm64", Some("1:1.3~rc1+b1"))]
+        for (name, version) in
+            [("podman", None), ("libstdc++6", Some("14.2.0-19")), ("zlib1g:arm64", Some("1:1.3~rc1+b1"))]
         {
             assert_eq!(of(name, version), None, "{name}");
         }
