@@ -6,6 +6,7 @@ mod crashes;
 mod files;
 mod firmware;
 mod kinds;
+mod process;
 mod reasons;
 mod units;
 mod world;

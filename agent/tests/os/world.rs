@@ -4,16 +4,15 @@
 use std::collections::BTreeMap;
 
 use bramble_agent::core::os::{
-    App, Bounds, Effect, Enforced, Event, Facts, Ledger, LedgerFile, OwnUpgrade, Phase, Place, Protection, Room,
-    Sentence, Ticket, Unit, UnitResult, Upgrade, Verb, Volumes, Way, What, Wish, enforce, place, step, wake_at,
+    Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What, Wish,
 };
-use bramble_agent::core::upgrade::{Clock, Mesh};
-use bramble_contracts::boot::{BootRecord, Outcome, Phase as Tagged, Slot, Snapshot, Tryboot, Why};
+use bramble_contracts::boot::{BootRecord, Outcome, Slot, Snapshot, Tryboot, Why};
+use bramble_contracts::v1::Status;
 use bramble_initramfs::boot::{Ended, boot};
 
 use super::bugs::Bug;
 use super::kinds::Kind;
-use super::units::{APPLY_MAX, Job};
+use super::units::Job;
 
 pub const SECOND: u64 = 1000;
 pub const MINUTE: u64 = 60 * SECOND;
@@ -112,9 +111,9 @@ pub enum Due {
 #[derive(Clone)]
 pub struct World {
     pub now: u64,
-    up_since: u64,
+    pub up_since: u64,
     pub boots: u32,
-    silent_boots: u32,
+    pub silent_boots: u32,
     pub disk: Disk,
     /// As it looks to who runs now; without power it is lost where it is not on disk.
     pub root: Root,
@@ -133,22 +132,22 @@ pub struct World {
     pub run_number: u32,
     pub bug: Option<Bug>,
     pub job: Option<Job>,
-    pub waiting: Vec<bramble_agent::core::os::Order>,
+    pub waiting: Vec<Order>,
     pub unit_starts: u32,
-    agent: Option<u32>,
-    agents: u32,
-    looks: u32,
-    connected: Option<u64>,
-    mesh_up: bool,
-    lvm_until: u64,
+    pub agent: Option<u32>,
+    pub agents: u32,
+    pub looks: u32,
+    pub connected: Option<u64>,
+    pub mesh_up: bool,
+    pub lvm_until: u64,
     pub group_broken: bool,
     pub wish: Option<Wish>,
     pub own_upgrade: OwnUpgrade,
     pub room: Room,
     pub window: Result<(), String>,
     pub panic: Option<String>,
-    agenda: BTreeMap<(u64, u64), Due>,
-    next: u64,
+    pub agenda: BTreeMap<(u64, u64), Due>,
+    pub next: u64,
     pub fuses: Vec<Fuse>,
     pub burnt: u32,
     pub effects: u32,
@@ -382,7 +381,7 @@ impl World {
         (self.files, self.autoboot) = (self.disk.files, self.disk.autoboot);
     }
 
-    fn go_down(&mut self) {
+    pub fn go_down(&mut self) {
         self.dark = true;
         (self.agent, self.job, self.record) = (None, None, None);
         self.waiting.clear();
@@ -474,223 +473,6 @@ impl World {
         }
     }
 
-    pub fn is_new(&self) -> bool {
-        self.root.version > self.base
-    }
-
-    fn agent_starts(&mut self) {
-        self.agents += 1;
-        self.agent = Some(self.agents);
-        self.connected = (self.mesh_up && !(self.is_new() && self.kind == Kind::NoBroker)).then(|| self.up() + 1);
-        if self.is_new() && self.kind == Kind::Reconnects {
-            for at in [4, 9] {
-                self.after(at * SECOND, Due::News);
-            }
-        }
-        self.after(2, Due::News);
-    }
-
-    pub fn kill_agent(&mut self) {
-        if self.agent.take().is_some() {
-            self.connected = None;
-            self.after(SECOND, Due::AgentStarts);
-        }
-    }
-
-    fn mesh(&self) -> Mesh {
-        let up = self.up();
-        let new = self.is_new();
-        // Within a trial: 14 s to 19 s, and every 15 s.
-        match self.kind {
-            Kind::Reconnects if new && (14 * SECOND..19 * SECOND).contains(&up) => return Mesh::Down,
-            Kind::Reconnects if new && up >= 19 * SECOND && self.connected.is_some() => {
-                return Mesh::Up { since_ms: self.connected.unwrap_or(0).max(19 * SECOND) };
-            }
-            Kind::Flaps if new && up % (15 * SECOND) < 2 * SECOND => return Mesh::Down,
-            Kind::Flaps if new && self.connected.is_some() => {
-                return Mesh::Up { since_ms: up - up % (15 * SECOND) + 2 * SECOND };
-            }
-            _ => {}
-        }
-        self.connected.map_or(Mesh::Down, |since_ms| Mesh::Up { since_ms })
-    }
-
-    pub fn facts(&self) -> Facts {
-        let new = self.is_new();
-        let ticket = self.disk.ledger.upgrade.as_ref().map(|upgrade| &upgrade.ticket);
-        let unit = |verb: Verb| {
-            let named = |order: &bramble_agent::core::os::Order| order.verb == verb;
-            let runs = self.job.as_ref().is_some_and(|job| named(&job.order)) || self.waiting.iter().any(named);
-            let ended = || self.result_of(verb, ticket).map(Unit::Ended);
-            Some((verb, if runs { Unit::Running } else { ended()? }))
-        };
-        let unreadable = self.lvm_until > self.now && self.bug != Some(Bug::AgentTakesErrorForNone);
-        let sick = new && self.kind == Kind::SickApp && self.bug != Some(Bug::AppsNotAsked);
-        Facts {
-            up_ms: self.up(),
-            boot: self.boot_id(),
-            wish: self.wish.clone(),
-            protection: if self.bootcount { Protection::Bootcount } else { Protection::Tryboot },
-            volumes: match &self.disk.snapshot {
-                _ if unreadable => Volumes::Unreadable("input/output error".into()),
-                Some((tags, _)) if self.lvm_until <= self.now => Volumes::Snapshot(*tags),
-                Some(_) | None => Volumes::Plain,
-            },
-            booted: Some(self.slot),
-            autoboot: self.autoboot,
-            record: self.record.clone(),
-            put_back: self.disk.put_back,
-            stamp: self.root.stamp.clone(),
-            units: Verb::ALL.into_iter().filter_map(unit).collect(),
-            sentence: self.disk.sentence.clone(),
-            room: Some(self.room),
-            apps: BTreeMap::from([
-                ("cam".to_owned(), App { revision: 3, sick: Some("it never ran".into()) }),
-                ("web".to_owned(), App { revision: 1, sick: sick.then(|| "probe http :80 → 500".into()) }),
-            ]),
-            mesh: self.mesh(),
-            clock: match self.kind {
-                Kind::ClockUnfit if new => Clock::Unfit("it is before the floor".into()),
-                _ => Clock::Fit,
-            },
-            window: self.window.clone(),
-            own_upgrade: self.own_upgrade,
-            panic: self.panic.clone(),
-            bounds: Bounds { apply_ms: APPLY_MAX, ..Bounds::default() },
-        }
-    }
-
-    fn look(&mut self, event: &Event) {
-        let Some(agent) = self.agent.filter(|_| !self.dark) else { return };
-        let facts = self.facts();
-        let (next, effects) = step(self.disk.ledger.clone(), event, &facts);
-        self.check_beginning(&next);
-        let acts_first = self.bug == Some(Bug::ActsBeforeStoring);
-        if acts_first && !self.perform(agent, &effects) {
-            return;
-        }
-        if next != self.disk.ledger && !self.store(agent, next) {
-            return;
-        }
-        if !acts_first && !self.perform(agent, &effects) {
-            return;
-        }
-        self.looks += 1;
-        let facts = self.facts();
-        if let Some(at) = wake_at(&self.disk.ledger, &facts) {
-            self.after(at - self.up(), Due::Look(self.looks));
-        }
-    }
-
-    fn check_beginning(&mut self, next: &Ledger) {
-        let begins = self.disk.ledger.upgrade.is_none() && next.upgrade.is_some();
-        let planned = next.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Planning);
-        if begins && planned {
-            self.run_number += u32::from(self.disk.ledger.last.is_some());
-            if self.disk.snapshot.is_some() || self.own_upgrade == OwnUpgrade::UnderWay {
-                self.is_wrong("an upgrade begins while another one is under way");
-            }
-        }
-    }
-
-    fn store(&mut self, agent: u32, next: Ledger) -> bool {
-        let phase = next.upgrade.as_ref().map(|upgrade| format!("{:?}", upgrade.phase));
-        let fails = |upgrade: &Upgrade| matches!(upgrade.phase, Phase::Failing(_) | Phase::Returning(_));
-        self.judged_failed |= next.upgrade.as_ref().is_some_and(fails);
-        let last = next.last.as_ref().map(|last| (last.status, last.reason.clone()));
-        let what = || match &phase {
-            Some(phase) => format!("agent: store {phase}"),
-            None => format!("agent: store {last:?}"),
-        };
-        // A ledger that lies in the cache alone is as good as none when it is wanted.
-        let lost = self.bug == Some(Bug::LedgerNotDurable)
-            && next.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Armed);
-        let kept = if lost { Ledger::default() } else { next };
-        match self.effect(&what, |world| world.disk.ledger = kept) {
-            Done::Failed => {
-                self.looks += 1;
-                self.after(30 * SECOND, Due::Look(self.looks));
-                false
-            }
-            Done::Dead => false,
-            Done::Yes => self.agent == Some(agent),
-        }
-    }
-
-    fn perform(&mut self, agent: u32, effects: &[Effect]) -> bool {
-        for effect in effects {
-            match self.effect(&|| format!("agent: {effect}"), |world| world.agent_does(effect)) {
-                Done::Yes if self.agent == Some(agent) => {}
-                Done::Yes | Done::Dead => return false,
-                Done::Failed => {
-                    self.after(1, Due::Tell(Event::Failed { effect: effect.clone(), why: "it fails".into() }));
-                    return true;
-                }
-            }
-        }
-        true
-    }
-
-    fn agent_does(&mut self, effect: &Effect) {
-        match effect {
-            Effect::ForgetPutBack => (self.disk.put_back, self.disk.sentence, self.panic) = (None, None, None),
-            Effect::Start(order) => self.start_unit(order),
-            Effect::Reboot(way, _) => {
-                self.sync();
-                self.flag = *way == Way::Trial;
-                self.go_down();
-            }
-        }
-    }
-
-    /// The probation unit, which is no part of the agent.
-    fn timer(&mut self) {
-        if self.dark {
-            return;
-        }
-        let facts = self.facts();
-        let place = place(&facts);
-        match enforce(Some(&self.disk.ledger), &place, facts.record.as_ref(), &facts.boot, facts.up_ms) {
-            Enforced::Nothing => {}
-            Enforced::LookAgain { at_ms } => self.after(at_ms.saturating_sub(self.up()).max(SECOND), Due::Timer),
-            // Another unit holds the lock.
-            Enforced::Fail(_) if self.job.is_some() => self.after(SECOND, Due::Timer),
-            Enforced::Fail(reason) => self.sentence(place, reason),
-            Enforced::Reboot => {
-                let reboot = |world: &mut Self| {
-                    world.sync();
-                    world.go_down();
-                };
-                if self.effect(&|| "probation: reboot".into(), reboot) == Done::Failed {
-                    self.after(5 * SECOND, Due::Timer);
-                }
-            }
-        }
-    }
-
-    fn sentence(&mut self, place: Place, reason: bramble_agent::core::os::Reason) {
-        assert_eq!(place, Place::OnTrial);
-        let ticket = self.disk.ledger.upgrade.as_ref().map(|upgrade| upgrade.ticket.clone());
-        let said = Sentence { ticket, reason };
-        self.judged_failed = true;
-        let store = |world: &mut Self| world.disk.sentence = Some(said.clone());
-        let tag = |world: &mut Self| {
-            if let Some((tags, _)) = &mut world.disk.snapshot {
-                tags.phase = Tagged::Failed;
-            }
-        };
-        let all: [(&str, &dyn Fn(&mut Self)); 2] = [("say why", &store), ("tag it failed", &tag)];
-        for (what, doit) in all {
-            match self.effect(&|| format!("probation: {what}: {}", said.reason), doit) {
-                Done::Yes => {}
-                Done::Dead => return,
-                // The unit is started again.
-                Done::Failed => return self.after(5 * SECOND, Due::Timer),
-            }
-        }
-        self.after(1, Due::Timer);
-    }
-
     /// Nothing is under way, and the agent is there.
     pub fn is_at_rest(&self) -> bool {
         let alive = !self.dark && self.agent.is_some() && self.job.is_none();
@@ -701,9 +483,8 @@ impl World {
     pub fn is_answered(&self) -> bool {
         let Some(wish) = &self.wish else { return true };
         let last = self.disk.ledger.last.as_ref();
-        let confirmed = last.is_some_and(|last| {
-            last.status == bramble_contracts::v1::Status::Confirmed && last.ticket.attempt == wish.attempt
-        });
+        let confirmed =
+            last.is_some_and(|last| last.status == Status::Confirmed && last.ticket.attempt == wish.attempt);
         confirmed || self.disk.ledger.denial(wish).is_some()
     }
 }
