@@ -13,19 +13,19 @@ const TURNS_MAX: usize = 8;
 
 /// What a boot found.
 #[derive(Debug, Clone)]
-pub(crate) struct Gathered {
+pub struct Gathered {
     /// For the decision.
-    pub(crate) facts: Facts,
+    pub facts: Facts,
     /// Who said which slot was booted.
-    pub(crate) slot_by: SlotBy,
+    pub slot_by: SlotBy,
     /// How often in a row volumes could not be used, if this boot is one more; absent when that cannot be kept.
-    pub(crate) times: Option<u32>,
+    pub times: Option<u32>,
     /// What was not as it should be.
-    pub(crate) trouble: Vec<String>,
+    pub trouble: Vec<String>,
 }
 
 /// The machine.
-pub(crate) trait Host {
+pub trait Host {
     /// Arms the hardware watchdog, if there is one.
     fn arm(&mut self) -> Result<ArmedWatchdog, String>;
     /// Looks at everything, and changes nothing.
@@ -38,7 +38,7 @@ pub(crate) trait Host {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// Root can be mounted.
     GoesOn,
     /// The machine was told to boot again.
@@ -46,7 +46,7 @@ pub(crate) enum Ended {
 }
 
 /// Does all of it. An error means that not even a reboot was possible.
-pub(crate) fn boot(host: &mut impl Host) -> Result<Ended, String> {
+pub fn boot(host: &mut impl Host) -> Result<Ended, String> {
     let armed = host.arm();
     let Gathered { mut facts, slot_by, times, mut trouble } = host.gather();
     let watchdog = armed.map_err(|why| trouble.push(format!("watchdog: {why}"))).ok();
@@ -128,10 +128,10 @@ fn outcome(action: Action) -> Option<Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use bramble_contracts::boot::{Slot, Tryboot, Why};
+    use bramble_contracts::boot::{Phase, Slot, Tryboot, Why};
 
     use super::*;
-    use crate::decide::{Phase, Volumes};
+    use crate::decide::Volumes;
     use crate::effects::Count;
 
     /// A machine with a firmware, a snapshot and a first partition: each of them can break, and the power can go.

@@ -3,25 +3,13 @@
 //! Pure and total: every combination has an answer, and none of them is a shell. One invariant carries it: the content of
 //! root follows the boot slot that the firmware actually booted. Decides; reads and changes nothing.
 
-use bramble_contracts::boot::{Slot, Tryboot, Why};
+use bramble_contracts::boot::{Phase, Slot, Tryboot, Why};
 use serde::{Deserialize, Serialize};
-
-/// How far an upgrade was when this boot began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Phase {
-    /// Packages were being written: the power was cut.
-    Apply,
-    /// On trial.
-    Trial,
-    /// Judged, and not good.
-    Failed,
-}
 
 /// The volume group, as far as it could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "state", deny_unknown_fields)]
-pub(crate) enum Volumes {
+pub enum Volumes {
     /// It could not be read; never the same as "no upgrade".
     Unreadable {
         /// Boots in a row that met this, this one included; absent when the count itself cannot be kept.
@@ -45,25 +33,25 @@ pub(crate) enum Volumes {
 /// What one boot found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// The volume group.
-    pub(crate) volumes: Volumes,
+    pub volumes: Volumes,
     /// The slot whose files were booted.
-    pub(crate) booted: Slot,
+    pub booted: Slot,
     /// Of this boot.
-    pub(crate) tryboot: Tryboot,
+    pub tryboot: Tryboot,
     /// The slot that autoboot.txt names; absent when it cannot be read.
-    pub(crate) autoboot: Option<Slot>,
+    pub autoboot: Option<Slot>,
     /// Trial boots allowed.
-    pub(crate) attempts_max: u32,
+    pub attempts_max: u32,
     /// Reboots allowed on the way back to the old slot.
-    pub(crate) returns_max: u32,
+    pub returns_max: u32,
 }
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "action")]
-pub(crate) enum Action {
+pub enum Action {
     /// Mount root and go on.
     Boot,
     /// Mount root and go on: the agent judges this boot.
@@ -110,13 +98,26 @@ const WAIT_FIRST_SECS: u32 = 60;
 const WAIT_MAX_SECS: u32 = 600;
 
 /// The decision.
-pub(crate) fn decide(facts: &Facts) -> Action {
+pub fn decide(facts: &Facts) -> Action {
     match facts.volumes {
         Volumes::Plain => Action::Boot,
         Volumes::Unreadable { times } => unreadable(facts.booted, times),
-        Volumes::Snapshot { phase: Phase::Apply, .. } => Action::MergeAndBoot { why: Why::PowerCutInApply },
+        Volumes::Snapshot { phase: Phase::Apply, new_slot, returns, .. } => applied(facts, new_slot, returns),
         Volumes::Snapshot { phase: Phase::Trial, new_slot, attempt, .. } => trial(facts, new_slot, attempt),
         Volumes::Snapshot { phase: Phase::Failed, new_slot, returns, .. } => failed(facts, new_slot, returns),
+    }
+}
+
+/// The half-written slot is only booted where the other one was tried for its own sake: root must not be put back under it.
+/// Past the bound a whole root counts more.
+fn applied(facts: &Facts, new_slot: Slot, returns: u32) -> Action {
+    let merge = Action::MergeAndBoot { why: Why::PowerCutInApply };
+    let old = new_slot.other();
+    match (facts.tryboot, facts.booted == old) {
+        (Tryboot::Unsupported, _) | (Tryboot::Set | Tryboot::Clear, true) => merge,
+        (Tryboot::Set | Tryboot::Clear, false) if returns >= facts.returns_max => merge,
+        (Tryboot::Set | Tryboot::Clear, false) if facts.autoboot == Some(old) => Action::RebootTo { slot: old },
+        (Tryboot::Set | Tryboot::Clear, false) => Action::MendAutoboot { to: old },
     }
 }
 
@@ -159,7 +160,7 @@ fn unreadable(booted: Slot, times: Option<u32>) -> Action {
 }
 
 /// Longer and longer, up to ten minutes.
-pub(crate) fn pause_secs(waits_before: u32) -> u32 {
+pub fn pause_secs(waits_before: u32) -> u32 {
     (WAIT_FIRST_SECS << waits_before.min(16)).min(WAIT_MAX_SECS)
 }
 
@@ -189,7 +190,10 @@ mod tests {
             (Volumes::Plain, A, Clear, Some(A), Boot),
             (Volumes::Plain, B, Set, None, Boot),
             (snapshot(Apply, 0, 0), A, Clear, Some(A), merge(Why::PowerCutInApply)),
-            (snapshot(Apply, 0, 0), B, Set, Some(A), merge(Why::PowerCutInApply)),
+            (snapshot(Apply, 0, 0), B, Set, Some(A), RebootTo { slot: A }),
+            (snapshot(Apply, 0, 0), B, Clear, None, MendAutoboot { to: A }),
+            (snapshot(Apply, 0, 3), B, Clear, Some(B), merge(Why::PowerCutInApply)),
+            (snapshot(Apply, 0, 0), B, Unsupported, None, merge(Why::PowerCutInApply)),
             (snapshot(Trial, 0, 0), A, Clear, Some(A), RearmTryboot),
             (snapshot(Trial, 2, 0), A, Clear, Some(A), RearmTryboot),
             (snapshot(Trial, 3, 0), A, Clear, Some(A), merge(Why::TrialsUsedUp)),
@@ -264,10 +268,11 @@ mod tests {
                     );
                     prop_assert!(waits);
                 }
-                Volumes::Snapshot { phase, new_slot, .. } => {
+                Volumes::Snapshot { phase, new_slot, returns, .. } => {
                     prop_assert!(action != Action::Boot, "a snapshot is never forgotten");
                     // With new kernel and modules booted, the old root must not be put under them.
-                    if phase != Phase::Apply && facts.booted == new_slot && facts.tryboot != Tryboot::Unsupported {
+                    let bounded = phase == Phase::Apply && returns >= facts.returns_max;
+                    if !bounded && facts.booted == new_slot && facts.tryboot != Tryboot::Unsupported {
                         prop_assert!(!merges);
                     }
                 }

@@ -2,13 +2,13 @@
 //!
 //! Decides order: what a later boot has to know is written before what it is about. Does nothing itself.
 
-use bramble_contracts::boot::{Slot, Tryboot, Why};
+use bramble_contracts::boot::{Phase, Slot, Snapshot, Tryboot, Why};
 
-use crate::decide::{Action, Facts, Phase, Volumes, decide};
+use crate::decide::{Action, Facts, Volumes, decide};
 
 /// A count among the snapshot's tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Count {
+pub enum Count {
     /// Trial boots.
     Attempt,
     /// Ways back to the old slot.
@@ -17,17 +17,17 @@ pub(crate) enum Count {
 
 impl Count {
     /// Its tag, without the value.
-    pub(crate) const fn tag(self) -> &'static str {
+    pub const fn tag(self) -> &'static str {
         match self {
-            Self::Attempt => "bramble.attempt",
-            Self::Returns => "bramble.returns",
+            Self::Attempt => Snapshot::ATTEMPT,
+            Self::Returns => Snapshot::RETURNS,
         }
     }
 }
 
 /// One thing to do. Each may be done again after a power cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// On the console and in the kernel's log.
     Say(String),
     /// Writes on the first partition how often in a row the volumes could not be read.
@@ -51,7 +51,7 @@ pub(crate) enum Effect {
 }
 
 /// What an action comes to.
-pub(crate) fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
+pub fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
     let (attempt, returns) = match facts.volumes {
         Volumes::Snapshot { attempt, returns, .. } => (attempt, returns),
         Volumes::Plain | Volumes::Unreadable { .. } => (0, 0),
@@ -73,13 +73,13 @@ pub(crate) fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
             Effect::Reboot,
         ],
         Action::MendAutoboot { to } => vec![
-            say(format!("the new system failed; back to slot {to}, which autoboot.txt has to name again")),
+            say(format!("this is not the slot to boot; back to {to}, which autoboot.txt has to name again")),
             returned,
             Effect::WriteAutoboot(to),
             Effect::Reboot,
         ],
         Action::RebootTo { slot } => {
-            vec![say(format!("the new system failed; back to slot {slot}")), returned, Effect::Reboot]
+            vec![say(format!("this is not the slot to boot; back to {slot}")), returned, Effect::Reboot]
         }
         Action::BootDegraded { why } => vec![say(format!("degraded: {why}"))],
         Action::RepairAndReboot => {
@@ -112,7 +112,7 @@ fn to_other(facts: &Facts) -> Option<Effect> {
 
 /// What follows an effect that did not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failed {
+pub enum Failed {
     /// It was not essential.
     GoOn,
     /// This instead, on these grounds.
@@ -121,7 +121,7 @@ pub(crate) enum Failed {
 
 /// A count that cannot be written counts as its bound, so that nothing is tried for ever. A merge that fails is a volume
 /// group that cannot be read: `times` is what its count would be.
-pub(crate) fn failed(facts: &Facts, action: Action, effect: &Effect, times: Option<u32>) -> Failed {
+pub fn failed(facts: &Facts, action: Action, effect: &Effect, times: Option<u32>) -> Failed {
     let unreadable = |times| {
         let facts = Facts { volumes: Volumes::Unreadable { times }, ..*facts };
         Failed::Instead(facts, decide(&facts))
@@ -136,6 +136,10 @@ pub(crate) fn failed(facts: &Facts, action: Action, effect: &Effect, times: Opti
         },
         Effect::Recount(..) | Effect::AskTryboot | Effect::WriteAutoboot(_) if in_phase(Phase::Trial) => {
             Failed::Instead(*facts, Action::MergeAndBoot { why: Why::TrialsUsedUp })
+        }
+        // Root is half written: whole is better than of the right slot.
+        Effect::Recount(..) | Effect::WriteAutoboot(_) if in_phase(Phase::Apply) => {
+            Failed::Instead(*facts, Action::MergeAndBoot { why: Why::PowerCutInApply })
         }
         Effect::Recount(..) | Effect::WriteAutoboot(_) => {
             Failed::Instead(*facts, Action::BootDegraded { why: Why::CannotReturn })

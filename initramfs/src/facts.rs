@@ -1,27 +1,20 @@
-//! From bytes to facts: the kernel's command line, the firmware's device tree, autoboot.txt, and what `lvs` says.
+//! From bytes to facts: the kernel's command line, the firmware's device tree, and what `lvs` says.
 //!
 //! Decides what each of them means. What cannot be read is told as that, and is never "no upgrade". Reads no file.
 
-use bramble_contracts::boot::{Slot, SlotBy, Tryboot};
+use bramble_contracts::boot::{GROUP, ROOT, SNAPSHOT, Slot, SlotBy, Snapshot, Tryboot};
 use serde::Deserialize;
 
-use crate::decide::{Phase, Volumes};
-
-/// The volume group of our layout.
-pub(crate) const GROUP: &str = "vg0";
-/// The volume that is mounted as root.
-pub(crate) const ROOT: &str = "root";
-/// The snapshot of root that an upgrade leaves behind until it is committed.
-pub(crate) const SNAPSHOT: &str = "root_preupgrade";
+use crate::decide::Volumes;
 
 /// Does this command line boot from our layout? On every other machine the guard has nothing to do.
-pub(crate) fn root_is_ours(cmdline: &str) -> bool {
+pub fn root_is_ours(cmdline: &str) -> bool {
     let root = word(cmdline, "root=").unwrap_or_default();
     root == format!("/dev/{GROUP}/{ROOT}") || root == format!("/dev/mapper/{GROUP}-{ROOT}")
 }
 
 /// Which slot was booted, and who says so. The firmware knows; a slot's own files say what they were written for.
-pub(crate) fn booted(partition: Option<&[u8]>, cmdline: &str) -> (Slot, SlotBy) {
+pub fn booted(partition: Option<&[u8]>, cmdline: &str) -> (Slot, SlotBy) {
     let by_firmware = partition.and_then(big_endian).and_then(Slot::on_partition);
     let by_cmdline = match word(cmdline, "bramble.slot=") {
         Some("a") => Some(Slot::A),
@@ -36,7 +29,7 @@ pub(crate) fn booted(partition: Option<&[u8]>, cmdline: &str) -> (Slot, SlotBy) 
 }
 
 /// What `/chosen/bootloader/tryboot` of the device tree means.
-pub(crate) fn tryboot(cell: Option<&[u8]>) -> Tryboot {
+pub fn tryboot(cell: Option<&[u8]>) -> Tryboot {
     match cell.and_then(big_endian) {
         Some(0) => Tryboot::Clear,
         Some(_) => Tryboot::Set,
@@ -50,26 +43,6 @@ fn big_endian(cell: &[u8]) -> Option<u32> {
 
 fn word<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
     cmdline.split_whitespace().filter_map(|word| word.strip_prefix(name)).next_back()
-}
-
-/// The slot that a plain boot gets, by autoboot.txt.
-pub(crate) fn autoboot(text: &str) -> Option<Slot> {
-    let mut counts = true;
-    let mut found = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(filter) = line.strip_prefix('[') {
-            counts = filter.strip_suffix(']') == Some("all");
-        } else if counts && let Some(number) = line.strip_prefix("boot_partition=") {
-            found = number.trim().parse().ok().and_then(Slot::on_partition);
-        }
-    }
-    found
-}
-
-/// autoboot.txt that gives a plain boot this slot, and a boot on trial the other one.
-pub(crate) fn autoboot_text(slot: Slot) -> String {
-    let (plain, trial) = (slot.partition(), slot.other().partition());
-    format!("[all]\ntryboot_a_b=1\nboot_partition={plain}\n[tryboot]\nboot_partition={trial}\n")
 }
 
 #[derive(Deserialize)]
@@ -89,32 +62,21 @@ struct Lv {
 }
 
 /// What `lvs --reportformat json -o lv_name,lv_tags vg0` says, or why it says nothing of use.
-pub(crate) fn volumes(printed: &str) -> Result<Volumes, String> {
+pub fn volumes(printed: &str) -> Result<Volumes, String> {
     let lvs: Lvs = serde_json::from_str(printed).map_err(|err| format!("lvs said something else ({err})"))?;
     let all: Vec<Lv> = lvs.report.into_iter().flat_map(|report| report.lv).collect();
     if !all.iter().any(|lv| lv.lv_name == ROOT) {
         return Err(format!("the group {GROUP} has no volume {ROOT}"));
     }
     let Some(snapshot) = all.iter().find(|lv| lv.lv_name == SNAPSHOT) else { return Ok(Volumes::Plain) };
-    let tag = |name: &str| {
-        let prefix = format!("bramble.{name}=");
-        snapshot.lv_tags.split(',').find_map(|tag| tag.trim().strip_prefix(&prefix).map(str::to_owned))
-    };
-    let number = |name: &str| tag(name).and_then(|text| text.parse().ok()).unwrap_or(0);
-    // One without tags we know is of an upgrade that had only begun.
-    let (phase, new_slot) = match (tag("phase").as_deref(), tag("slot").as_deref()) {
-        (Some("trial"), Some("a")) => (Phase::Trial, Slot::A),
-        (Some("trial"), Some("b")) => (Phase::Trial, Slot::B),
-        (Some("failed"), Some("a")) => (Phase::Failed, Slot::A),
-        (Some("failed"), Some("b")) => (Phase::Failed, Slot::B),
-        (_, Some("a")) => (Phase::Apply, Slot::A),
-        (_, _) => (Phase::Apply, Slot::B),
-    };
-    Ok(Volumes::Snapshot { phase, new_slot, attempt: number("attempt"), returns: number("returns") })
+    let Snapshot { phase, new_slot, attempt, returns } = Snapshot::from_tags(&snapshot.lv_tags);
+    Ok(Volumes::Snapshot { phase, new_slot, attempt, returns })
 }
 
 #[cfg(test)]
 mod tests {
+    use bramble_contracts::boot::Phase;
+
     use super::*;
 
     #[test]
@@ -140,18 +102,6 @@ mod tests {
         assert_eq!(tryboot(Some(&cell(1))), Tryboot::Set);
         assert_eq!(tryboot(Some(&cell(0))), Tryboot::Clear);
         assert_eq!(tryboot(None), Tryboot::Unsupported);
-    }
-
-    #[test]
-    fn autoboot_txt_is_read_as_the_firmware_reads_it() {
-        for slot in [Slot::A, Slot::B] {
-            assert_eq!(autoboot(&autoboot_text(slot)), Some(slot));
-        }
-        assert_eq!(autoboot("tryboot_a_b=1\r\nboot_partition=3\r\n"), Some(Slot::B));
-        assert_eq!(autoboot("[tryboot]\nboot_partition=3\n"), None);
-        assert_eq!(autoboot("[all]\nboot_partition=7\n"), None);
-        assert_eq!(autoboot("\0\0\0\0"), None);
-        assert!(autoboot_text(Slot::A).len() <= 512, "the firmware reads no more");
     }
 
     /// As printed by LVM 2.03.31, of Debian 13.

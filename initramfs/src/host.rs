@@ -7,14 +7,16 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bramble_contracts::boot::{ArmedWatchdog, BootRecord, Slot, SlotBy, Why};
+use bramble_contracts::boot::{
+    ArmedWatchdog, BootRecord, GROUP, PutBack, SNAPSHOT, Slot, SlotBy, Why, autoboot, autoboot_text,
+};
 use nix::mount::MsFlags;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::boot::{Gathered, Host};
 use crate::decide::{Facts, Volumes};
 use crate::effects::Effect;
-use crate::facts::{self, GROUP, SNAPSHOT};
+use crate::facts;
 use crate::first::{self, First};
 use crate::process::run;
 use crate::watchdog::{self, Watchdog};
@@ -31,11 +33,9 @@ const LVM: &str = "/usr/sbin/lvm";
 const LVS: &[&str] = &["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags", GROUP];
 /// Where the firmware model of virtual Pis listens.
 const VIRTUAL_FIRMWARE: &str = "virtio-ports/org.bramble.firmware";
-/// Where a note of a root that was put back lies on the state volume.
-const NOTE: &str = "rolled-back.json";
 
 /// Below these the machine is found.
-pub(crate) struct Machine {
+pub struct Machine {
     proc: PathBuf,
     sys: PathBuf,
     dev: PathBuf,
@@ -44,12 +44,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// This one.
-    pub(crate) fn this() -> Self {
+    pub fn this() -> Self {
         Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into(), run: "/run".into() }
     }
 
     /// The kernel's command line.
-    pub(crate) fn cmdline(&self) -> String {
+    pub fn cmdline(&self) -> String {
         fs::read_to_string(self.proc.join("cmdline")).unwrap_or_default()
     }
 
@@ -58,7 +58,7 @@ impl Machine {
     }
 
     /// On the console and in the kernel's log, where the journal finds it.
-    pub(crate) fn say(&self, text: &str) -> Result<(), String> {
+    pub fn say(&self, text: &str) -> Result<(), String> {
         let path = self.dev.join("kmsg");
         // 3 is an error: a quiet console shows it, too.
         let line = format!("<3>bramble: {text}\n");
@@ -103,8 +103,9 @@ impl Machine {
         let at = self.run.join("bramble/state");
         let device = self.dev.join(GROUP).join("state");
         let _mounted = first::mount_at(&device, &at, "ext4", MsFlags::MS_NOEXEC)?;
-        let text = serde_json::json!({ "format": 1, "why": why }).to_string();
-        first::replace(&at, NOTE, &text)
+        let note = PutBack { format: PutBack::FORMAT, why };
+        let text = serde_json::to_string(&note).map_err(|err| err.to_string())?;
+        first::replace(&at, PutBack::FILE, &text)
     }
 
     fn ask_tryboot(&self) -> Result<(), String> {
@@ -127,7 +128,7 @@ impl Machine {
     }
 
     /// Waits under the watchdog.
-    pub(crate) fn wait(&self, secs: u32) {
+    pub fn wait(&self, secs: u32) {
         let mut watchdog = Watchdog::open(&self.dev).ok();
         let mut left = Duration::from_secs(secs.into());
         while !left.is_zero() {
@@ -140,13 +141,13 @@ impl Machine {
     }
 
     /// Boots again.
-    pub(crate) fn reboot(&self) -> Result<(), String> {
+    pub fn reboot(&self) -> Result<(), String> {
         nix::unistd::sync();
         reboot(RebootMode::RB_AUTOBOOT).map(|never| match never {}).map_err(|err| format!("no reboot: {err}"))
     }
 
     /// The end of a boot that cannot go on: the reason everywhere, a pause that grows, a reboot.
-    pub(crate) fn panic(&self, why: &str) -> Result<(), String> {
+    pub fn panic(&self, why: &str) -> Result<(), String> {
         let told = self.say(&format!("this boot cannot go on: {why}"));
         eprintln!("bramble: this boot cannot go on: {why}");
         // A trial that ends here falls back to the old slot at once.
@@ -162,7 +163,7 @@ impl Machine {
     }
 
     /// Root is mounted: what is left for systemd.
-    pub(crate) fn hand_over(&self) -> Result<(), String> {
+    pub fn hand_over(&self) -> Result<(), String> {
         let path = self.run.join("bramble/boot.json");
         let text = fs::read_to_string(&path).map_err(|err| format!("{}: {err}", path.display()))?;
         let record: BootRecord = serde_json::from_str(&text).map_err(|err| format!("{}: {err}", path.display()))?;
@@ -213,7 +214,7 @@ impl Host for Machine {
         let (autoboot, times) = match self.first().read(&[first::AUTOBOOT, first::UNREADABLE]) {
             Ok(texts) => {
                 let mut texts = texts.into_iter();
-                let autoboot: Option<Slot> = texts.next().flatten().as_deref().and_then(facts::autoboot);
+                let autoboot: Option<Slot> = texts.next().flatten().as_deref().and_then(autoboot);
                 if autoboot.is_none() {
                     trouble.push("autoboot.txt names no slot".into());
                 }
@@ -237,7 +238,7 @@ impl Host for Machine {
             Effect::Recount(count, from, to) => self.recount(count.tag(), *from, *to),
             Effect::Note(why) => self.note(*why),
             Effect::Merge => self.merge(),
-            Effect::WriteAutoboot(slot) => self.first().write(first::AUTOBOOT, &facts::autoboot_text(*slot)),
+            Effect::WriteAutoboot(slot) => self.first().write(first::AUTOBOOT, &autoboot_text(*slot)),
             Effect::AskTryboot => self.ask_tryboot(),
             Effect::Repair => self.repair(),
             Effect::Wait(secs) => {

@@ -7,18 +7,9 @@
 use std::io::Read as _;
 use std::process::ExitCode;
 
-mod boot;
-mod decide;
-mod effects;
-mod facts;
-mod first;
-mod handover;
-mod host;
-mod process;
-mod watchdog;
-
-use decide::{Action, Facts, decide};
-use host::Machine;
+use bramble_initramfs::decide::{Action, Facts, decide};
+use bramble_initramfs::host::Machine;
+use bramble_initramfs::{boot, facts};
 
 /// Facts are a few hundred bytes.
 const FACTS_MAX: u64 = 64 * 1024;

@@ -2,43 +2,13 @@
 //!
 //! Decides when it should be looked at. Parses what `lvs` says of itself.
 
-use serde::Deserialize;
-
 use super::{Answer, failed, look, machine, ok};
+use crate::host::os::lvm::{ARGS, Lv, rows};
 
-const ARGS: &[&str] = &[
-    "--reportformat",
-    "json",
-    "--units",
-    "b",
-    "--nosuffix",
-    "-o",
-    "vg_name,lv_name,lv_attr,lv_size,pool_lv,data_percent,metadata_percent",
-];
 /// Somebody should make room.
 const PERCENT_LOOK: f64 = 80.0;
 /// Writes are about to fail.
 const PERCENT_FULL: f64 = 95.0;
-
-#[derive(Debug, Deserialize)]
-struct Lvs {
-    report: Vec<Report>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Report {
-    lv: Vec<Lv>,
-}
-
-/// One logical volume, as `lvs` prints it: everything is text, and empty where it is unknown.
-#[derive(Debug, Deserialize)]
-struct Lv {
-    vg_name: String,
-    lv_name: String,
-    lv_attr: String,
-    data_percent: String,
-    metadata_percent: String,
-}
 
 /// Every thin pool of the machine.
 pub(super) async fn thin_pool() -> Answer {
@@ -52,12 +22,12 @@ pub(super) async fn thin_pool() -> Answer {
 }
 
 fn judge(printed: &str) -> Answer {
-    let all: Lvs = match serde_json::from_str(printed) {
+    let all = match rows(printed) {
         Ok(all) => all,
-        Err(err) => return look(format!("cannot be looked at: lvs said something else ({err})")),
+        Err(why) => return look(format!("cannot be looked at: {why}")),
     };
     // The first letter of the attributes is the volume's type.
-    let pools = all.report.iter().flat_map(|report| &report.lv).filter(|lv| lv.lv_attr.starts_with('t'));
+    let pools = all.iter().filter(|lv| lv.lv_attr.starts_with('t'));
     let answers: Vec<Answer> = pools.map(pool).collect();
     let Some(worst) = answers.iter().map(|(state, _)| *state).max() else { return ok("is not used here") };
     (worst, answers.into_iter().map(|(_, words)| words).collect::<Vec<_>>().join("; "))

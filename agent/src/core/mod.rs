@@ -11,6 +11,7 @@ pub mod have;
 pub mod heal;
 pub mod mapping;
 pub mod memory;
+pub mod os;
 pub mod plan;
 pub mod record;
 pub mod report;

@@ -14,6 +14,7 @@ mod leash;
 pub mod logs;
 mod naming;
 mod orphans;
+pub mod os;
 pub mod podman;
 pub mod ports;
 mod probe;

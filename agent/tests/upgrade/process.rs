@@ -2,7 +2,7 @@
 
 use bramble_agent::core::upgrade::{
     Admission, Attempt, Binary, Clock, Confirmed, Effect, Event, ExitCode, Facts, Failure, Fault, JudgeError, Lease,
-    Line, Mesh, Phase, Whole, prune, step, wake_at,
+    Line, Mesh, Phase, System, Whole, prune, step, wake_at,
 };
 use bramble_contracts::bytes::Sha256;
 use bramble_contracts::release::ReleaseError;
@@ -145,6 +145,7 @@ impl World {
             free_bytes: self.free_bytes,
             floor: self.disk.floor,
             guard: self.turned_back(),
+            system: System::Settled,
             bounds: self.bounds,
         }
     }

@@ -8,7 +8,7 @@ use bramble_contracts::v2::AgentWish;
 
 use super::effect::Effect;
 use super::event::{Admission, Attempt, Failure, Fault};
-use super::facts::{Clock, Facts};
+use super::facts::{Clock, Facts, System};
 use super::ledger::{Denied, Known, Ledger, Moment, Outcome, Phase, Upgrade};
 use super::step::{Turn, Who};
 
@@ -18,6 +18,9 @@ pub(super) fn hindrance(ledger: &Ledger, wish: &AgentWish, facts: &Facts) -> Opt
         let why =
             "this agent does not run from state/bin, so it does not replace itself; install it with bramble-bootstrap";
         return Some(why.into());
+    }
+    if facts.system == System::Upgrading {
+        return Some("the operating system is upgraded just now".into());
     }
     if !facts.mesh.stands_for(facts.up_ms, 0) {
         return Some("there is no connection to the mesh: it begins when there is one".into());
@@ -123,5 +126,22 @@ impl Turn<'_> {
         (upgrade.phase, upgrade.since) = (Phase::Staging, Moment::now(facts));
         self.ledger.learn(Known { version: admitted.version, release_seq: admitted.release_seq });
         self.out.push(Effect::Stage { of: *of, what: admitted });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::v1::Instance;
+
+    use super::*;
+    use crate::core::upgrade::testing::{facts, version, wish};
+
+    #[test]
+    fn the_system_goes_first() {
+        let (ledger, facts) = (Ledger::new(version(5), Instance::A), facts(version(5)));
+        assert_eq!(hindrance(&ledger, &wish(6, 1), &facts), None);
+        let upgrading = Facts { system: System::Upgrading, ..facts };
+        let why = hindrance(&ledger, &wish(6, 1), &upgrading);
+        assert_eq!(why.as_deref(), Some("the operating system is upgraded just now"));
     }
 }

@@ -37,9 +37,23 @@ pub struct Facts {
     pub floor: u64,
     /// What the guard did since the last confirmation.
     pub guard: Option<TurnedBack>,
+    /// Is the operating system upgraded meanwhile? Then no upgrade of the agent begins.
+    #[serde(default)]
+    pub system: System,
     /// How long things may take.
     #[serde(default)]
     pub bounds: Bounds,
+}
+
+/// The operating system, as far as it stands in the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum System {
+    /// It is left alone.
+    #[default]
+    Settled,
+    /// It is upgraded: see `os::Ledger::excludes_own_upgrade`.
+    Upgrading,
 }
 
 /// Who may act, and write the ledger.

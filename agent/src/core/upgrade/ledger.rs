@@ -83,7 +83,12 @@ impl Moment {
 
     /// For how long it has passed at least, in milliseconds: in a later boot, what that boot has lasted.
     pub fn elapsed_ms(&self, facts: &Facts) -> u64 {
-        facts.up_ms.saturating_sub(if self.boot == facts.boot { self.up_ms } else { 0 })
+        self.passed_ms(&facts.boot, facts.up_ms)
+    }
+
+    /// The same, at this uptime of this boot.
+    pub fn passed_ms(&self, boot: &str, up_ms: u64) -> u64 {
+        up_ms.saturating_sub(if self.boot == boot { self.up_ms } else { 0 })
     }
 
     /// For how long exactly; unknown in a later boot.

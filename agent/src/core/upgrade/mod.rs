@@ -24,7 +24,7 @@ mod wake;
 
 pub use effect::{Effect, ExitCode};
 pub use event::{Admission, Attempt, Event, Failure, Fault};
-pub use facts::{Bounds, Clock, Facts, Lease, Links, Mesh, TurnedBack};
+pub use facts::{Bounds, Clock, Facts, Lease, Links, Mesh, System, TurnedBack};
 pub use guard::{Starts, Verdict, guard};
 pub use judge::{JudgeError, Papers, judge, next_keys};
 pub use ledger::{Confirmed, Denied, Known, Ledger, LedgerFile, Moment, Outcome, Phase, Proof, Tally, Upgrade};

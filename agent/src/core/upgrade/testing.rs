@@ -4,7 +4,7 @@ use bramble_contracts::bytes::Sha256;
 use bramble_contracts::v1::{AgentVersion, Instance};
 use bramble_contracts::v2::AgentWish;
 
-use super::{Bounds, Clock, Facts, Lease, Links, Mesh};
+use super::{Bounds, Clock, Facts, Lease, Links, Mesh, System};
 
 pub(super) fn version(minor: u16) -> AgentVersion {
     AgentVersion { major: 0, minor, patch: 0 }
@@ -36,6 +36,7 @@ pub(super) fn facts(own: AgentVersion) -> Facts {
         free_bytes: 1 << 30,
         floor: 0,
         guard: None,
+        system: System::Settled,
         bounds: Bounds::default(),
     }
 }

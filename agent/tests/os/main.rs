@@ -1,0 +1,12 @@
+//! OS upgrades on a simulated device, together with the real boot guard: every crash, planted bugs, and reasons in words.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+
+mod bugs;
+mod crashes;
+mod files;
+mod firmware;
+mod kinds;
+mod process;
+mod reasons;
+mod units;
+mod world;
