@@ -6,12 +6,14 @@
 //! The guard lies in the initramfs and may be older or newer than its readers: fields that a reader does not know are
 //! ignored, and a newer [`BootRecord::format`] is one whose known fields still mean the same.
 
+mod firmware;
 mod upgrade;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use firmware::{booted, root_is_ours, tryboot};
 pub use upgrade::{GROUP, Phase, PutBack, ROOT, SNAPSHOT, Snapshot, autoboot, autoboot_text};
 
 /// One of the two sets of boot files.

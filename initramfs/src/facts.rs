@@ -2,48 +2,11 @@
 //!
 //! Decides what each of them means. What cannot be read is told as that, and is never "no upgrade". Reads no file.
 
-use bramble_contracts::boot::{GROUP, ROOT, SNAPSHOT, Slot, SlotBy, Snapshot, Tryboot};
+use bramble_contracts::boot::{GROUP, ROOT, SNAPSHOT, Snapshot};
+pub use bramble_contracts::boot::{booted, root_is_ours, tryboot};
 use serde::Deserialize;
 
 use crate::decide::Volumes;
-
-/// Does this command line boot from our layout? On every other machine the guard has nothing to do.
-pub fn root_is_ours(cmdline: &str) -> bool {
-    let root = word(cmdline, "root=").unwrap_or_default();
-    root == format!("/dev/{GROUP}/{ROOT}") || root == format!("/dev/mapper/{GROUP}-{ROOT}")
-}
-
-/// Which slot was booted, and who says so. The firmware knows; a slot's own files say what they were written for.
-pub fn booted(partition: Option<&[u8]>, cmdline: &str) -> (Slot, SlotBy) {
-    let by_firmware = partition.and_then(big_endian).and_then(Slot::on_partition);
-    let by_cmdline = match word(cmdline, "bramble.slot=") {
-        Some("a") => Some(Slot::A),
-        Some("b") => Some(Slot::B),
-        Some(_) | None => None,
-    };
-    match (by_firmware, by_cmdline) {
-        (Some(slot), _) => (slot, SlotBy::Firmware),
-        (None, Some(slot)) => (slot, SlotBy::CommandLine),
-        (None, None) => (Slot::A, SlotBy::Nobody),
-    }
-}
-
-/// What `/chosen/bootloader/tryboot` of the device tree means.
-pub fn tryboot(cell: Option<&[u8]>) -> Tryboot {
-    match cell.and_then(big_endian) {
-        Some(0) => Tryboot::Clear,
-        Some(_) => Tryboot::Set,
-        None => Tryboot::Unsupported,
-    }
-}
-
-fn big_endian(cell: &[u8]) -> Option<u32> {
-    cell.try_into().ok().map(u32::from_be_bytes)
-}
-
-fn word<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
-    cmdline.split_whitespace().filter_map(|word| word.strip_prefix(name)).next_back()
-}
 
 #[derive(Deserialize)]
 struct Lvs {
@@ -75,7 +38,7 @@ pub fn volumes(printed: &str) -> Result<Volumes, String> {
 
 #[cfg(test)]
 mod tests {
-    use bramble_contracts::boot::Phase;
+    use bramble_contracts::boot::{Phase, Slot, SlotBy, Tryboot};
 
     use super::*;
 

@@ -70,6 +70,7 @@ mod tests {
             labels: Default::default(),
             apps: vec![],
             agent: None,
+            os: None,
         }
     }
 

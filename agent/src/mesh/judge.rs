@@ -128,6 +128,7 @@ mod tests {
             labels: Default::default(),
             apps: vec![],
             agent: None,
+            os: None,
         }
     }
 

@@ -264,6 +264,7 @@ mod tests {
             facts: DeviceFacts::default(),
             clock: ClockReport::default(),
             program: AgentReport::default(),
+            os: bramble_contracts::v3::OsReport::default(),
             apps: (0..apps).map(app).collect(),
             refused: vec![],
             alarms: vec!["a".repeat(width); 3],

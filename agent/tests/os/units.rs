@@ -1,7 +1,9 @@
 //! The privileged units, in small steps. Each step can be the last one before the power goes, or fail. One lock: one unit at a
 //! time. What is written is lost without power until it is synced.
 
-use bramble_agent::core::os::{About, Change, Order, Plan, Ticket, UnitFailure, UnitResult, Verb};
+use bramble_agent::core::os::{
+    About, Change, Ground, Order, Plan, Protection, Ticket, UnitFailure, UnitResult, Verb, Volumes, allows,
+};
 use bramble_contracts::boot::{Phase, Slot, Snapshot};
 
 use super::bugs::Bug;
@@ -62,18 +64,14 @@ fn steps(verb: Verb, world: &World) -> Vec<Step> {
 impl World {
     /// The condition of a verb, looked at under the lock.
     fn allows(&self, order: &Order) -> bool {
-        let tags = self.disk.snapshot.as_ref().map(|(tags, _)| *tags);
-        let tagged = |phase| tags.is_some_and(|tags| tags.phase == phase);
-        let committed = !self.bootcount && tags.is_some_and(|tags| self.autoboot == Some(tags.new_slot));
-        match order.verb {
-            Verb::Plan | Verb::Fetch => true,
-            Verb::Snapshot | Verb::Resync | Verb::Mend => tags.is_none(),
-            Verb::Apply => tagged(Phase::Apply),
-            Verb::Arm => tagged(Phase::Apply) && self.root.stamp.as_ref() == Some(&order.ticket),
-            Verb::Fail => tags.is_some() && !committed,
-            Verb::Commit => tagged(Phase::Trial) && (self.bootcount || tags.is_some_and(|t| t.new_slot == self.slot)),
-            Verb::Remove => tagged(Phase::Trial) && committed && tags.is_some_and(|t| t.new_slot == self.slot),
-        }
+        let ground = Ground {
+            volumes: self.disk.snapshot.as_ref().map_or(Volumes::Plain, |(tags, _)| Volumes::Snapshot(*tags)),
+            booted: Some(self.slot),
+            autoboot: self.autoboot,
+            stamp: self.root.stamp.clone(),
+            protection: if self.bootcount { Protection::Bootcount } else { Protection::Tryboot },
+        };
+        allows(order, &ground).is_ok()
     }
 
     /// Starts it, or lets it go on where it runs.

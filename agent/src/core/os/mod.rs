@@ -5,6 +5,7 @@
 //! wall clock. Runs no program, and decides nothing about apps but when they are left alone.
 
 mod begin;
+mod condition;
 mod drive;
 mod effect;
 mod end;
@@ -25,6 +26,7 @@ mod wake;
 mod wish;
 
 pub use begin::hindrance;
+pub use condition::{Ground, allows};
 pub use effect::{BootFiles, Effect, Manner, Order, Verb, Way};
 pub use event::Event;
 pub use facts::{About, App, Apps, Bounds, Facts, OwnUpgrade, Room, Sentence, Unit, UnitFailure, UnitResult, Volumes};
