@@ -5,6 +5,7 @@ pub mod config;
 pub mod core;
 pub mod host;
 pub mod mesh;
+pub mod os;
 pub mod parent;
 pub mod run;
 pub mod sim;

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use bramble_agent::check::{self, age_secs, text};
 use bramble_agent::config::{Config, DEFAULT_PATH};
+use bramble_agent::core::os::Protection;
 use bramble_agent::core::upgrade::replay;
 use bramble_agent::host::instances::{self, Guarded};
 use bramble_agent::host::lease;
+use bramble_agent::host::os::{Files, Machine, Task, look, probation, reboot, run as run_verb};
 use bramble_agent::parent;
 use bramble_agent::run;
 use bramble_agent::status::Status;
@@ -46,6 +48,9 @@ enum Command {
     SelfTest(CheckArgs),
     /// Tell what an upgrade log of an agent says, step by step.
     Replay(ReplayArgs),
+    /// One privileged part of an OS upgrade: what the units of systemd run.
+    #[command(hide = true)]
+    Os(OsArgs),
     /// Print the version.
     Version,
 }
@@ -73,6 +78,15 @@ struct CheckArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+#[derive(clap::Args)]
+struct OsArgs {
+    /// Which part.
+    #[arg(value_name = "VERB", value_parser = task)]
+    task: Task,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 #[derive(clap::Args)]
@@ -134,10 +148,29 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
             print!("{}", replay(&log).map_err(|err| anyhow::anyhow!("{}: {err}", args.file.display()))?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Os(args) => {
+            let config = Config::load(&args.config.config)?;
+            log_to();
+            runtime()?.block_on(os(args.task, &Files::of(&config.state_dir)))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Version => {
             println!("{}", version::text());
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+fn task(text: &str) -> Result<Task, String> {
+    Task::named(text).ok_or_else(|| "it is no part of an OS upgrade".to_owned())
+}
+
+async fn os(task: Task, files: &Files) -> anyhow::Result<()> {
+    match task {
+        Task::Verb(verb) => Box::pin(run_verb(verb, files)).await,
+        Task::Look => look(files).await,
+        Task::Reboot(way) => reboot(way, Machine::look().tier() == Protection::Tryboot).await,
+        Task::Probation => Box::pin(probation(files)).await,
     }
 }
 

@@ -28,9 +28,10 @@ use crate::host::podman::told::{self, Told};
 use crate::host::{clock, facts, state, systemd};
 use crate::mesh::board::{Alarm, Board, View};
 use crate::mesh::{self, Agent, Facts, OnDuty, StartError, Word, health};
+use crate::os::{self, Between};
 use crate::status::Status;
 use crate::supervise::SupervisorHandle;
-use crate::upgrade::Driver;
+use crate::upgrade::{self, Driver};
 use crate::version;
 
 /// The main loop must have turned within this, or systemd is not told that we live.
@@ -76,7 +77,9 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
     let (words, words_in) = mpsc::channel(WORDS_MAX);
     let agent = Agent::ready(mesh_config(config, facts, words)?)?;
-    let mut driver = Driver::new(config, &agent, words_in)?;
+    let between = Between::new(upgrade::stored(&config.state_dir), os::stored(&config.state_dir));
+    let mut driver = Driver::new(config, &agent, words_in, between.clone())?;
+    let os = os::Driver::new(&config.state_dir, agent.board(), agent.on_duty(), between);
     tracing::info!(
         version = version::text(),
         instance = config.instance.name(),
@@ -98,6 +101,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
         _ = interrupt.recv() => Ok(Ended::Told),
         ended = driver.run(&mut acting) => ended,
         never = keep_pulse(on_duty, &pulse) => match never {},
+        never = os.run() => match never {},
         never = teller.tell() => match never {},
         never = look(config, facts_out) => match never {},
         never = watch_podman(told, &board) => match never {},

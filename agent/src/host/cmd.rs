@@ -71,6 +71,90 @@ pub enum CmdError {
     },
 }
 
+/// What holds a command's outputs open beyond its end, a child that stays, is not waited for longer.
+const LINGER: Duration = Duration::from_secs(2);
+/// The command's third output becomes what we read as its first, and its first goes where its errors go.
+const THIRD: &str = "exec 3>&1 1>&2; exec \"$@\"";
+
+/// A long command that tells how far it is, line by line, on its output number [`Heard::OUTPUT`].
+pub struct Heard<'a> {
+    /// Beyond what we have ourselves.
+    pub env: &'a [(&'a str, &'a str)],
+    /// Hears each of these lines.
+    pub hear: &'a mut (dyn FnMut(&str) + Send),
+}
+
+impl Heard<'_> {
+    /// Where the command has to write them.
+    pub const OUTPUT: u8 = 3;
+}
+
+/// Runs a command that tells how far it is. What else it says, outputs and errors, is in `stderr`: the end of it, where
+/// that is too long.
+pub async fn run_heard(program: &Path, args: &[&str], heard: Heard<'_>, bounds: Bounds) -> Result<Finished, CmdError> {
+    let Heard { env, hear } = heard;
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", THIRD, "sh"])
+        .arg(program)
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|err| CmdError::Start { program: program.to_owned(), err })?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let mut said = Vec::new();
+    let whole = Box::pin(async {
+        let mut both = Box::pin(async { tokio::join!(lines(out, hear), tail(err, bounds.output_bytes, &mut said)) });
+        let status = tokio::select! {
+            status = child.wait() => status,
+            _ = &mut both => return child.wait().await,
+        };
+        // All that it wrote itself is in the pipes by now.
+        let _stays = tokio::time::timeout(LINGER, both).await;
+        status
+    });
+    let ended = tokio::time::timeout(bounds.time, whole).await;
+    match ended {
+        Ok(Ok(status)) => {
+            let stderr = String::from_utf8_lossy(&said).into_owned();
+            Ok(Finished { status, stdout: String::new(), stderr })
+        }
+        Ok(Err(err)) => Err(CmdError::Wait { program: program.to_owned(), err }),
+        Err(_) => Err(CmdError::TimedOut { program: program.to_owned(), after: bounds.time }),
+    }
+}
+
+/// Every whole line, as it comes.
+async fn lines(stream: Option<impl AsyncRead + Unpin>, hear: &mut (dyn FnMut(&str) + Send)) {
+    let Some(mut stream) = stream else { return };
+    let (mut held, mut chunk) = (Vec::new(), vec![0u8; 8192]);
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        held.extend_from_slice(&chunk[..n]);
+        while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = held.drain(..=end).collect();
+            hear(String::from_utf8_lossy(&line).trim_end());
+        }
+        // What has no end is no line.
+        if held.len() > FIRST_WORDS_BYTES {
+            held.clear();
+        }
+    }
+}
+
+/// The last of it, at most so much.
+async fn tail(stream: Option<impl AsyncRead + Unpin>, limit: usize, kept: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    let mut chunk = vec![0u8; 8192];
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        kept.extend_from_slice(&chunk[..n]);
+        let surplus = kept.len().saturating_sub(limit);
+        kept.drain(..surplus);
+    }
+}
+
 /// Runs a command to its end. Dropping the future kills it.
 pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finished, CmdError> {
     feed(program, args, "", bounds).await
@@ -78,8 +162,29 @@ pub async fn run(program: &Path, args: &[&str], bounds: Bounds) -> Result<Finish
 
 /// The same, with this on its standard input.
 pub async fn feed(program: &Path, args: &[&str], input: &str, bounds: Bounds) -> Result<Finished, CmdError> {
+    begin(program, args, &[], input, bounds).await
+}
+
+/// Runs a command with these variables beyond ours.
+pub async fn run_env(
+    program: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    bounds: Bounds,
+) -> Result<Finished, CmdError> {
+    begin(program, args, env, "", bounds).await
+}
+
+async fn begin(
+    program: &Path,
+    args: &[&str],
+    env: &[(&str, &str)],
+    input: &str,
+    bounds: Bounds,
+) -> Result<Finished, CmdError> {
     let mut child = Command::new(program)
         .args(args)
+        .envs(env.iter().copied())
         .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -215,6 +320,18 @@ mod tests {
         let text = "x".repeat(200_000);
         let bounds = Bounds { output_bytes: 1 << 20, ..Bounds::default() };
         assert_eq!(feed(Path::new("/bin/cat"), &[], &text, bounds).await.unwrap().stdout, text);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_tells_how_far_it_is_is_heard_line_by_line() {
+        let script = "echo one >&3; echo out; echo err >&2; printf two >&3; echo >&3; (sleep 4 &) ; exit 4";
+        let mut lines = vec![];
+        let mut hear = |line: &str| lines.push(line.to_owned());
+        let heard = Heard { env: &[("LC_ALL", "C")], hear: &mut hear };
+        let bounds = Bounds { output_bytes: 6, ..Bounds::default() };
+        let done = run_heard(Path::new("/bin/sh"), &["-c", script], heard, bounds).await.unwrap();
+        assert_eq!((done.status.code(), done.stderr.as_str()), (Some(4), "t\nerr\n"), "the end of what it said");
+        assert_eq!(lines, ["one", "two"]);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub enum Alarm {
     ClockFloor,
     /// The agent's own upgrade: its files, or whoever starts it.
     Upgrade,
+    /// OS upgrades: their files.
+    OsUpgrade,
 }
 
 /// How the agent stands with the mesh.

@@ -172,7 +172,7 @@ mod tests {
                 labels: Default::default(),
                 apps: vec![],
                 agent: None,
-            os: None,
+                os: None,
             };
             stored.store(public_key(&key), &sign(&document, Role::Fleet, &key).unwrap()).unwrap();
             stored.raise(device(), generation).unwrap();

@@ -10,7 +10,7 @@ use bramble_contracts::v2::AgentWish;
 
 use super::Site;
 use crate::core::clock;
-use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh, Starts, System};
+use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh, Starts};
 use crate::host::clock::up_ms;
 use crate::host::facts;
 use crate::host::instances::{Link, starts};
@@ -85,8 +85,7 @@ impl Sight {
             free_bytes: disk.free_bytes,
             floor: disk.floor,
             guard: disk.starts.of(ledger),
-            // Nobody drives OS upgrades yet.
-            system: System::Settled,
+            system: site.between.system(),
             bounds: site.config.bounds(),
         }
     }

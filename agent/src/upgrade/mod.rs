@@ -11,6 +11,7 @@ mod perform;
 mod ring;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use bramble_contracts::v2::UpgradeWord;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
+use crate::core::os::OwnUpgrade;
 use crate::core::upgrade::{Effect, Event, Facts, Ledger, LedgerFile, report, step, wake_at};
 use crate::host::instances::{Binaries, Manager, ledger_file};
 use crate::host::lease::{self, Gone, Held, Lease, LeaseError, Waiting};
@@ -28,6 +30,7 @@ use crate::host::state::{Loaded, StateError, StateFile};
 use crate::host::{clock, systemd};
 use crate::mesh::board::{Alarm, Board, View};
 use crate::mesh::{Agent, OnDuty, Releases, Word};
+use crate::os::Between;
 use crate::run::{Acting, Ended};
 use facts::{Disk, Sight};
 use jobs::Jobs;
@@ -51,6 +54,8 @@ struct Site {
     releases: Releases,
     board: Board,
     events: mpsc::Sender<Event>,
+    /// An upgrade of the operating system excludes one of the agent.
+    between: Between,
 }
 
 /// See the module.
@@ -85,7 +90,12 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(config: &Config, agent: &Agent, words: mpsc::Receiver<Word>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: &Config,
+        agent: &Agent,
+        words: mpsc::Receiver<Word>,
+        between: Between,
+    ) -> anyhow::Result<Self> {
         let state_dir = &config.state_dir;
         let (events_in, events) = mpsc::channel(EVENTS_MAX);
         let site = Site {
@@ -96,6 +106,7 @@ impl Driver {
             releases: agent.releases(),
             board: agent.board(),
             events: events_in,
+            between,
         };
         let sight = Sight::new(&site);
         Ok(Self {
@@ -140,6 +151,8 @@ impl Driver {
     /// One event: decided, kept, told, done.
     async fn take(&mut self, event: Event, acting: &mut Acting) -> anyhow::Result<Option<Ended>> {
         self.look(&event).await;
+        let between = self.site.between.clone();
+        let turn = between.turn().await;
         let facts = self.facts();
         self.stepped_ms = facts.up_ms;
         let (next, effects) = step(self.ledger.clone(), &event, &facts);
@@ -151,6 +164,8 @@ impl Driver {
             beside(move || ring.keep(&ledger, &event, &facts)).await;
         }
         let kept = self.keep(next).await;
+        between.own_is(own_upgrade(&self.ledger));
+        drop(turn);
         self.tell(&facts);
         if let (Event::Word(word), Some(answer)) = (&event, self.answer.take()) {
             let heard = kept && (moved || self.is_so(word));
@@ -279,6 +294,7 @@ impl Driver {
 
     /// Waits for what happens next.
     async fn next(&mut self, acting: &mut Acting) -> anyhow::Result<Event> {
+        let mut system = self.site.between.hear_system();
         loop {
             self.watch_other();
             let facts = self.facts();
@@ -312,12 +328,25 @@ impl Driver {
                         return Ok(Event::Wished);
                     }
                 }
+                // What waits for an upgrade of the system to end goes on.
+                Ok(()) = system.changed() => return Ok(Event::Tick),
                 () = tokio::time::sleep(due) => return Ok(Event::Tick),
                 // Bytes come in: people see them.
                 () = tokio::time::sleep(PROGRESS), if busy => {}
             }
         }
     }
+}
+
+/// As the upgrade of the system sees it.
+fn own_upgrade(ledger: &Ledger) -> OwnUpgrade {
+    if ledger.upgrade.is_some() { OwnUpgrade::UnderWay } else { OwnUpgrade::Idle }
+}
+
+/// What is stored of upgrades of the agent, for who has to know before anything is driven.
+pub(crate) fn stored(state_dir: &Path) -> OwnUpgrade {
+    let found = ledger_file(state_dir).load_json::<LedgerFile>().ok().and_then(Loaded::value);
+    found.map_or(OwnUpgrade::Idle, |file| own_upgrade(&file.into()))
 }
 
 /// Tells of the end of an instance: that it does not run is its end too.

@@ -295,7 +295,6 @@ impl Device {
             apps: apps.iter().map(desired).collect(),
             agent: None,
             os: None,
-            os: None,
         }));
     }
 

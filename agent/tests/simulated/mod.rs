@@ -88,6 +88,7 @@ impl Agent {
             labels: Default::default(),
             apps: self.wanted.clone(),
             agent: None,
+            os: None,
         })
     }
 

@@ -32,7 +32,7 @@ pub use event::Event;
 pub use facts::{About, App, Apps, Bounds, Facts, OwnUpgrade, Room, Sentence, Unit, UnitFailure, UnitResult, Volumes};
 pub use ledger::{Denied, Ledger, LedgerFile, Outcome, Phase, Started, Tally, Trial, Upgrade};
 pub use packages::{Change, Delta, Plan};
-pub use place::{Place, place};
+pub use place::{Place, place, place_of};
 pub use probation::{Enforced, Look, Terms, Verdict, Watch, enforce, probation, sick_before};
 pub use progress::{Progress, Progressed, StatusLine, status_line};
 pub use reason::{Fault, Reason};

@@ -2,7 +2,7 @@
 //!
 //! Decides that from facts alone; what the ledger thinks does not matter here.
 
-use bramble_contracts::boot::{Outcome, Phase, Slot, Snapshot};
+use bramble_contracts::boot::{BootRecord, Outcome, Phase, Slot, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, Volumes};
@@ -30,30 +30,41 @@ pub enum Place {
 
 /// Where this device is.
 pub fn place(facts: &Facts) -> Place {
-    match &facts.volumes {
+    place_of(&facts.volumes, facts.booted, facts.autoboot, facts.record.as_ref(), facts.protection)
+}
+
+/// The same, for whoever has no other facts.
+pub fn place_of(
+    volumes: &Volumes,
+    booted: Option<Slot>,
+    autoboot: Option<Slot>,
+    record: Option<&BootRecord>,
+    protection: Protection,
+) -> Place {
+    match volumes {
         Volumes::Unreadable(why) => Place::Unknown(why.clone()),
         Volumes::Plain => Place::Clean,
         Volumes::Snapshot(Snapshot { phase: Phase::Apply, .. }) => Place::Applying,
         Volumes::Snapshot(Snapshot { phase: Phase::Failed, .. }) => Place::Failed,
-        Volumes::Snapshot(Snapshot { phase: Phase::Trial, new_slot, .. }) => match facts.protection {
-            Protection::Tryboot => by_slot(*new_slot, facts),
-            Protection::Bootcount | Protection::None => by_record(facts),
+        Volumes::Snapshot(Snapshot { phase: Phase::Trial, new_slot, .. }) => match protection {
+            Protection::Tryboot => by_slot(*new_slot, booted, autoboot),
+            Protection::Bootcount | Protection::None => by_record(record),
         },
     }
 }
 
-fn by_slot(new_slot: Slot, facts: &Facts) -> Place {
-    match facts.booted {
+fn by_slot(new_slot: Slot, booted: Option<Slot>, autoboot: Option<Slot>) -> Place {
+    match booted {
         None => Place::Unknown("which slot was booted is not known".into()),
         Some(slot) if slot != new_slot => Place::BeforeTrial,
-        Some(_) if facts.autoboot == Some(new_slot) => Place::Committed,
+        Some(_) if autoboot == Some(new_slot) => Place::Committed,
         Some(_) => Place::OnTrial,
     }
 }
 
 /// With one set of boot files only the guard tells one boot from the other.
-fn by_record(facts: &Facts) -> Place {
-    match facts.record.as_ref().map(|record| record.outcome) {
+fn by_record(record: Option<&BootRecord>) -> Place {
+    match record.map(|record| record.outcome) {
         Some(Outcome::OnTrial) => Place::OnTrial,
         Some(Outcome::Plain | Outcome::Committed | Outcome::RolledBack { .. } | Outcome::Degraded { .. }) | None => {
             Place::BeforeTrial

@@ -3,7 +3,7 @@
 //! Decides what each field means. What cannot be read is told as that, and is never "no snapshot".
 
 use bramble_contracts::boot::{GROUP, ROOT, SNAPSHOT, Snapshot};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::core::os::Volumes;
 
@@ -58,7 +58,8 @@ pub fn rows(printed: &str) -> Result<Vec<Lv>, String> {
 }
 
 /// How much room the pool has, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Pool {
     /// Not written yet.
     pub free: u64,
@@ -66,6 +67,8 @@ pub struct Pool {
     pub metadata_percent: u8,
     /// What root may grow to.
     pub root: u64,
+    /// Written, in percent, rounded up.
+    pub percent: u8,
 }
 
 fn ours(all: &[Lv]) -> impl Iterator<Item = &Lv> {
@@ -96,7 +99,8 @@ pub fn pool(printed: &str) -> Option<Pool> {
     // LVM prints two decimals: a hundredth more is written than it says, at most.
     let written = ((data + 0.01) / 100.0 * size as f64).ceil() as u64;
     let metadata_percent = metadata.ceil() as u8;
-    Some(Pool { free: size.saturating_sub(written), metadata_percent, root: root.lv_size.parse().ok()? })
+    let percent = data.ceil() as u8;
+    Some(Pool { free: size.saturating_sub(written), metadata_percent, root: root.lv_size.parse().ok()?, percent })
 }
 
 #[cfg(test)]
@@ -129,7 +133,7 @@ mod tests {
             let with = format!(r#""pool_lv":"", "data_percent":"{data}", "metadata_percent":"{metadata}""#);
             pool(&ours.replace(of_pool, &with))
         };
-        let quarter = Pool { free: 78_632_714, metadata_percent: 11, root: 67_108_864 };
+        let quarter = Pool { free: 78_632_714, metadata_percent: 11, root: 67_108_864, percent: 25 };
         assert_eq!(full("25.00", "10.06"), Some(quarter));
         assert_eq!(full("100.00", "1.00").map(|pool| pool.free), Some(0));
         for strange in ["", "nan", "-1", "101"] {

@@ -1,0 +1,252 @@
+//! What each privileged unit does: takes its order from the state volume, looks whether its condition holds, does it, and
+//! leaves a durable result. One at a time: they share a lock.
+//!
+//! Decides in which order a verb's parts are done, and what a failure is about. Trusts nobody to live: the agent may die
+//! meanwhile, and the power may go between two lines.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use bramble_contracts::boot::{GROUP, Phase, ROOT, SNAPSHOT, Slot, Snapshot, autoboot, autoboot_text};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::apt_run::Apt;
+use super::files::Files;
+use super::look::{lvm, seen};
+use super::machine::Machine;
+use super::mounts::{Mounted, Use};
+use super::quiet::Quiet;
+use super::slots;
+use crate::core::os::{
+    About, BootFiles, Ground, Order, Plan, Protection, UnitFailure, UnitResult, Verb, Volumes, allows,
+};
+use crate::host::{facts, state};
+
+/// What came of it.
+type Done = Result<Option<Plan>, UnitFailure>;
+
+/// Takes the order of this verb and does it. What it could not do is in its result.
+///
+/// # Errors
+/// No order, no lock, or a result that cannot be written.
+pub async fn run(verb: Verb, files: &Files) -> anyhow::Result<()> {
+    let _turn = turn(files)?;
+    let order = files.order(verb).map_err(anyhow::Error::msg)?;
+    let result = Unit { files, order: &order, machine: Machine::look() }.perform().await;
+    match &result {
+        Ok(_) => tracing::info!(%verb, "done"),
+        Err(UnitFailure { about, why }) => tracing::warn!(%verb, ?about, why, "it could not be done"),
+    }
+    let result = UnitResult { ticket: order.ticket.clone(), boot: facts::boot_id(), result };
+    Ok(files.leave(verb, &result)?)
+}
+
+/// Waits for the one that is at work.
+pub(super) fn turn(files: &Files) -> anyhow::Result<Flock<File>> {
+    state::make_dir(&files.folder())?;
+    let path = files.lock();
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, err)| anyhow::anyhow!("cannot lock {}: {err}", path.display()))
+}
+
+struct Unit<'a> {
+    files: &'a Files,
+    order: &'a Order,
+    machine: Machine,
+}
+
+fn failed(about: About, why: impl std::fmt::Display) -> UnitFailure {
+    UnitFailure { about, why: why.to_string() }
+}
+
+fn other(why: impl std::fmt::Display) -> UnitFailure {
+    failed(About::Other, why)
+}
+
+/// A full disk is nobody's fault.
+fn of_disk(err: &io::Error) -> UnitFailure {
+    failed(if err.kind() == io::ErrorKind::StorageFull { About::Room } else { About::Other }, err)
+}
+
+impl Unit<'_> {
+    async fn perform(&self) -> Done {
+        let ground = seen(self.files).await.ground(&self.machine);
+        allows(self.order, &ground).map_err(|why| failed(About::Condition, why))?;
+        match self.order.verb {
+            Verb::Plan => self.apt().plan().await.map(Some),
+            Verb::Fetch => self.apt().fetch().await.map(|()| None),
+            Verb::Snapshot => self.snapshot().await,
+            Verb::Apply => self.apply().await,
+            Verb::Arm => retag(&ground.volumes, Phase::Trial).await.map_err(other).map(|()| None),
+            Verb::Fail => retag(&ground.volumes, Phase::Failed).await.map_err(other).map(|()| None),
+            Verb::Commit => match ground.protection {
+                Protection::Tryboot => self.flip(self.slot()?),
+                Protection::Bootcount | Protection::None => self.remove().await,
+            },
+            Verb::Remove => self.remove().await,
+            Verb::Resync => self.resync(&ground),
+            Verb::Mend => self.flip(self.slot()?),
+        }
+    }
+
+    fn apt(&self) -> Apt<'_> {
+        Apt::new(self.files, self.order)
+    }
+
+    fn slot(&self) -> Result<Slot, UnitFailure> {
+        self.order.slot.ok_or_else(|| other("the order names no slot"))
+    }
+
+    /// The tags come with it: there is no snapshot without them.
+    async fn snapshot(&self) -> Done {
+        let tags = Snapshot::new(self.slot()?).tags();
+        let tags: Vec<&str> = tags.iter().flat_map(|tag| ["--addtag", tag]).collect();
+        let origin = format!("{GROUP}/{ROOT}");
+        let create = ["lvcreate", "-y", "--quiet", "--snapshot", "--name", SNAPSHOT];
+        lvm(&[&create[..], &tags, &[&origin]].concat()).await.map_err(other)?;
+        Ok(None)
+    }
+
+    async fn remove(&self) -> Done {
+        lvm(&["lvremove", "-y", "--quiet", &format!("{GROUP}/{SNAPSHOT}")]).await.map_err(other)?;
+        Ok(None)
+    }
+
+    /// The only commit point: written beside, synced, renamed, folder synced, read back from the card.
+    fn flip(&self, slot: Slot) -> Done {
+        let first = Mounted::first_writable(&self.files.run("os-first")).map_err(other)?;
+        replace(first.at(), "autoboot.txt", &autoboot_text(slot)).map_err(|err| of_disk(&err))?;
+        let read = fs::read_to_string(first.at().join("autoboot.txt")).map_err(other)?;
+        if autoboot(&read) == Some(slot) { Ok(None) } else { Err(other("autoboot.txt reads back otherwise")) }
+    }
+
+    /// What was written is whole before root says so.
+    async fn apply(&self) -> Done {
+        match self.order.boot_files {
+            BootFiles::Upgraded => self.apply_with_slot().await?,
+            BootFiles::Held => self.apply_without().await?,
+        }
+        self.apt().clean().await;
+        nix::unistd::sync();
+        self.files.put_stamp(&self.order.ticket).map_err(other)?;
+        nix::unistd::sync();
+        Ok(None)
+    }
+
+    async fn apply_with_slot(&self) -> Result<(), UnitFailure> {
+        let (to, root) = (self.slot()?, self.files.root());
+        let from = Mounted::slot(to.other(), &self.files.run("os-slot-from"), Use::Read).map_err(other)?;
+        // Packages write their boot files where they always do.
+        let target = Mounted::slot(to, &root.join("boot/firmware"), Use::Write).map_err(other)?;
+        slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
+        self.quietly().await?;
+        // The packages may have brought another map.
+        let boot_files = slots::BootFiles::of(root).map_err(|err| failed(About::Packages, err))?;
+        slots::examine(&boot_files, root).await.map_err(|why| failed(About::Packages, why))?;
+        let brought = slots::bring(&boot_files, root, target.at());
+        brought.map_err(|err| match err.kind() {
+            io::ErrorKind::NotFound => failed(About::Packages, err),
+            _ => of_disk(&err),
+        })?;
+        slots::settings(from.at(), target.at(), to).map_err(|err| of_disk(&err))
+    }
+
+    /// Hooks that write boot files all the same write them to a folder that goes.
+    async fn apply_without(&self) -> Result<(), UnitFailure> {
+        let root = self.files.root();
+        let scratch = root.join("var/tmp/bramble-boot-files");
+        let target = Mounted::folder(&scratch, &root.join("boot/firmware")).map_err(other)?;
+        let done = self.quietly().await;
+        drop(target);
+        if let Err(err) = fs::remove_dir_all(&scratch) {
+            tracing::debug!(%err, "a folder stays");
+        }
+        done
+    }
+
+    async fn quietly(&self) -> Result<(), UnitFailure> {
+        let quiet = Quiet::begin(self.files.root()).map_err(|err| of_disk(&err))?;
+        let done = self.apt().apply().await;
+        quiet.end().map_err(|err| of_disk(&err)).and(done)
+    }
+
+    fn resync(&self, ground: &Ground) -> Done {
+        let new = ground.booted.ok_or_else(|| other("which slot was booted is not known"))?;
+        let from = Mounted::slot(new, &self.files.run("os-slot-from"), Use::Read).map_err(other)?;
+        let to = Mounted::slot(new.other(), &self.files.run("os-slot-to"), Use::Write).map_err(other)?;
+        slots::copy(from.at(), to.at(), new.other()).map_err(|err| of_disk(&err))?;
+        Ok(None)
+    }
+}
+
+/// One change of metadata: it is as it was, or all of it is done.
+pub(super) async fn retag(volumes: &Volumes, to: Phase) -> Result<(), String> {
+    let Volumes::Snapshot(held) = volumes else { return Err("there is no snapshot".into()) };
+    let changes = changes(held, to);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let name = format!("{GROUP}/{SNAPSHOT}");
+    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
+    lvm(&[&["lvchange", "-y", "--quiet"][..], &changes, &[&name]].concat()).await.map(drop)
+}
+
+fn changes(held: &Snapshot, to: Phase) -> Vec<String> {
+    // A verdict gets all the ways back that there are.
+    let returns = if to == Phase::Failed { 0 } else { held.returns };
+    let (old, new) = (held.tags(), Snapshot { phase: to, returns, ..*held }.tags());
+    let gone = old.iter().filter(|tag| !new.contains(tag)).flat_map(|tag| ["--deltag".to_owned(), tag.clone()]);
+    let came = new.iter().filter(|tag| !old.contains(tag)).flat_map(|tag| ["--addtag".to_owned(), tag.clone()]);
+    gone.chain(came).collect()
+}
+
+fn replace(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    let (path, beside) = (folder.join(name), folder.join(format!("{name}.new")));
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    slots::settle(&file)?;
+    if fs::read_to_string(&beside)? != text {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} reads back otherwise", beside.display())));
+    }
+    slots::settle(&file)?;
+    drop(file);
+    fs::rename(&beside, &path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(nix::unistd::syncfs(File::open(folder)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_tags_is_one_change_of_metadata() {
+        let held = Snapshot { returns: 2, attempt: 1, ..Snapshot::new(Slot::B) };
+        let to_trial = ["--deltag", "bramble.phase=apply", "--addtag", "bramble.phase=trial"];
+        assert_eq!(changes(&held, Phase::Trial), to_trial);
+        let to_failed =
+            ["--deltag", "bramble.phase=apply", "--deltag", "bramble.returns=2", "--addtag", "bramble.phase=failed"];
+        assert_eq!(changes(&held, Phase::Failed), to_failed);
+        assert!(changes(&Snapshot::new(Slot::A), Phase::Apply).is_empty());
+        // What was never tagged has no tags to lose: LVM does not mind.
+        assert_eq!(Snapshot::from_tags(""), Snapshot::new(Slot::B));
+    }
+
+    #[test]
+    fn autoboot_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        for slot in [Slot::A, Slot::B, Slot::A] {
+            replace(dir.path(), "autoboot.txt", &autoboot_text(slot)).unwrap();
+            assert_eq!(autoboot(&fs::read_to_string(dir.path().join("autoboot.txt")).unwrap()), Some(slot));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_nobodys_fault() {
+        assert_eq!(of_disk(&io::Error::from(io::ErrorKind::StorageFull)).about, About::Room);
+        assert_eq!(of_disk(&io::Error::from(io::ErrorKind::PermissionDenied)).about, About::Other);
+    }
+}
