@@ -152,7 +152,7 @@ impl Site<'_> {
         let wants = folder.join("multi-user.target.wants");
         files::folder(&wants, 0o755)?;
         self.remove_old_unit(&folder, &wants)?;
-        for (name, text) in [units::PODMAN, units::AGENT] {
+        for (name, text) in units::COMMON {
             let path = folder.join(name);
             let done = files::file(&path, text.as_bytes(), 0o644)?;
             self.note(done, &path);
@@ -163,6 +163,10 @@ impl Site<'_> {
             let done = files::link(&wants.join(unit), &Path::new("/etc/systemd/system").join(file))?;
             self.changed |= done == Done::Written;
         }
+        let (name, timers) = (units::PROBATION_TIMER.0, folder.join("timers.target.wants"));
+        files::folder(&timers, 0o755)?;
+        let done = files::link(&timers.join(name), &Path::new("/etc/systemd/system").join(name))?;
+        self.changed |= done == Done::Written;
         Ok(())
     }
 
@@ -266,6 +270,8 @@ mod tests {
         assert_eq!(mode(&root.join("var/lib/bramble")), 0o700);
         let masked = fs::read_link(root.join("etc/systemd/system/podman-restart.service")).unwrap();
         assert_eq!(masked, Path::new("/dev/null"));
+        let timer = fs::read_link(root.join("etc/systemd/system/timers.target.wants/bramble-probation.timer")).unwrap();
+        assert_eq!(timer, Path::new("/etc/systemd/system/bramble-probation.timer"));
         let again = install(&image.wish).unwrap();
         assert!(!again.iter().any(|line| line.starts_with("wrote")), "{again:?}");
     }

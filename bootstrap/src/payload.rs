@@ -119,7 +119,7 @@ mod tests {
     fn every_file_of_the_folders_is_carried() {
         assert_eq!(names(INITRAMFS), tree("initramfs/files"));
         assert_eq!(names(IMAGE), tree("bootstrap/files"));
-        let common = [units::AGENT.0, units::PODMAN.0].map(str::to_owned);
+        let common = units::COMMON.map(|(name, _)| name.to_owned());
         let all: BTreeSet<String> = names(IMAGE_UNITS).into_iter().chain(common).collect();
         assert_eq!(all, tree("bootstrap/units"));
     }

@@ -15,6 +15,16 @@ pub(crate) fn agent(instance: Instance) -> String {
 }
 /// Podman's, for the agent.
 pub(crate) const PODMAN: (&str, &str) = ("bramble-podman.service", include_str!("../units/bramble-podman.service"));
+/// One part of an OS upgrade; the agent starts its instances.
+pub(crate) const OS: (&str, &str) = ("bramble-os@.service", include_str!("../units/bramble-os@.service"));
+/// Holds a system on trial to its time.
+pub(crate) const PROBATION: (&str, &str) =
+    ("bramble-probation.service", include_str!("../units/bramble-probation.service"));
+/// Starts that in every boot.
+pub(crate) const PROBATION_TIMER: (&str, &str) =
+    ("bramble-probation.timer", include_str!("../units/bramble-probation.timer"));
+/// Every one that each installation has.
+pub(crate) const COMMON: [(&str, &str); 5] = [PODMAN, AGENT, OS, PROBATION, PROBATION_TIMER];
 /// Others that start containers by themselves: the agent is to be the only starter.
 pub(crate) const RIVALS: [&str; 2] = ["podman-restart.service", "podman-auto-update.timer"];
 
@@ -115,6 +125,34 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_an_os_upgrade_is_started_by_nobody_but_the_agent() {
+        let unit = OS.1;
+        assert_eq!(one(unit, "Service", "Type"), "oneshot");
+        let start = one(unit, "Service", "ExecStart");
+        assert_eq!(start, "/var/lib/bramble/bin/confirmed os %i --config /etc/bramble/agent.toml");
+        assert_eq!(wanted_by(unit).count(), 0, "no boot starts it");
+        // Packages' scripts run here, and others must not see where boot files are mounted.
+        assert_eq!(one(unit, "Service", "PrivateMounts"), "yes");
+        for hinders in ["ProtectSystem", "NoNewPrivileges", "RestrictSUIDSGID", "PrivateDevices", "ProtectClock"] {
+            assert!(values(unit, "Service", hinders).is_empty(), "{hinders} would break packages' scripts or LVM");
+        }
+        assert_eq!(one(unit, "Unit", "StartLimitIntervalSec"), "0", "how often is the core's word");
+    }
+
+    #[test]
+    fn probation_comes_with_every_boot_and_waits_for_nobody_who_may_be_broken() {
+        let (service, timer) = (PROBATION.1, PROBATION_TIMER.1);
+        assert_eq!(wanted_by(timer).collect::<Vec<_>>(), ["timers.target"]);
+        assert!(values(timer, "Timer", "OnBootSec").len() == 1 && values(timer, "Timer", "OnUnitActiveSec").is_empty());
+        assert_eq!(one(service, "Service", "Restart"), "on-failure");
+        for after in values(service, "Unit", "After") {
+            for broken in ["network", "agent", "podman", "multi-user", "dbus"] {
+                assert!(!after.contains(broken), "{after}");
+            }
+        }
+    }
+
+    #[test]
     fn systemd_finds_nothing_wrong_with_them_where_it_is_there() {
         let analyze = Path::new("/usr/bin/systemd-analyze");
         if !analyze.exists() {
@@ -122,7 +160,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [AGENT, PODMAN] {
+        for (name, text) in COMMON {
             // The programs are not installed here; everything else is judged as it is.
             let lines = text.lines().map(|line| match line.split_once('=') {
                 Some(("ExecStart", _)) => "ExecStart=/bin/true",
@@ -131,7 +169,8 @@ mod tests {
             });
             std::fs::write(dir.path().join(name), lines.collect::<Vec<_>>().join("\n")).unwrap();
         }
-        for name in [agent(Instance::A), agent(Instance::B), PODMAN.0.to_owned()] {
+        let plain = [PODMAN.0, "bramble-os@apply.service", PROBATION.0, PROBATION_TIMER.0].map(str::to_owned);
+        for name in [agent(Instance::A), agent(Instance::B)].into_iter().chain(plain) {
             let path = dir.path().join(name).display().to_string();
             crate::process::output(analyze, &["verify", "--man=no", &path]).unwrap();
         }

@@ -35,6 +35,8 @@ pub(crate) fn assemble(
     for kernel in &kernels {
         initramfs::put(recipe, kernel, &root, cache)?;
     }
+    let map = bootfiles::map(&recipe.boot, &recipe.initramfs.files);
+    tree::file(&root.join(bootfiles::MAP), map.as_bytes(), 0o644)?;
     system::clean(&root)?;
     let maker = Maker { recipe, seed: Seed::new(&recipe.name), work, root: &root };
     let [state, apps] = [maker.moved_out(STATE, "state")?, maker.moved_out(APPS, "apps")?];

@@ -1,6 +1,8 @@
 //! What the firmware and the kernel are told: `autoboot.txt`, `config.txt`, `cmdline.txt`. Decides their text.
 
-use crate::recipe::Boot;
+use serde_json::json;
+
+use crate::recipe::{Boot, Kernel};
 
 /// A boot slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +70,19 @@ pub fn cmdline(boot: &Boot, slot: Slot) -> String {
     words.collect::<Vec<_>>().join(" ") + "\n"
 }
 
+/// Where root says which of its files belong onto a slot: an upgrade brings these there.
+pub const MAP: &str = "usr/lib/bramble/boot-files.json";
+
+/// What it says there.
+#[must_use]
+pub fn map(boot: &Boot, needs: &[String]) -> String {
+    let kernel = |kernel: &Kernel| json!({ "versionEnds": kernel.version_ends, "kernel": kernel.kernel, "initramfs": kernel.initramfs });
+    let kernels: Vec<_> = boot.kernels.iter().map(kernel).collect();
+    json!({ "kernels": kernels, "copy": boot.copy, "needs": needs }).to_string() + "\n"
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::recipe::Kernel;
-
     use super::*;
 
     fn kernel(filter: &str, name: &str) -> Kernel {
@@ -110,6 +121,19 @@ mod tests {
         let want = "root=/dev/vg0/root rootfstype=ext4 rw fsck.repair=yes panic=10 oops=panic bramble.slot=b quiet console=tty1 \
                     console=ttyAMA0\n";
         assert_eq!(cmdline(&boot(vec![]), Slot::B), want);
+    }
+
+    #[test]
+    fn root_says_which_of_its_files_belong_onto_a_slot() {
+        let boot = Boot { copy: vec![["/a/{kernel}".into(), "/".into()]], ..boot(vec![kernel("", "vmlinuz")]) };
+        // As the agent reads it.
+        let want = json!({
+            "kernels": [{ "versionEnds": "-arm64", "kernel": "vmlinuz", "initramfs": "initrd-vmlinuz" }],
+            "copy": [["/a/{kernel}", "/"]],
+            "needs": ["usr/sbin/lvm"],
+        });
+        let said: serde_json::Value = serde_json::from_str(&map(&boot, &["usr/sbin/lvm".into()])).unwrap();
+        assert_eq!(said, want);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct View {
     pub program: AgentReport,
     /// The operating system, as the agent sees it.
     pub os: OsReport,
+    /// An upgrade of the operating system keeps the apps as they are: changes are stored, and acted on later.
+    pub holds_apps: bool,
     /// Reports acknowledged by the broker in this session.
     pub reports_acked: u64,
 }

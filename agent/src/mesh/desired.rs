@@ -45,6 +45,10 @@ pub(crate) struct Desired {
     /// The highest generation that was ever accepted.
     floor: Generation,
     standing: Standing,
+    /// Changes of apps are stored, and not acted on.
+    holds: bool,
+    /// Was the supervisor told of any document?
+    acts: bool,
     /// Sequence of the last message on our subject.
     seen: Option<u64>,
     asked_trust: Option<Instant>,
@@ -60,7 +64,15 @@ impl Desired {
         if let Some(alarm) = alarm {
             context.board.alarm(Alarm::StoredDocument, alarm);
         }
+        let holds = context.board.view().holds_apps;
+        let held = if holds { stored.held(&context.device) } else { None };
+        // One of an upgrade that is over must not be taken for one of the next.
+        if !holds && let Err(err) = stored.release() {
+            tracing::warn!(%err, "an old copy of the desired document stays");
+        }
         let mut new = Self {
+            holds,
+            acts: false,
             context,
             stored,
             supervisor,
@@ -73,6 +85,11 @@ impl Desired {
             read_at: now(),
             failures: 0,
         };
+        if let Some(held) = held {
+            tracing::info!(generation = %held.generation, "an OS upgrade is under way: apps are kept as they were");
+            new.supervisor.set_fallback(Arc::new(held));
+            new.acts = true;
+        }
         if let Some(document) = document {
             tracing::info!(generation = %document.generation, apps = document.apps.len(), "stored desired document");
             new.act(Arc::new(document));
@@ -83,9 +100,16 @@ impl Desired {
     pub(crate) async fn run(mut self, mut pushes: broadcast::Receiver<Message>, mut stop: Stop) {
         let mut epoch = 0;
         let mut link = self.link.clone();
+        let mut board = self.context.board.changes();
+        self.hold(board.borrow_and_update().holds_apps).await;
         loop {
             tokio::select! {
                 () = stop.asked() => return,
+                // The board is our own agent's: it does not go.
+                Ok(()) = board.changed() => {
+                    let holds = board.borrow_and_update().holds_apps;
+                    self.hold(holds).await;
+                }
                 pushed = pushes.recv() => match pushed {
                     Ok(message) => self.pushed(message).await,
                     Err(RecvError::Lagged(_)) => self.read().await,
@@ -251,11 +275,36 @@ impl Desired {
 
     fn act(&mut self, document: Arc<DesiredDocument>) {
         self.have = Some(document.clone());
+        // Where nothing runs yet there is nothing to keep as it is.
+        if !(self.holds && self.acts) {
+            self.supervise(&document);
+        }
+        self.context.board.update(|view| view.desired = Some(document));
+    }
+
+    fn supervise(&mut self, document: &Arc<DesiredDocument>) {
         match self.standing {
             Standing::Newest => self.supervisor.set_desired(document.clone()),
             Standing::Fallback => self.supervisor.set_fallback(document.clone()),
         }
-        self.context.board.update(|view| view.desired = Some(document));
+        self.acts = true;
+    }
+
+    /// Changes of apps wait from now on, or are acted on. What is acted on meanwhile is kept: this agent may start again.
+    async fn hold(&mut self, holds: bool) {
+        let stored = self.stored.clone();
+        let kept = match (self.holds, holds) {
+            (true, true) | (false, false) => return,
+            (false, true) => tokio::task::spawn_blocking(move || stored.hold()).await,
+            (true, false) => tokio::task::spawn_blocking(move || stored.release()).await,
+        };
+        if let Ok(Err(err)) = kept {
+            tracing::warn!(%err, "what apps are kept as is not known to the next start");
+        }
+        self.holds = holds;
+        if let Some(document) = self.have.clone().filter(|_| !holds) {
+            self.supervise(&document);
+        }
     }
 }
 

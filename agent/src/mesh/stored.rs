@@ -22,6 +22,8 @@ use crate::host::state::{Loaded, StateError, StateFile};
 pub(crate) struct Stored {
     document: StateFile,
     floor: StateFile,
+    /// What was acted on when changes ceased to be: there only as long as that is so.
+    held: StateFile,
 }
 
 /// No document of a lower generation is accepted by this device.
@@ -49,6 +51,7 @@ impl Stored {
         Self {
             document: StateFile::new(state_dir.join("desired"), 1),
             floor: StateFile::new(state_dir.join("generation"), 1),
+            held: StateFile::new(state_dir.join("desired-held"), 1),
         }
     }
 
@@ -62,6 +65,27 @@ impl Stored {
         match self.floor.load_json::<Floor>() {
             Ok(Loaded::Good(known)) if known.device == floor.device && known.generation >= generation => Ok(()),
             Ok(Loaded::Good(_) | Loaded::Previous { .. } | Loaded::Missing) | Err(_) => self.floor.store_json(&floor),
+        }
+    }
+
+    /// Keeps a copy of the document for as long as newer ones are not acted on.
+    pub(crate) fn hold(&self) -> Result<(), StateError> {
+        match self.document.load()?.value() {
+            Some(body) => self.held.store(&body),
+            None => self.release(),
+        }
+    }
+
+    /// Newer ones are acted on again.
+    pub(crate) fn release(&self) -> Result<(), StateError> {
+        if self.held.path().exists() { self.held.remove() } else { Ok(()) }
+    }
+
+    /// The copy. One that is damaged is none: the newest is acted on then.
+    pub(crate) fn held(&self, device: &DeviceId) -> Option<DesiredDocument> {
+        match self.held.load() {
+            Ok(Loaded::Good(body)) => open(&body, device).ok().map(|(document, _)| document),
+            Ok(Loaded::Missing | Loaded::Previous { .. }) | Err(_) => None,
         }
     }
 
@@ -212,6 +236,25 @@ mod tests {
         assert_eq!(found(&stored), (3, 3, false, true));
         stored.raise(device(), Generation(3)).unwrap();
         assert_eq!(found(&stored), (3, 3, false, false));
+    }
+
+    #[test]
+    fn a_copy_is_kept_until_it_is_released() {
+        let (dir, stored) = accepted(3);
+        assert_eq!(stored.held(&device()), None);
+        stored.release().unwrap();
+        stored.hold().unwrap();
+        let newer = accepted(5).0;
+        std::fs::copy(newer.path().join("desired"), dir.path().join("desired")).unwrap();
+        let of = |document: Option<DesiredDocument>| document.map(|document| document.generation.0);
+        assert_eq!((of(stored.held(&device())), found(&stored).0), (Some(3), 5));
+        assert_eq!(stored.held(&DeviceId::from_entropy([2; 13])), None);
+        stored.hold().unwrap();
+        assert_eq!(of(stored.held(&device())), Some(5), "another upgrade");
+        std::fs::write(dir.path().join("desired-held"), "rubbish").unwrap();
+        assert_eq!(stored.held(&device()), None, "the one before is of another upgrade");
+        stored.release().unwrap();
+        assert_eq!(stored.held(&device()), None);
     }
 
     #[test]

@@ -71,9 +71,14 @@ fn system(ledger: &Ledger) -> System {
 }
 
 impl Driver {
+    /// Before anything acts: apps are kept as they are from the start where an upgrade is on trial.
     pub(crate) fn new(state_dir: &Path, board: Board, on_duty: OnDuty, between: Between) -> Self {
+        let files = Files::of(state_dir);
+        let ledger = files.ledger().load_json::<LedgerFile>().ok().and_then(Loaded::value).map(Ledger::from);
+        let holds = ledger.is_some_and(|ledger| ledger.holds_apps());
+        board.update(|view| view.holds_apps = holds);
         Self {
-            files: Files::of(state_dir),
+            files,
             view: board.changes(),
             board,
             on_duty,
@@ -148,6 +153,8 @@ impl Driver {
         let kept = self.keep(next, &facts).await;
         between.system_is(system(&self.ledger));
         drop(turn);
+        let holds = self.ledger.holds_apps();
+        self.board.update(|view| view.holds_apps = holds);
         self.tell(&facts);
         self.facts = Some(facts);
         if !kept {

@@ -244,3 +244,72 @@ fn sick(report: &AppReport) -> Option<String> {
         (None, false) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bramble_contracts::boot::{Slot, Snapshot};
+    use bramble_contracts::v1::{ContainerReport, ContainerRole};
+    use bramble_contracts::{Revision, Tenant, Uid};
+
+    use super::*;
+
+    fn report(deployment: &str, status: Status, reason: &str) -> AppReport {
+        AppReport {
+            uid: Uid::from_entropy([1; 13]),
+            tenant: Tenant::default(),
+            deployment: deployment.parse().unwrap(),
+            revision: Revision(4),
+            running_revision: Some(Revision(3)),
+            running_hash: None,
+            status,
+            phase: Phase::Running,
+            reason: reason.into(),
+            last_downtime_ms: None,
+            containers: vec![],
+            stages: vec![],
+        }
+    }
+
+    #[test]
+    fn an_app_is_sick_in_its_own_words() {
+        let mut unwell = report("probed", Status::Confirmed, "");
+        unwell.containers.push(ContainerReport {
+            name: "main".parse().unwrap(),
+            role: ContainerRole::Main,
+            id: String::new(),
+            state: ContainerState::Running,
+            exit_code: None,
+            oom_killed: false,
+            restarts: 0,
+            started_at_ms: 0,
+            image_digest: String::new(),
+            healthy: Some(false),
+            last_lines: vec![],
+        });
+        let why = "probe http :80 \u{2192} 500";
+        let all = [report("web", Status::Confirmed, ""), report("cam", Status::Failed, why), unwell];
+        let apps = of_reports(&all);
+        assert_eq!(apps["web"], App { revision: 3, sick: None });
+        assert_eq!(apps["cam"].sick.as_deref(), Some(why));
+        assert_eq!(apps["probed"].sick.as_deref(), Some("container main is unhealthy"));
+        let other = AppReport { tenant: "acme".parse().unwrap(), ..report("web", Status::Staged, "") };
+        assert_eq!(of_reports(&[other])["acme/web"].sick.as_deref(), Some("it does not run yet"));
+    }
+
+    #[test]
+    fn a_machine_without_our_layout_is_not_looked_at() {
+        let mut sight = Sight::new();
+        if sight.machine.is_ours() {
+            eprintln!("this machine has our layout: not tested");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (files, ledger) = (Files::of(dir.path()), Ledger::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let facts = runtime.block_on(sight.gather(&files, &ledger, &[], OwnUpgrade::Idle));
+        assert_eq!((facts.protection, facts.volumes, facts.room), (Protection::None, Volumes::Plain, None));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let on_trial = Volumes::Snapshot(Snapshot::new(Slot::B));
+        assert_eq!(protection(&sight.machine, &ledger, &on_trial), Protection::None);
+    }
+}

@@ -134,6 +134,14 @@ impl Turn<'_> {
         self.out.push(Effect::Start(Order { verb, ticket, what, slot, boot_files }));
     }
 
+    /// It was asked for often enough, also by force, and did not come. In words.
+    pub(super) fn no_reboot(&self) -> Option<String> {
+        let upgrade = self.ledger.upgrade.as_ref()?;
+        let times = upgrade.started.as_ref().map_or(0, |started| started.times);
+        let over = times >= self.facts.bounds.starts && self.since_start_ms() >= self.facts.bounds.reboot_ms;
+        over.then(|| upgrade.trouble.clone().unwrap_or_else(|| "it was asked for and did not come".to_owned()))
+    }
+
     /// Asks for a reboot, by force when it does not come.
     pub(super) fn reboot(&mut self, way: Way) -> Flow {
         let (at, waits_ms) = (self.now(), self.since_start_ms());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::wish::{Ticket, What};
 
 /// The privileged oneshot units. Each takes its order from a file on the state volume, holds the lock of all of them,
-/// looks again whether its condition holds, is idempotent, and leaves a durable result.
+/// looks again whether its condition holds ([`super::allows`]), is idempotent, and leaves a durable result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
@@ -101,7 +101,7 @@ pub struct Order {
     pub boot_files: BootFiles,
 }
 
-/// Into what the device boots.
+/// Into what the device boots. The agent is shut in: a unit of its own asks the firmware, and reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Way {

@@ -189,7 +189,11 @@ impl Turn<'_> {
 
     fn armed(&mut self, place: &Place) -> Flow {
         match (place, self.is_here()) {
-            (Place::BeforeTrial, true) => self.reboot(Way::Trial),
+            (Place::BeforeTrial, true) => match self.no_reboot() {
+                // Firmware that takes no wish never will.
+                Some(why) => self.enter(Phase::Failing(Reason::Hindered(format!("no reboot on trial: {why}")))),
+                None => self.reboot(Way::Trial),
+            },
             (_, _) => self.displaced(place, None),
         }
     }
