@@ -101,7 +101,8 @@ impl Desired {
         let mut epoch = 0;
         let mut link = self.link.clone();
         let mut board = self.context.board.changes();
-        self.hold(board.borrow_and_update().holds_apps).await;
+        let holds = board.borrow_and_update().holds_apps;
+        self.hold(holds).await;
         loop {
             tokio::select! {
                 () = stop.asked() => return,

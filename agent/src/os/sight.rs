@@ -98,7 +98,8 @@ impl Sight {
     ) -> Facts {
         let works = self.machine.is_ours() && self.has_work(ledger);
         let units = if works { units(files).await } else { Ok(BTreeMap::new()) };
-        if self.machine.is_ours() && (works || self.seen.is_none()) {
+        let is_settled = self.seen.as_ref().is_some_and(|seen| seen.volumes == Volumes::Plain);
+        if self.machine.is_ours() && (works || !is_settled) {
             self.seen = Some(look(files, &self.boot).await);
         }
         let (places, is_ours) = (files.clone(), self.machine.is_ours());

@@ -124,6 +124,7 @@ impl Device {
             labels: Default::default(),
             apps: app.map(desired_app).into_iter().collect(),
             agent: None,
+            os: None,
         }
     }
 

@@ -163,6 +163,7 @@ impl Site {
             labels: Default::default(),
             apps: vec![self.app()],
             agent: agent.cloned(),
+            os: None,
         };
         let bytes = document.sign(&self.coordinator.state().fleet).unwrap();
         let answer = self.client.request(Bucket::Desired.subject(self.id().as_str()), bytes.into()).await.unwrap();

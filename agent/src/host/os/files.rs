@@ -161,6 +161,11 @@ impl Files {
         newest(&self.stamp_file()).unwrap_or_default()
     }
 
+    /// Root is not whole from now on.
+    pub(super) fn take_stamp(&self) -> Result<(), StateError> {
+        self.stamp_file().remove()
+    }
+
     /// Says, durably, which run made it.
     pub(super) fn put_stamp(&self, ticket: &Ticket) -> Result<(), StateError> {
         self.stamp_file().store_json(ticket)

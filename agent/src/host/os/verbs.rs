@@ -124,6 +124,7 @@ impl Unit<'_> {
 
     /// What was written is whole before root says so.
     async fn apply(&self) -> Done {
+        self.files.take_stamp().map_err(other)?;
         match self.order.boot_files {
             BootFiles::Upgraded => self.apply_with_slot().await?,
             BootFiles::Held => self.apply_without().await?,
@@ -185,9 +186,6 @@ impl Unit<'_> {
 pub(super) async fn retag(volumes: &Volumes, to: Phase) -> Result<(), String> {
     let Volumes::Snapshot(held) = volumes else { return Err("there is no snapshot".into()) };
     let changes = changes(held, to);
-    if changes.is_empty() {
-        return Ok(());
-    }
     let name = format!("{GROUP}/{SNAPSHOT}");
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
     lvm(&[&["lvchange", "-y", "--quiet"][..], &changes, &[&name]].concat()).await.map(drop)
@@ -198,7 +196,8 @@ fn changes(held: &Snapshot, to: Phase) -> Vec<String> {
     let returns = if to == Phase::Failed { 0 } else { held.returns };
     let (old, new) = (held.tags(), Snapshot { phase: to, returns, ..*held }.tags());
     let gone = old.iter().filter(|tag| !new.contains(tag)).flat_map(|tag| ["--deltag".to_owned(), tag.clone()]);
-    let came = new.iter().filter(|tag| !old.contains(tag)).flat_map(|tag| ["--addtag".to_owned(), tag.clone()]);
+    // All of them: what was never tagged is whole afterwards, and what is there already stays.
+    let came = new.iter().flat_map(|tag| ["--addtag".to_owned(), tag.clone()]);
     gone.chain(came).collect()
 }
 
@@ -224,14 +223,15 @@ mod tests {
     #[test]
     fn a_change_of_tags_is_one_change_of_metadata() {
         let held = Snapshot { returns: 2, attempt: 1, ..Snapshot::new(Slot::B) };
-        let to_trial = ["--deltag", "bramble.phase=apply", "--addtag", "bramble.phase=trial"];
-        assert_eq!(changes(&held, Phase::Trial), to_trial);
+        let words = |to| changes(&held, to).join(" ").replace("bramble.", "");
+        let to_trial =
+            "--deltag phase=apply --addtag phase=trial --addtag slot=b --addtag attempt=1 --addtag returns=2";
+        assert_eq!(words(Phase::Trial), to_trial);
         let to_failed =
-            ["--deltag", "bramble.phase=apply", "--deltag", "bramble.returns=2", "--addtag", "bramble.phase=failed"];
-        assert_eq!(changes(&held, Phase::Failed), to_failed);
-        assert!(changes(&Snapshot::new(Slot::A), Phase::Apply).is_empty());
-        // What was never tagged has no tags to lose: LVM does not mind.
-        assert_eq!(Snapshot::from_tags(""), Snapshot::new(Slot::B));
+            "--deltag phase=apply --deltag returns=2 --addtag phase=failed --addtag slot=b --addtag attempt=1";
+        assert_eq!(words(Phase::Failed), to_failed);
+        let again = "--addtag phase=apply --addtag slot=b --addtag attempt=1 --addtag returns=2";
+        assert_eq!(words(Phase::Apply), again);
     }
 
     #[test]
