@@ -251,8 +251,10 @@ impl Driver {
     /// Waits for what is worth a look.
     async fn wait(&mut self, mut reports: Reports) {
         let Some(facts) = self.facts.clone() else { return };
-        let due = wake_at(&self.ledger, &facts).unwrap_or(u64::MAX).max(self.not_before_ms);
-        let idle = tokio::time::sleep(Duration::from_millis(due.saturating_sub(up_ms())).min(IDLE));
+        let waits = self.not_before_ms > up_ms();
+        let due = if waits { Some(self.not_before_ms) } else { wake_at(&self.ledger, &facts) };
+        let left = due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(up_ms())));
+        let idle = tokio::time::sleep(left.min(IDLE));
         tokio::pin!(idle);
         let mut own = self.between.hear_own();
         let on_trial = self.ledger.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.phase, Phase::Trial(_)));
