@@ -12,7 +12,7 @@ use bramble_contracts::envelope;
 use bramble_contracts::subjects::Bucket;
 use bramble_contracts::v1::DeviceFacts;
 use bramble_contracts::v2::{AppReport, UpgradePhase};
-use bramble_contracts::v3::{NEWEST_DOCUMENT, OsUpgradeReport, Report};
+use bramble_contracts::v3::{NEWEST_DOCUMENT, OsPhase, OsUpgradeReport, Report};
 use tokio::sync::watch;
 
 use super::board::View;
@@ -124,7 +124,8 @@ impl Reporter {
 /// On trial it reports often: a last word of the agent before it, that came late, must not stand for long.
 fn pause(usual: Duration, view: &View) -> Duration {
     let phase = view.program.upgrade.as_ref().map(|upgrade| upgrade.phase);
-    if phase == Some(UpgradePhase::Trial) { usual.min(TRIAL_MAX) } else { usual }
+    let of_system = view.os.upgrade.as_ref().map(|upgrade| upgrade.phase);
+    if phase == Some(UpgradePhase::Trial) || of_system == Some(OsPhase::Trial) { usual.min(TRIAL_MAX) } else { usual }
 }
 
 /// Did JetStream store it?

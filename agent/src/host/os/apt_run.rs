@@ -205,6 +205,11 @@ fn failed(about: About, done: &Finished, worst: Option<String>) -> UnitFailure {
     if let Some(line) = lines.clone().find(|line| full.iter().any(|words| line.contains(words))) {
         return failure(About::Room, line);
     }
+    // What was fetched is gone, or was never whole: no package is to blame.
+    let gone = ["E: Unable to fetch some archives", "E: Failed to fetch", "E: Some files failed to download"];
+    if let Some(line) = lines.clone().find(|line| gone.iter().any(|words| line.starts_with(words))) {
+        return failure(About::Archive, line.trim_start_matches("E: "));
+    }
     // The last of its complaints is mostly that dpkg failed, the first says at what.
     let complaint = lines.clone().find_map(|line| line.strip_prefix("E: "));
     let dpkg = lines.find(|line| line.starts_with("dpkg: error"));
@@ -250,6 +255,9 @@ mod tests {
         let gone =
             failed(About::Archive, &ended("", "Err:1 x\nE: Failed to fetch http://a/x  Connection failed\n"), None);
         assert_eq!((gone.about, gone.why.as_str()), (About::Archive, "Failed to fetch http://a/x  Connection failed"));
+        let lost =
+            failed(About::Packages, &ended("", "E: Unable to fetch some archives, maybe run apt-get update\n"), None);
+        assert_eq!(lost.about, About::Archive, "with --no-download");
         assert!(failed(About::Other, &ended("", ""), None).why.contains("exit status: 100"));
     }
 
