@@ -68,6 +68,11 @@ impl Device {
     }
 
     pub(crate) fn start(&mut self) {
+        self.start_holding(false);
+    }
+
+    /// The same, as on a device whose operating system is upgraded where that is so.
+    pub(crate) fn start_holding(&mut self, holds: bool) {
         let settings = Settings {
             state_dir: self.dir.path().join("state"),
             coordinator: Base::parse(&self.coordinator.url).unwrap(),
@@ -85,7 +90,10 @@ impl Device {
             words: mpsc::channel(1).0,
         };
         let logs = Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default());
-        self.agent = Some(Agent::start(config, self.host.clone(), logs).unwrap());
+        let mut agent = Agent::ready(config).unwrap();
+        agent.board().update(|view| view.holds_apps = holds);
+        agent.act(self.host.clone(), logs).unwrap();
+        self.agent = Some(agent);
     }
 
     pub(crate) async fn stop(&mut self) {

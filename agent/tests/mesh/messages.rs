@@ -53,6 +53,39 @@ async fn bad_documents_are_refused_and_reported_once_each() {
 }
 
 #[tokio::test]
+async fn while_the_system_is_upgraded_changes_are_stored_and_wait() {
+    let coordinator = Coordinator::start(Tls::Plain).await;
+    let mut device = Device::connected(&coordinator).await;
+    let apps = |device: &Device| device.host.things().len();
+    let put = |apps: &'static [&'static str], generation: u64, device: &Device| {
+        device.signed(&device.document_of(generation, apps))
+    };
+    device.put(put(&["web"], 1, &device)).await;
+    eventually("the app", || async { apps(&device) == 1 }).await;
+    device.agent().board().update(|view| view.holds_apps = true);
+    let copy = device.dir.path().join("state/desired-held");
+    eventually("the copy", || async { copy.is_file() }).await;
+    device.put(put(&["web", "db"], 2, &device)).await;
+    device.reaches(2).await;
+    // It starts again, on trial: what it was told last is known, and what ran before runs.
+    device.stop().await;
+    device.start_holding(true);
+    assert_eq!(device.generation(), 2);
+    device.is_connected().await;
+    device.put(put(&["db"], 3, &device)).await;
+    device.reaches(3).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(apps(&device), 1, "only web");
+    device.agent().board().update(|view| view.holds_apps = false);
+    let only_db = || async {
+        let names: Vec<String> = device.host.things().into_iter().map(|thing| format!("{thing:?}")).collect();
+        names.len() == 1 && names[0].contains("db")
+    };
+    eventually("the change", only_db).await;
+    assert!(!copy.exists(), "it is of this upgrade only");
+}
+
+#[tokio::test]
 async fn a_deleted_key_and_an_empty_value_change_nothing() {
     let coordinator = Coordinator::start(Tls::Plain).await;
     let mut device = Device::connected(&coordinator).await;

@@ -36,6 +36,8 @@ pub enum Kind {
     SickApp,
     /// The clock stands at 1970.
     ClockUnfit,
+    /// The firmware takes no wish for a boot on trial. No package set, so it is in no list.
+    NoTryboot,
 }
 
 /// Every one.
@@ -81,6 +83,9 @@ impl Kind {
             Self::Flaps => (RolledBack, "the broker was lost: it has to stay for 20 s", false),
             Self::SickApp => (RolledBack, "app web unhealthy: probe http :80 → 500", true),
             Self::ClockUnfit => (RolledBack, "the clock is not fit: it is before the floor", false),
+            Self::NoTryboot => {
+                (RolledBack, "no reboot on trial: could not reboot on trial by force: it takes no wishes", false)
+            }
         }
     }
 }

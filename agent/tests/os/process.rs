@@ -160,6 +160,11 @@ impl World {
 
     pub fn perform(&mut self, agent: u32, effects: &[Effect]) -> bool {
         for effect in effects {
+            if self.kind == Kind::NoTryboot && matches!(effect, Effect::Reboot(Way::Trial, _)) {
+                let why = "it takes no wishes".into();
+                self.after(1, Due::Tell(Event::Failed { effect: effect.clone(), why }));
+                return true;
+            }
             match self.effect(&|| format!("agent: {effect}"), |world| world.agent_does(effect)) {
                 Done::Yes if self.agent == Some(agent) => {}
                 Done::Yes | Done::Dead => return false,
