@@ -28,7 +28,7 @@ use crate::host::podman::told::{self, Told};
 use crate::host::{clock, facts, state, systemd};
 use crate::mesh::board::{Alarm, Board, View};
 use crate::mesh::{self, Agent, Facts, OnDuty, StartError, Word, health};
-use crate::os::{self, Between};
+use crate::os::{self, Between, Question};
 use crate::status::Status;
 use crate::supervise::SupervisorHandle;
 use crate::upgrade::{self, Driver};
@@ -44,6 +44,8 @@ const STATUS_PERIOD: Duration = Duration::from_secs(30);
 const STOP_TIME_MAX: Duration = Duration::from_secs(8);
 /// What the coordinator says of an upgrade waits here.
 const WORDS_MAX: usize = 4;
+/// Plans that are asked for at once.
+const QUESTIONS_MAX: usize = 4;
 
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +78,11 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (facts_out, facts) = watch::channel(facts::device(&config.apps_dir, ""));
     let (words, words_in) = mpsc::channel(WORDS_MAX);
-    let agent = Agent::ready(mesh_config(config, facts, words)?)?;
+    let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
+    let agent = Agent::ready(mesh_config(config, facts, words, questions)?)?;
     let between = Between::new(upgrade::stored(&config.state_dir), os::stored(&config.state_dir));
     let mut driver = Driver::new(config, &agent, words_in, between.clone())?;
-    let os = os::Driver::new(&config.state_dir, agent.board(), agent.on_duty(), between);
+    let os = os::Driver::new(&config.state_dir, agent.board(), agent.on_duty(), between, questions_in);
     tracing::info!(
         version = version::text(),
         instance = config.instance.name(),
@@ -115,13 +118,19 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     ended
 }
 
-fn mesh_config(config: &Config, facts: Facts, words: mpsc::Sender<Word>) -> anyhow::Result<mesh::Config> {
+fn mesh_config(
+    config: &Config,
+    facts: Facts,
+    words: mpsc::Sender<Word>,
+    questions: mpsc::Sender<Question>,
+) -> anyhow::Result<mesh::Config> {
     Ok(mesh::Config {
         settings: config.settings()?,
         name: config.name.clone().or_else(host_name),
         token_file: config.token_file.clone(),
         facts,
         words,
+        questions,
     })
 }
 

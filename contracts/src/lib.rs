@@ -29,6 +29,8 @@ pub mod trust;
 pub mod v1;
 pub mod v2;
 pub mod v3;
+pub mod window;
+pub mod zone;
 
 pub use id::{DeviceId, Generation, Name, Revision, SessionId, Tenant, Uid};
 pub use label::{Labels, Selector};

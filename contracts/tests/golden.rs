@@ -110,6 +110,9 @@ fn every_message_of_the_operating_system() {
     }
     wire("v3/report.hex", &os::report());
     json("v3/report.json", &os::report());
+    let (asked, answered) = os::plan();
+    wire("v3/command-os-plan.hex", &asked);
+    wire("v3/frame-os-plan.hex", &answered);
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl SimDevice {
             token_file: Some(self.dir.join("token")),
             facts: watch::channel(DeviceFacts::default()).1,
             words: mpsc::channel(1).0,
+            questions: mpsc::channel(1).0,
         };
         let _inside = runtime().enter();
         // A kernel lets one user watch 128 times, and there are more simulated devices.

@@ -4,6 +4,7 @@
 
 mod limits;
 mod logs;
+mod plan;
 mod session;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::identity::millis;
 use super::stored::Stored;
 use crate::core::app::AppKey;
 use crate::host::clock;
+use crate::os::Question;
 use crate::supervise::{Chunk, ExecWish, OutputStream};
 
 const INPUT_VERB: &str = "input";
@@ -45,10 +47,23 @@ pub struct Word {
     pub answer: oneshot::Sender<Result<(), String>>,
 }
 
+/// Who hears what is not of the mesh.
+#[derive(Clone)]
+pub(crate) struct Hearers {
+    words: mpsc::Sender<Word>,
+    questions: mpsc::Sender<Question>,
+}
+
+impl Hearers {
+    pub(crate) fn of(config: &super::Config) -> Self {
+        Self { words: config.words.clone(), questions: config.questions.clone() }
+    }
+}
+
 pub(crate) struct Commands {
     context: Arc<Context>,
     on_duty: OnDuty,
-    words: mpsc::Sender<Word>,
+    hearers: Hearers,
     gate: Gate,
     slots: Arc<Semaphore>,
     /// What can be typed to, or told that nobody listens any more.
@@ -57,10 +72,10 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    pub(crate) fn new(context: Arc<Context>, on_duty: OnDuty, words: mpsc::Sender<Word>) -> Self {
+    pub(crate) fn new(context: Arc<Context>, on_duty: OnDuty, hearers: Hearers) -> Self {
         let gate = Gate::new(context.device.clone(), context.session);
         let (slots, running) = (Arc::new(Semaphore::new(AT_ONCE)), Running::new());
-        Self { context, on_duty, words, gate, slots, running, logs: logs::Readers::new() }
+        Self { context, on_duty, hearers, gate, slots, running, logs: logs::Readers::new() }
     }
 
     pub(crate) async fn run(mut self, mut inbound: mpsc::Receiver<(Client, Message)>, mut stop: Stop) {
@@ -138,6 +153,7 @@ impl Commands {
                 let text = "this agent sends logs in windows, which the coordinator does not know: update it";
                 return frames.refuse(text.into()).await;
             }
+            Verb::OsPlan(packages) => return plan::start(self.hearers.questions.clone(), packages, frames),
             verb @ (Verb::Desired | Verb::Exec(_) | Verb::Upgrade(_)) => verb,
         };
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
@@ -159,7 +175,7 @@ impl Commands {
     /// Answered once what it says is durable.
     fn upgrade(&self, word: UpgradeWord, mut frames: Frames) {
         tracing::info!(?word, "the coordinator speaks of this agent's upgrade");
-        let words = self.words.clone();
+        let words = self.hearers.words.clone();
         tokio::spawn(async move {
             let (answer, answered) = oneshot::channel();
             let heard = words.send_timeout(Word { word, answer }, WORD_TIME_MAX).await;
@@ -206,7 +222,7 @@ impl Work {
             Verb::Desired => self.desired().await,
             Verb::Exec(args) => self.exec(args).await,
             // Started by other ways.
-            Verb::Logs(_) | Verb::Log(_) | Verb::Session(_) | Verb::Upgrade(_) => {}
+            Verb::Logs(_) | Verb::Log(_) | Verb::Session(_) | Verb::Upgrade(_) | Verb::OsPlan(_) => {}
         }
     }
 

@@ -184,8 +184,8 @@ impl Gate {
 fn takes_input(verb: &Verb) -> bool {
     match verb {
         Verb::Exec(_) | Verb::Session(_) => true,
-        // A window of logs ends by itself, soon.
-        Verb::Desired | Verb::Logs(_) | Verb::Log(_) | Verb::Upgrade(_) => false,
+        // A window of logs ends by itself, soon, and so does apt's plan.
+        Verb::Desired | Verb::Logs(_) | Verb::Log(_) | Verb::Upgrade(_) | Verb::OsPlan(_) => false,
     }
 }
 

@@ -51,6 +51,7 @@ use trust::{Trust, TrustFailure};
 
 pub(crate) use duty::OnDuty;
 
+use commands::Hearers;
 pub use commands::Word;
 pub use context::Settings;
 pub use releases::{Releases, Unreachable};
@@ -95,6 +96,8 @@ pub struct Config {
     pub facts: Facts,
     /// Hears what the coordinator says of this agent's upgrade.
     pub words: mpsc::Sender<Word>,
+    /// Answers what an upgrade of the operating system would do.
+    pub questions: mpsc::Sender<Question>,
 }
 
 /// A running agent. Dropping it ends everything but the apps.
@@ -147,7 +150,7 @@ impl Agent {
         if let Some(identity) = identity_file(&state_dir).load_json::<Identity>()?.value() {
             start.prepare(identity)?;
         }
-        tasks.spawn(run_mesh(mesh.clone(), on_duty, start.config.words.clone(), stopped));
+        tasks.spawn(run_mesh(mesh.clone(), on_duty, Hearers::of(&start.config), stopped));
         Ok(Self { board, session, device, roster, mesh, start, stop, tasks, acting: None })
     }
 
@@ -365,7 +368,7 @@ impl Mesh {
 async fn run_mesh(
     mut mesh: watch::Receiver<Option<Arc<Mesh>>>,
     on_duty: OnDuty,
-    words: mpsc::Sender<Word>,
+    hearers: Hearers,
     mut stop: Stop,
 ) {
     let mesh = tokio::select! {
@@ -378,7 +381,7 @@ async fn run_mesh(
     let context = || mesh.context.clone();
     let mut parts = JoinSet::new();
     parts.spawn(heartbeat::run(context(), on_duty.clone(), mesh.link.subscribe(), stop.clone()));
-    parts.spawn(commands::Commands::new(context(), on_duty, words).run(commands_in, stop.clone()));
+    parts.spawn(commands::Commands::new(context(), on_duty, hearers).run(commands_in, stop.clone()));
     parts.spawn(connection::Connector::new(context(), mesh.link.clone(), inbound).run(stop.clone()));
     stop.asked().await;
     finish(&mut parts).await;

@@ -4,6 +4,7 @@
 //! itself. Does nothing that needs privileges: units do, and leave results; this may die meanwhile.
 
 mod between;
+mod plans;
 mod sight;
 mod wire;
 
@@ -29,6 +30,8 @@ use crate::supervise::Reports;
 use sight::Sight;
 
 pub(crate) use between::Between;
+pub use plans::Question;
+pub(crate) use plans::Questions;
 
 /// Time is looked at once in a while even when nothing is due.
 const IDLE: Duration = Duration::from_secs(300);
@@ -44,6 +47,7 @@ pub(crate) struct Driver {
     view: watch::Receiver<View>,
     on_duty: OnDuty,
     between: Between,
+    questions: Questions,
     sight: Sight,
     ledger: Ledger,
     /// Of the last step.
@@ -72,7 +76,13 @@ fn system(ledger: &Ledger) -> System {
 
 impl Driver {
     /// Before anything acts: apps are kept as they are from the start where an upgrade is on trial.
-    pub(crate) fn new(state_dir: &Path, board: Board, on_duty: OnDuty, between: Between) -> Self {
+    pub(crate) fn new(
+        state_dir: &Path,
+        board: Board,
+        on_duty: OnDuty,
+        between: Between,
+        questions: Questions,
+    ) -> Self {
         let files = Files::of(state_dir);
         let ledger = files.ledger().load_json::<LedgerFile>().ok().and_then(Loaded::value).map(Ledger::from);
         let holds = ledger.is_some_and(|ledger| ledger.holds_apps());
@@ -83,6 +93,7 @@ impl Driver {
             board,
             on_duty,
             between,
+            questions,
             sight: Sight::new(),
             ledger: Ledger::default(),
             facts: None,
@@ -271,6 +282,9 @@ impl Driver {
                     }
                 }
                 Ok(()) = own.changed() => return,
+                Some(question) = self.questions.recv() => {
+                    plans::begin(&mut self.sight, &self.files, &self.ledger, self.between.own(), question).await;
+                }
                 Ok(()) = reports.changed(), if on_trial => return tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(POLL), if busy => {
                     self.tell(&facts);

@@ -113,6 +113,17 @@ impl Sight {
         facts
     }
 
+    /// The same for somebody who only asks: looks anew, and at no unit.
+    pub(super) async fn gather_for_plan(&mut self, files: &Files, ledger: &Ledger, own: OwnUpgrade) -> Facts {
+        let is_ours = self.machine.is_ours();
+        if is_ours {
+            self.seen = Some(look(files, &self.boot).await);
+        }
+        let places = files.clone();
+        let said = tokio::task::spawn_blocking(move || Said::read(&places, is_ours)).await.unwrap_or_default();
+        self.facts(ledger, &[], own, said)
+    }
+
     fn facts(&self, ledger: &Ledger, apps: &[AppReport], own: OwnUpgrade, said: Said) -> Facts {
         let volumes = match (&self.seen, self.machine.is_ours()) {
             (Some(seen), true) => seen.volumes.clone(),
@@ -120,7 +131,7 @@ impl Sight {
             (_, false) => Volumes::Plain,
         };
         let pool = self.seen.as_ref().and_then(|seen| seen.pool);
-        let until_ms = self.wish.as_ref().and_then(|wish| wish.until_ms);
+        let asked = self.wish.as_ref().and_then(|wish| wish.window.as_ref());
         let now_ms = (self.clock == Clock::Fit).then(wall_ms);
         Facts {
             up_ms: up_ms(),
@@ -145,7 +156,7 @@ impl Sight {
             apps: of_reports(apps),
             mesh: self.mesh,
             clock: self.clock.clone(),
-            window: window(until_ms, now_ms),
+            window: window(asked, now_ms),
             own_upgrade: own,
             panic: said.panic,
             bounds: Bounds::default(),

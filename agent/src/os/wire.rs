@@ -3,28 +3,34 @@
 use bramble_contracts::boot::{self, Slot};
 use bramble_contracts::v1::Status;
 use bramble_contracts::v3::{
-    self, OsPackages, OsReport, OsSnapshot, OsUpgradeReport, OsWish, PackageChange, SnapshotPhase,
+    self, OsPackages, OsPlan, OsReport, OsRoom, OsSnapshot, OsUpgradeReport, OsWish, PackageChange, SnapshotPhase,
 };
 
-use crate::core::os::{Change, OsPhase, OsStatus, Package, Protection, What, Wish};
+use crate::core::report::cut;
+use crate::core::os::{Change, Foreseen, OsPhase, OsStatus, Package, Plan, Protection, What, Wish};
 
 /// The wire's seconds.
 const SECOND: u64 = 1000;
 
-/// What is asked.
-pub(super) fn wish(wish: &OsWish) -> Wish {
+/// Which packages.
+pub(super) fn what(packages: &OsPackages) -> What {
     let package = |package: &v3::OsPackage| Package {
         name: package.name.to_string(),
         version: package.version.as_ref().map(ToString::to_string),
     };
+    match packages {
+        OsPackages::All => What::Full,
+        OsPackages::These(these) => What::Packages(these.iter().map(package).collect()),
+    }
+}
+
+/// What is asked.
+pub(super) fn wish(wish: &OsWish) -> Wish {
     let v3::Probation { confirm_secs, give_up_secs, give_up_in_all_secs } = wish.probation;
     Wish {
         id: wish.id.to_string(),
         attempt: wish.attempt,
-        what: match &wish.packages {
-            OsPackages::All => What::Full,
-            OsPackages::These(these) => What::Packages(these.iter().map(package).collect()),
-        },
+        what: what(&wish.packages),
         least: match wish.least {
             v3::Protection::None => Protection::None,
             v3::Protection::Bootcount => Protection::Bootcount,
@@ -33,7 +39,7 @@ pub(super) fn wish(wish: &OsWish) -> Wish {
         confirm_for_ms: u64::from(confirm_secs) * SECOND,
         give_up_after_ms: u64::from(give_up_secs) * SECOND,
         give_up_in_all_ms: u64::from(give_up_in_all_secs) * SECOND,
-        until_ms: wish.until_ms,
+        window: wish.window.clone(),
     }
 }
 
@@ -57,6 +63,28 @@ pub(super) fn report(
     OsReport { protection, lacks: lacks.to_owned(), slot, snapshot, upgrade: upgrade(status) }
 }
 
+/// What is told to somebody who only asks.
+pub(super) fn plan(protection: Protection, lacks: &str, plan: &Plan, foreseen: &Foreseen) -> OsPlan {
+    let (changes, changes_more) = changes(&plan.delta.changes, plan.delta.more);
+    let Foreseen { refused, waits, fetch_need, room } = foreseen;
+    OsPlan {
+        protection: self::protection(protection),
+        lacks: cut(lacks, OsPlan::WORDS_MAX),
+        changes,
+        changes_more,
+        held: plan.held.iter().filter_map(|name| plain(name).parse().ok()).take(OsPlan::HELD_MAX).collect(),
+        download_bytes: plan.fetch_bytes,
+        room: room.map(|room| OsRoom {
+            fetch_need: *fetch_need,
+            fetch_free: room.fetch_free,
+            pool_need: room.root,
+            pool_free: room.pool_free,
+        }),
+        refused: cut(refused.as_deref().unwrap_or_default(), OsPlan::WORDS_MAX),
+        waits: cut(waits.as_deref().unwrap_or_default(), OsPlan::WORDS_MAX),
+    }
+}
+
 /// A tier.
 pub(super) fn protection(tier: Protection) -> v3::Protection {
     match tier {
@@ -69,10 +97,7 @@ pub(super) fn protection(tier: Protection) -> v3::Protection {
 /// One that nobody remembers has no name, and none is made up.
 fn upgrade(told: &OsStatus) -> Option<OsUpgradeReport> {
     let (id, status) = (told.wish.as_ref()?.parse().ok()?, told.status?);
-    let all = told.delta.changes.len();
-    let changes: Vec<PackageChange> =
-        told.delta.changes.iter().filter_map(change).take(OsUpgradeReport::CHANGES_MAX).collect();
-    let left_out = u32::try_from(all - changes.len()).unwrap_or(u32::MAX);
+    let (changes, changes_more) = changes(&told.delta.changes, told.delta.more);
     let phase = phase(told.phase, status);
     Some(OsUpgradeReport {
         id,
@@ -83,7 +108,7 @@ fn upgrade(told: &OsStatus) -> Option<OsUpgradeReport> {
         reason: reason(told),
         blamed: told.blamed,
         changes,
-        changes_more: told.delta.more.saturating_add(left_out),
+        changes_more,
         download_bytes: told.bytes,
         took_ms: told.took_ms,
         down_ms: told.down_ms,
@@ -129,9 +154,20 @@ fn reason(told: &OsStatus) -> String {
     }
 }
 
+/// The first ones, and how many are left out with those that were before.
+fn changes(all: &[Change], more: u32) -> (Vec<PackageChange>, u32) {
+    let told: Vec<PackageChange> = all.iter().filter_map(change).take(OsUpgradeReport::CHANGES_MAX).collect();
+    let left_out = u32::try_from(all.len() - told.len()).unwrap_or(u32::MAX);
+    (told, more.saturating_add(left_out))
+}
+
 /// A name with an architecture is told without it.
+fn plain(name: &str) -> &str {
+    name.split(':').next().unwrap_or_default()
+}
+
 fn change(change: &Change) -> Option<PackageChange> {
-    let name = change.name.split(':').next().unwrap_or_default();
+    let name = plain(&change.name);
     let version = |text: &Option<String>| text.as_ref().map(|text| text.parse()).transpose().ok();
     Some(PackageChange { name: name.parse().ok()?, from: version(&change.from)?, to: version(&change.to)? })
 }
@@ -184,7 +220,7 @@ mod tests {
             packages: OsPackages::These(vec![named]),
             least: v3::Protection::Bootcount,
             probation: Probation::default(),
-            until_ms: Some(5),
+            window: Some("Mon 02:00-05:00".parse().unwrap()),
         };
         let heard = wish(&wire);
         assert_eq!((heard.id.parse(), heard.attempt, heard.least), (Ok(uid()), 2, Protection::Bootcount));
@@ -193,7 +229,7 @@ mod tests {
             (120_000, 600_000, 1_800_000)
         );
         let package = Package { name: "podman".into(), version: Some("5.4-1".into()) };
-        assert_eq!((heard.what.clone(), heard.until_ms), (What::Packages(vec![package]), Some(5)));
+        assert_eq!((heard.what.clone(), heard.window.clone()), (What::Packages(vec![package]), wire.window.clone()));
         assert_eq!(heard.flaw(), None);
         assert_eq!(wish(&OsWish { packages: OsPackages::All, ..wire }).what, What::Full);
     }
@@ -225,6 +261,25 @@ mod tests {
         assert_eq!((back.0, back.2.as_str()), (v3::OsPhase::Trial, "rolling back: no broker"));
         let stuck = of(OsPhase::Degraded, Status::Failed);
         assert_eq!((stuck.0, stuck.2.as_str()), (v3::OsPhase::Done, "the old system cannot be reached: no broker"));
+    }
+
+    #[test]
+    fn a_plan_says_what_would_come_of_it_and_is_bounded() {
+        let change = |n: u32| Change { name: format!("p{n:03}:arm64"), from: Some("1".into()), to: None, bytes: 1 };
+        let all = Plan::new((0..250).map(change).collect(), vec!["kept:arm64".into(), "Strange".into()]);
+        let why = Some("x".repeat(1000));
+        let room = crate::core::os::Room { pool_free: 9, root: 4, metadata_percent: 1, fetch_free: 7, state_free: 1 };
+        let foreseen = Foreseen { refused: why.clone(), waits: why, fetch_need: 300, room: Some(room) };
+        let told = plan(Protection::Bootcount, "no tryboot", &all, &foreseen);
+        assert_eq!((told.changes.len(), told.changes_more, told.download_bytes), (100, 150, 250));
+        assert_eq!((told.protection, told.held.len()), (v3::Protection::Bootcount, 1));
+        let OsRoom { fetch_need, fetch_free, pool_need, pool_free } = told.room.clone().unwrap();
+        assert_eq!((fetch_need, fetch_free, pool_need, pool_free), (300, 7, 4, 9));
+        assert!(told.refused.len() <= OsPlan::WORDS_MAX && !told.refused.is_empty());
+        // Nothing to do is nothing to be told.
+        let nothing = Foreseen { refused: None, waits: None, fetch_need: 0, room: None };
+        let none = plan(Protection::Tryboot, "", &Plan::new(vec![], vec![]), &nothing);
+        assert_eq!((none.refused.as_str(), none.waits.as_str(), none.changes.len()), ("", "", 0));
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Device {
             token_file: Some(self.token()),
             facts: watch::channel(DeviceFacts::default()).1,
             words: mpsc::channel(1).0,
+            questions: mpsc::channel(1).0,
         };
         let logs = Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default());
         let mut agent = Agent::ready(config).unwrap();

@@ -1,11 +1,14 @@
 //! How upgrades end that nobody disturbs, in the words that people read; and what stands in the way of one.
 
-use bramble_agent::core::os::{OwnUpgrade, Phase, Protection, Wish, hindrance, status};
+use bramble_agent::core::os::{
+    Change, Facts, Foreseen, OwnUpgrade, Package, Phase, Plan, Protection, Room, What, Wish, foresee, hindrance, status,
+    unasked, wake_at,
+};
 use bramble_contracts::v1::Status;
 
 use super::crashes::Story;
 use super::kinds::{self, Kind};
-use super::world::{HOUR, MINUTE, World, wish};
+use super::world::{HOUR, MINUTE, World, closed, wish};
 
 /// Until the first run is over.
 fn first_run(kind: Kind) -> World {
@@ -96,7 +99,7 @@ type Hindrances = [(fn(&mut World), &'static str); 7];
 fn what_stands_in_the_way_is_told_and_waited_for() {
     let all: Hindrances = [
         (|world| world.own_upgrade = OwnUpgrade::UnderWay, "the agent replaces itself just now"),
-        (|world| world.window = Err("the window is over".into()), "the window is over"),
+        (|world| world.window = Err(closed(None)), "its window is not open"),
         (|world| world.room.pool_free = 1 << 30, "1024 MiB are free in the pool, root has 4096"),
         (|world| world.room.metadata_percent = 50, "the pool's metadata is 50 % full"),
         (|world| world.room.state_free = 1 << 20, "1 MiB are free for state, 64 are needed"),
@@ -113,6 +116,115 @@ fn what_stands_in_the_way_is_told_and_waited_for() {
         assert_eq!(hindrance(&world.disk.ledger, &wish(1), &world.facts()).as_deref(), Some(words));
         assert_eq!(status(&world.disk.ledger, &world.facts(), None).headline(), format!("waiting: {words}"));
     }
+}
+
+#[test]
+fn a_window_that_closes_before_anything_is_touched_is_waited_for() {
+    let mut world = Story::of(Kind::Good).begin();
+    world.wish = Some(wish(1));
+    world.news();
+    let fetches = |world: &World| {
+        world.disk.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Fetching)
+    };
+    assert!(world.run_until(world.now + HOUR, fetches));
+    world.window = Err(closed(Some(8 * HOUR)));
+    world.run(10 * MINUTE);
+    let (ledger, facts) = (&world.disk.ledger, world.facts());
+    assert_eq!((&ledger.upgrade, &ledger.last, &ledger.tally, &world.disk.snapshot), (&None, &None, &None, &None));
+    assert_eq!(status(ledger, &facts, None).headline(), "waiting: its window is not open");
+    assert_eq!(wake_at(ledger, &facts), Some(facts.up_ms + 8 * HOUR), "it looks again when it opens");
+    world.window = Ok(());
+    world.news();
+    assert!(world.run_until(world.now + HOUR, |world| world.disk.ledger.last.is_some()));
+    assert_eq!(world.disk.ledger.last.as_ref().map(|last| last.status), Some(Status::Confirmed));
+}
+
+#[test]
+fn an_upgrade_that_has_begun_goes_on_when_its_window_closes() {
+    let phases: [fn(&Phase) -> bool; 4] = [
+        |phase| *phase == Phase::Snapshot,
+        |phase| *phase == Phase::Applying,
+        |phase| *phase == Phase::Armed,
+        |phase| matches!(phase, Phase::Trial(_)),
+    ];
+    for (n, phase) in phases.into_iter().enumerate() {
+        let mut world = Story::of(Kind::Good).begin();
+        world.wish = Some(wish(1));
+        world.news();
+        let is_there =
+            move |world: &World| world.disk.ledger.upgrade.as_ref().is_some_and(|upgrade| phase(&upgrade.phase));
+        assert!(world.run_until(world.now + HOUR, is_there), "{n}");
+        world.window = Err(closed(None));
+        assert!(world.run_until(world.now + HOUR, |world| world.disk.ledger.last.is_some()), "{n}");
+        let last = world.disk.ledger.last.clone().unwrap();
+        assert_eq!((last.status, last.reason), (Status::Confirmed, None), "{n}");
+    }
+}
+
+#[test]
+fn packages_that_failed_are_refused_until_a_retry_whoever_wishes_them() {
+    let mut world = first_run(Kind::SickApp);
+    let told = |world: &World| status(&world.disk.ledger, &world.facts(), None);
+    let first = told(&world);
+    assert_eq!((first.status, first.blamed), (Some(Status::RolledBack), true), "{first:?}");
+    let (boots, starts) = (world.boots, world.unit_starts);
+    world.run(12 * HOUR);
+    assert_eq!((world.boots, world.unit_starts), (boots, starts), "it is not tried again by itself");
+    // Another rollout that brings the same.
+    let other = Wish { id: "another".into(), ..wish(1) };
+    world.wish = Some(other.clone());
+    world.news();
+    world.run(HOUR);
+    let again = told(&world);
+    assert_eq!((again.status, world.boots), (Some(Status::Failed), boots), "{again:?}");
+    assert!(again.headline().starts_with("failed: these packages failed before: app web unhealthy"), "{again:?}");
+    // An operator's retry of that one is heard.
+    world.wish = Some(Wish { attempt: 2, ..other });
+    world.news();
+    assert!(world.run_until(world.now + HOUR, |world| world.boots > boots), "it is tried");
+}
+
+#[test]
+fn what_an_upgrade_would_come_to_is_told_without_one() {
+    let world = first_run(Kind::SickApp);
+    let (ledger, facts) = (&world.disk.ledger, world.facts());
+    let failed = ledger.last.clone().and_then(|last| last.plan).unwrap();
+    let refused = foresee(ledger, &facts, &failed).refused.unwrap();
+    assert!(refused.starts_with("these packages failed before: app web unhealthy"), "{refused}");
+
+    let change = Change { name: "jq".into(), from: None, to: Some("1.7".into()), bytes: 3 << 20 };
+    let other = Plan::new(vec![change], vec![]);
+    let fine = Foreseen { refused: None, waits: None, fetch_need: 67 << 20, room: facts.room };
+    assert_eq!(foresee(ledger, &facts, &other), fine);
+    let with = |change: fn(&mut Room)| {
+        let mut room = facts.room.unwrap();
+        change(&mut room);
+        foresee(ledger, &Facts { room: Some(room), ..facts.clone() }, &other)
+    };
+    let small = with(|room| room.fetch_free = 66 << 20);
+    assert_eq!(small.refused.as_deref(), Some("no room: 66 MiB are free for packages, 67 are needed"));
+    let full = with(|room| room.pool_free = 1 << 30);
+    assert_eq!((full.refused, full.waits.unwrap()), (None, "1024 MiB are free in the pool, root has 4096".into()));
+    let shut = Facts { window: Err(closed(None)), ..facts.clone() };
+    assert_eq!(foresee(ledger, &shut, &other), fine, "a plan has no window");
+
+    let nothing = foresee(ledger, &Facts { room: None, ..facts.clone() }, &Plan::new(vec![], vec![]));
+    assert_eq!((nothing.refused, nothing.waits), (None, None));
+}
+
+#[test]
+fn apt_is_not_asked_where_nothing_could_come_of_it() {
+    let mut world = Story::of(Kind::Good).begin();
+    let (ledger, facts) = (world.disk.ledger.clone(), world.facts());
+    assert_eq!(unasked(&ledger, &What::Full, &facts), None);
+    let bare = Facts { protection: Protection::None, ..facts.clone() };
+    assert!(unasked(&ledger, &What::Full, &bare).unwrap().starts_with("the protection of this device is none"));
+    let evil = What::Packages(vec![Package { name: "-o".into(), version: None }]);
+    assert!(unasked(&ledger, &evil, &facts).unwrap().contains("no package"));
+    world.wish = Some(wish(1));
+    world.news();
+    assert!(world.run_until(world.now + HOUR, |world| world.disk.ledger.upgrade.is_some()));
+    assert!(unasked(&world.disk.ledger, &What::Full, &facts).unwrap().contains("under way"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bramble_agent::core::os::{
-    Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What, Wish,
+    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What, Wish,
 };
 use bramble_contracts::boot::{BootRecord, Outcome, Slot, Snapshot, Tryboot, Why};
 use bramble_contracts::v1::Status;
@@ -144,7 +144,7 @@ pub struct World {
     pub wish: Option<Wish>,
     pub own_upgrade: OwnUpgrade,
     pub room: Room,
-    pub window: Result<(), String>,
+    pub window: Result<(), Closed>,
     pub panic: Option<String>,
     pub agenda: BTreeMap<(u64, u64), Due>,
     pub next: u64,
@@ -166,8 +166,13 @@ pub fn wish(attempt: u32) -> Wish {
         confirm_for_ms: 20 * SECOND,
         give_up_after_ms: 60 * SECOND,
         give_up_in_all_ms: 180 * SECOND,
-        until_ms: None,
+        window: None,
     }
+}
+
+/// A window that is not open, and opens then.
+pub fn closed(opens_in_ms: Option<u64>) -> Closed {
+    Closed { why: "its window is not open".into(), opens_in_ms }
 }
 
 impl World {

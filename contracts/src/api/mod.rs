@@ -5,6 +5,7 @@
 mod audit;
 mod deployment;
 mod device;
+mod os;
 mod release;
 mod resume;
 mod rollout;
@@ -17,6 +18,7 @@ pub use deployment::{
     Applied, Change, DeploymentView, PlanRequest, PlanView, PlannedDeployment, PlannedDevice, Summary, TargetView,
 };
 pub use device::{Connection, DeviceState, DeviceView, Explanation, LabelChange};
+pub use os::{OsPlanLine, OsPlanRequest, OsPlanState, OsPlannedDevice};
 pub use release::{BinaryView, ReleaseKeysView, ReleaseState, ReleaseView};
 pub use resume::{HeldDevice, ResumeMode, ResumeRequest, ResumeView};
 pub use rollout::{RolloutDevice, RolloutKind, RolloutRequest, RolloutState, RolloutSummary, RolloutTurn, RolloutView};

@@ -13,6 +13,7 @@ use crate::{
     quantity::Millis,
     v1::log::{LogPart, LogWindow},
     v2::UpgradeWord,
+    v3::{OsPackages, OsPlan},
 };
 
 /// One command to one run of one agent.
@@ -45,6 +46,8 @@ pub enum Verb {
     Log(LogWindow),
     /// Of the agent's own upgrade.
     Upgrade(UpgradeWord),
+    /// Say what an upgrade of these packages would do.
+    OsPlan(OsPackages),
 }
 
 impl Verb {
@@ -57,6 +60,7 @@ impl Verb {
             Self::Session(_) => "session",
             Self::Log(_) => "log",
             Self::Upgrade(_) => "upgrade",
+            Self::OsPlan(_) => "os-plan",
         }
     }
 }
@@ -217,6 +221,8 @@ pub enum FrameBody {
     Taken(u64),
     /// A part of a window of logs.
     Log(LogPart),
+    /// What an upgrade would do.
+    OsPlan(Box<OsPlan>),
 }
 
 impl Message for Command {

@@ -125,7 +125,7 @@ impl Default for Rollout {
     }
 }
 
-/// A weekly window, judged on the device in its zone.
+/// A weekly window, judged on the device; see [`crate::window`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

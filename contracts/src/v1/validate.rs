@@ -291,6 +291,7 @@ impl Rollout {
         if self.progress_deadline.0 == 0 {
             found.add(format!("{at}.progressDeadline"), "must be longer than 0");
         }
+        found.0.extend(self.window.iter().flat_map(|window| window.problems(&format!("{at}.window"))));
         found.0
     }
 }

@@ -3,6 +3,7 @@
 
 mod desired;
 mod os;
+mod plan;
 mod report;
 
 pub use desired::DesiredDocument;
@@ -10,6 +11,7 @@ pub use os::{
     OsPackage, OsPackages, OsPhase, OsReport, OsSnapshot, OsUpgradeReport, OsWish, PackageChange, PackageName,
     PackageVersion, Probation, Protection, SnapshotPhase,
 };
+pub use plan::{OsPlan, OsRoom};
 pub use report::Report;
 
 /// The newest desired document this build reads; agents say it, coordinators write no newer one.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     boot::Slot,
     id::{Uid, checked_text},
-    v1::Status,
+    v1::{Status, Window},
 };
 
 checked_text!(
@@ -44,8 +44,8 @@ pub struct OsWish {
     pub least: Protection,
     /// How the new system proves itself.
     pub probation: Probation,
-    /// It does not begin later than this, in milliseconds since 1970.
-    pub until_ms: Option<u64>,
+    /// It begins only while this is open, and then comes to its end; at any time when absent.
+    pub window: Option<Window>,
 }
 
 /// What is to become newer.

@@ -3,11 +3,12 @@
 use bramble_contracts::{
     Uid,
     boot::Slot,
-    v1::Status,
+    bytes::Fixed,
+    v1::{Command, FrameBody, ReplyFrame, Status, Verb},
     v2,
     v3::{
-        DesiredDocument, OsPackage, OsPackages, OsPhase, OsReport, OsSnapshot, OsUpgradeReport, OsWish, PackageChange,
-        Probation, Protection, Report, SnapshotPhase,
+        DesiredDocument, OsPackage, OsPackages, OsPhase, OsPlan, OsReport, OsRoom, OsSnapshot, OsUpgradeReport, OsWish,
+        PackageChange, Probation, Protection, Report, SnapshotPhase,
     },
 };
 
@@ -15,14 +16,14 @@ fn id() -> Uid {
     Uid::from_entropy([0x23; 13])
 }
 
-fn document(packages: OsPackages, until_ms: Option<u64>) -> DesiredDocument {
+fn document(packages: OsPackages, window: Option<&str>) -> DesiredDocument {
     let wish = OsWish {
         id: id(),
         attempt: 2,
         packages,
         least: Protection::Bootcount,
         probation: Probation { confirm_secs: 20, give_up_secs: 60, give_up_in_all_secs: 180 },
-        until_ms,
+        window: window.map(|window| window.parse().unwrap()),
     };
     DesiredDocument { os: Some(wish), ..v2::DesiredDocument::from(super::desired()).into() }
 }
@@ -34,15 +35,41 @@ pub fn wished() -> [DesiredDocument; 2] {
         version: version.map(|version| version.parse().unwrap()),
     };
     let these = vec![package("curl", Some("8.14.1-2+deb13u1")), package("podman", None)];
-    [document(OsPackages::These(these), Some(1_793_491_200_000)), document(OsPackages::All, None)]
+    [document(OsPackages::These(these), Some("Mon-Fri 22:00-02:00 Europe/Paris")), document(OsPackages::All, None)]
 }
 
-pub fn report() -> Report {
-    let change = |name: &str, from: Option<&str>, to: Option<&str>| PackageChange {
+fn change(name: &str, from: Option<&str>, to: Option<&str>) -> PackageChange {
+    PackageChange {
         name: name.parse().unwrap(),
         from: from.map(|version| version.parse().unwrap()),
         to: to.map(|version| version.parse().unwrap()),
+    }
+}
+
+/// What an upgrade would do: asked, and answered.
+pub fn plan() -> (Command, ReplyFrame) {
+    let command = Command {
+        device: super::device(),
+        session: Fixed([9; 8]),
+        counter: 5,
+        expires_uptime_ms: 99_000,
+        verb: Verb::OsPlan(OsPackages::These(vec![OsPackage { name: "curl".parse().unwrap(), version: None }])),
     };
+    let plan = OsPlan {
+        protection: Protection::Bootcount,
+        lacks: "no tryboot".into(),
+        changes: vec![change("curl", Some("8.14.1-2"), Some("8.14.1-2+deb13u1")), change("new", None, Some("1"))],
+        changes_more: 7,
+        held: vec!["linux-image-rpi-v8".parse().unwrap()],
+        download_bytes: 1 << 20,
+        room: Some(OsRoom { fetch_need: 65 << 20, fetch_free: 1 << 33, pool_need: 4 << 30, pool_free: 9 << 30 }),
+        refused: String::new(),
+        waits: "the clock is not fit".into(),
+    };
+    (command, ReplyFrame { seq: 1, body: FrameBody::OsPlan(Box::new(plan)) })
+}
+
+pub fn report() -> Report {
     let upgrade = OsUpgradeReport {
         id: id(),
         attempt: 2,

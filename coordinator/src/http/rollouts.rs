@@ -215,8 +215,8 @@ fn wanted(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest, by: &str, 
     if !found.is_empty() {
         return Err(ApiError::invalid(found));
     }
-    if request.policy.window.is_some() {
-        let message = "a window does not exist in this version yet; leave it out".to_owned();
+    if request.policy.window.is_some() && request.kind != RolloutKind::Os {
+        let message = "a window exists for kind os only in this version; leave it out".to_owned();
         let found = vec![FieldError { path: "policy.window".into(), message }];
         return Err(ApiError { code: Code::Unsupported, ..ApiError::invalid(found) });
     }

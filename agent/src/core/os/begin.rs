@@ -10,6 +10,7 @@ use super::drive::Driven;
 use super::effect::Verb;
 use super::facts::{Facts, OwnUpgrade, Room, Unit, Volumes};
 use super::ledger::{Denied, Ledger, Outcome, Phase, Upgrade};
+use super::packages::Plan;
 use super::reason::{Reason, time};
 use super::step::{Flow, Turn};
 use super::wish::{Protection, Ticket, Wish};
@@ -21,10 +22,16 @@ pub fn hindrance(ledger: &Ledger, wish: &Wish, facts: &Facts) -> Option<String> 
     if let Some(left_ms) = tally.and_then(|tally| tally.left_ms(facts)) {
         return Some(format!("it is tried again by itself after a pause of {}", time(left_ms)));
     }
-    not_now(facts)
+    closed(facts).or_else(|| not_now(facts))
 }
 
-fn not_now(facts: &Facts) -> Option<String> {
+/// What waits for its window is waited for, and is no failure.
+fn closed(facts: &Facts) -> Option<String> {
+    facts.window.as_ref().err().map(|closed| closed.why.clone())
+}
+
+/// The same, whatever its window and its failures.
+pub(super) fn not_now(facts: &Facts) -> Option<String> {
     if facts.own_upgrade == OwnUpgrade::UnderWay {
         return Some("the agent replaces itself just now".into());
     }
@@ -46,9 +53,6 @@ fn not_now(facts: &Facts) -> Option<String> {
     if let Clock::Unfit(why) = &facts.clock {
         return Some(format!("the clock is not fit: {why}"));
     }
-    if let Err(why) = &facts.window {
-        return Some(why.clone());
-    }
     if facts.units.values().any(|unit| *unit == Unit::Running) {
         return Some("a unit of an earlier upgrade still runs".into());
     }
@@ -69,6 +73,14 @@ fn too_small(room: &Room, facts: &Facts) -> Option<String> {
     }
     let need = facts.bounds.state_bytes;
     (state_free < need).then(|| format!("{} MiB are free for state, {} are needed", mib(state_free), mib(need)))
+}
+
+/// Why its packages do not fit, in words.
+pub(super) fn too_large(plan: &Plan, facts: &Facts) -> Option<String> {
+    let need = plan.fetch_bytes.saturating_add(facts.bounds.reserve_bytes);
+    let free = facts.room.map_or(0, |room| room.fetch_free);
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    (free < need).then(|| format!("{} MiB are free for packages, {} are needed", free >> 20, mib(need)))
 }
 
 impl Turn<'_> {
@@ -185,11 +197,7 @@ impl Turn<'_> {
             let reason = Reason::FailedBefore(Box::new(before.reason.clone()));
             return self.end_failed(reason);
         }
-        let need = plan.fetch_bytes.saturating_add(self.facts.bounds.reserve_bytes);
-        let free = self.facts.room.map_or(0, |room| room.fetch_free);
-        if free < need {
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            let why = format!("{} MiB are free for packages, {} are needed", free >> 20, mib(need));
+        if let Some(why) = too_large(&plan, self.facts) {
             return self.end_failed(Reason::NoRoom(why));
         }
         self.enter(Phase::Fetching)
@@ -203,6 +211,11 @@ impl Turn<'_> {
             Driven::Waits => return Flow::Rest,
             Driven::Cannot(reason) => return self.end_failed(reason),
             Driven::Did(_) => {}
+        }
+        if closed(self.facts).is_some() {
+            // Nothing is touched yet, and what was fetched stays: it begins anew when the window opens.
+            self.ledger.upgrade = None;
+            return Flow::Rest;
         }
         if let Some(why) = not_now(self.facts) {
             return self.end_failed(Reason::Hindered(why));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::effect::Verb;
 use super::packages::Plan;
 use super::reason::Reason;
-use super::wish::{Protection, Ticket, Wish};
+use super::wish::{Closed, Protection, Ticket, Wish};
 use crate::core::upgrade::{Clock, Mesh};
 
 /// All of it.
@@ -48,8 +48,8 @@ pub struct Facts {
     pub mesh: Mesh,
     /// What the wall clock is worth.
     pub clock: Clock,
-    /// May an upgrade begin now? Or why not.
-    pub window: Result<(), String>,
+    /// Is the window of the wish open? It matters only to what has not begun.
+    pub window: Result<(), Closed>,
     /// Does the agent replace itself meanwhile?
     pub own_upgrade: OwnUpgrade,
     /// What the last kernel that died left, since the last plain boot.

@@ -9,8 +9,11 @@ pub fn wake_at(ledger: &Ledger, facts: &Facts) -> Option<u64> {
     let soon = up_ms.saturating_add(facts.bounds.mend_ms.max(1));
     let Some(upgrade) = &ledger.upgrade else {
         let wish = facts.wish.as_ref()?;
-        let tally = ledger.tally.as_ref().filter(|tally| (&tally.wish, tally.attempt) == (&wish.id, wish.attempt))?;
-        return tally.left_ms(facts).map(|left_ms| up_ms.saturating_add(left_ms));
+        let tally = ledger.tally.as_ref().filter(|tally| (&tally.wish, tally.attempt) == (&wish.id, wish.attempt));
+        let pause_ms = tally.and_then(|tally| tally.left_ms(facts));
+        let opens_in_ms = facts.window.as_ref().err().and_then(|closed| closed.opens_in_ms);
+        // Neither lets it begin before the other does.
+        return pause_ms.max(opens_in_ms).map(|left_ms| up_ms.saturating_add(left_ms.max(1)));
     };
     match &upgrade.phase {
         Phase::Degraded(_) => None,

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use bramble_contracts::v1::Window;
+use bramble_contracts::window::Weekly;
 use serde::{Deserialize, Serialize};
 
 use super::probation::Terms;
@@ -72,8 +74,8 @@ pub struct Wish {
     pub give_up_after_ms: u64,
     /// The same, of all boots of a trial.
     pub give_up_in_all_ms: u64,
-    /// The end of the window, in milliseconds since 1970; none begins later.
-    pub until_ms: Option<u64>,
+    /// It begins only while this is open; at any time without.
+    pub window: Option<Window>,
 }
 
 impl Wish {
@@ -96,14 +98,7 @@ impl Wish {
         if self.id.is_empty() || self.attempt == 0 {
             return Some("it has no name, or no attempt".into());
         }
-        let What::Packages(packages) = &self.what else { return None };
-        if packages.is_empty() || packages.len() > NAMED_MAX {
-            return Some(format!("it names {} packages; 1 to {NAMED_MAX} can be", packages.len()));
-        }
-        let strange = packages.iter().find(|package| {
-            !is_name(&package.name) || package.version.as_deref().is_some_and(|version| !is_version(version))
-        });
-        strange.map(|package| format!("{:?} is no package, or has no such version", package.name))
+        self.what.flaw()
     }
 
     /// One of an upgrade that nobody here remembers.
@@ -117,8 +112,22 @@ impl Wish {
             confirm_for_ms,
             give_up_after_ms,
             give_up_in_all_ms,
-            until_ms: None,
+            window: None,
         }
+    }
+}
+
+impl What {
+    /// Why apt is not asked for it, in words.
+    pub fn flaw(&self) -> Option<String> {
+        let Self::Packages(packages) = self else { return None };
+        if packages.is_empty() || packages.len() > NAMED_MAX {
+            return Some(format!("it names {} packages; 1 to {NAMED_MAX} can be", packages.len()));
+        }
+        let strange = packages.iter().find(|package| {
+            !is_name(&package.name) || package.version.as_deref().is_some_and(|version| !is_version(version))
+        });
+        strange.map(|package| format!("{:?} is no package, or has no such version", package.name))
     }
 }
 
@@ -150,14 +159,29 @@ pub struct Ticket {
     pub began: Moment,
 }
 
-/// May a wish with this end of its window begin? `now_ms` is absent where the clock is not fit.
-pub fn window(until_ms: Option<u64>, now_ms: Option<u64>) -> Result<(), String> {
-    match (until_ms, now_ms) {
-        (None, _) => Ok(()),
-        (Some(_), None) => Err("the clock does not tell whether the window is open".into()),
-        (Some(until), Some(now)) if now < until => Ok(()),
-        (Some(_), Some(_)) => Err("the window is over".into()),
+/// A window that is not open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Closed {
+    /// In words.
+    pub why: String,
+    /// When it opens, in milliseconds from now; absent where nobody knows.
+    pub opens_in_ms: Option<u64>,
+}
+
+/// May a wish with this window begin? `now_ms`, since 1970, is absent where the clock is not fit: then it is closed.
+pub fn window(window: Option<&Window>, now_ms: Option<u64>) -> Result<(), Closed> {
+    let Some(window) = window else { return Ok(()) };
+    let unknown = |why: String| Closed { why, opens_in_ms: None };
+    let weekly = Weekly::of(window)
+        .map_err(|flaw| unknown(format!("this device cannot read its window ({flaw}): upgrade its agent")))?;
+    let Some(now_ms) = now_ms else {
+        return Err(unknown(format!("the clock does not tell whether its window is open: {window}")));
+    };
+    if weekly.is_open(now_ms) {
+        return Ok(());
     }
+    Err(Closed { why: format!("its window is not open: {window}"), opens_in_ms: weekly.opens_in_ms(now_ms) })
 }
 
 #[cfg(test)]
@@ -193,10 +217,21 @@ mod tests {
     }
 
     #[test]
-    fn a_window_needs_a_clock() {
+    fn a_window_needs_a_clock_and_a_zone_that_is_known() {
+        const HOUR: u64 = 3_600_000;
+        // 1 January 1970 was a Thursday.
+        let of = |text: &str, now_ms| window(Some(&text.parse().unwrap()), now_ms);
         assert!(window(None, None).is_ok());
-        assert!(window(Some(10), Some(9)).is_ok());
-        assert!(window(Some(10), Some(10)).is_err());
-        assert!(window(Some(10), None).is_err());
+        assert_eq!(of("Thu 02:00-05:00", Some(2 * HOUR)), Ok(()));
+        let closed = of("Thu 02:00-05:00", Some(HOUR)).unwrap_err();
+        assert_eq!(
+            (closed.why.as_str(), closed.opens_in_ms),
+            ("its window is not open: Thu 02:00-05:00 UTC", Some(HOUR))
+        );
+        let blind = of("Thu 02:00-05:00", None).unwrap_err();
+        assert!(blind.why.contains("the clock does not tell"), "{}", blind.why);
+        let newer = Window { time_zone: "Moon/Tycho".into(), .."02:00-05:00".parse().unwrap() };
+        let strange = window(Some(&newer), Some(2 * HOUR)).unwrap_err();
+        assert!(strange.why.contains("timeZone") && strange.why.contains("upgrade its agent"), "{}", strange.why);
     }
 }

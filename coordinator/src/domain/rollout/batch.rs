@@ -27,8 +27,11 @@ fn total(r: &Rollout, facts: &Facts) -> usize {
     facts.devices.len() + r.devices.keys().filter(|id| !facts.devices.contains_key(*id)).count()
 }
 
-/// Lets devices begin whose batch has come, as many as may be without it at once.
+/// Lets devices begin whose batch has come, as many as may be without it at once; none outside of the window.
 pub(super) fn grant(r: &mut Rollout, facts: &Facts, budget: usize) {
+    if facts.closed.is_some() {
+        return;
+    }
     let now = r.clock_ms;
     let ready = r.devices.iter_mut().filter_map(|(id, m)| {
         let seen = facts.devices.get(id)?;

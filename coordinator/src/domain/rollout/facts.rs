@@ -26,6 +26,8 @@ pub struct Facts {
     pub devices: BTreeMap<DeviceId, Seen>,
     /// A newer rollout that has taken every device of this one.
     pub overtaken: Option<Name>,
+    /// Why no device may begin now, if so: the window is not open.
+    pub closed: Option<String>,
 }
 
 /// One device.
@@ -41,6 +43,8 @@ pub struct Seen {
     pub word: Word,
     /// It acts on a document that says so.
     pub has_taken: bool,
+    /// It has taken it, and waits for its window: no time counts against it.
+    pub is_held: bool,
     /// It is past the point from which trouble may be the new agent's.
     pub in_trial: bool,
     /// The attempts that were used up before.
@@ -86,19 +90,21 @@ pub fn of(lens: &Lens<'_>, rollout: &Rollout) -> Option<Facts> {
         Subject::Agent(subject) => {
             let (meant, overtaken) = meant(lens, rollout);
             let devices = meant.into_iter().map(|d| (d.id.clone(), for_agent(lens, rollout, subject, d))).collect();
-            Some(Facts { devices, overtaken })
+            Some(Facts { devices, overtaken, closed: None })
         }
         Subject::Os(subject) => {
             let (meant, overtaken) = meant(lens, rollout);
-            let devices = meant.into_iter().map(|d| (d.id.clone(), os::look(lens, rollout, subject, d))).collect();
-            Some(Facts { devices, overtaken })
+            let closed = os::closed(rollout, lens.now.wall_ms);
+            let look = |d: &DeviceRecord| os::look(lens, rollout, subject, closed.is_some(), d);
+            let devices = meant.into_iter().map(|d| (d.id.clone(), look(d))).collect();
+            Some(Facts { devices, overtaken, closed })
         }
         Subject::Deployment(_) => {
             // Gone, newer or damaged: an empty selection would mean that all is done.
             let record = deployment(lens, rollout)?;
             let selected = lens.selected(record).into_iter();
             let devices = selected.map(|d| (d.id.clone(), for_app(lens, rollout, record, d))).collect();
-            Some(Facts { devices, overtaken: None })
+            Some(Facts { devices, overtaken: None, closed: None })
         }
     }
 }
@@ -159,6 +165,7 @@ fn for_agent(lens: &Lens<'_>, rollout: &Rollout, subject: &AgentSubject, device:
         refused: refused(subject, device, report),
         word: word_of_agent(subject, report, upgrade, attempt),
         has_taken: wished.is_some_and(|wish| wish.attempt == attempt) && report.is_some_and(taken),
+        is_held: false,
         in_trial: upgrade.is_some_and(is_in_trial),
         attempts: used_up(upgrade, wished.map(|wish| wish.attempt)),
         failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
@@ -301,6 +308,7 @@ fn for_app(lens: &Lens<'_>, rollout: &Rollout, record: &DeploymentRecord, device
         refused: None,
         word,
         has_taken: told.is_some_and(|d| report.is_some_and(|r| r.generation >= d.generation)),
+        is_held: false,
         in_trial: true,
         attempts: 0,
         failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),

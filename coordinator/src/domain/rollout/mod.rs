@@ -290,7 +290,8 @@ impl Rollout {
     pub fn os_wish(&self, attempt: u32) -> Option<OsWish> {
         let Subject::Os(OsSubject { packages, least, probation, selector: _ }) = &self.subject else { return None };
         let (id, packages) = (self.uid.clone(), packages.clone());
-        Some(OsWish { id, attempt, packages, least: *least, probation: *probation, until_ms: None })
+        let window = self.policy.window.clone();
+        Some(OsWish { id, attempt, packages, least: *least, probation: *probation, window })
     }
 
     /// How often each device has failed in a row, where `failed` says what was known before. Failures count only where

@@ -1,12 +1,13 @@
 //! What a device says of an upgrade of its operating system that is rolled out.
 //!
-//! Decides: who cannot take it, and what is proof. A device that came back to its old system has failed, whoever is to
+//! Decides: who cannot take it, whether its window is open, and what is proof. A device that came back to its old system has failed, whoever is to
 //! blame: it is tried again when an operator says so.
 
 use bramble_contracts::{
     id::{DeviceId, Uid},
     v1::Status,
     v3::{OsPhase, OsUpgradeReport, Protection, Report},
+    window::Weekly,
 };
 
 use super::{
@@ -16,8 +17,24 @@ use super::{
 };
 use crate::domain::{record::DeviceRecord, view::Lens};
 
+/// Why no device may begin at this moment, in milliseconds since 1970. Devices judge the same by their own clocks.
+pub(super) fn closed(rollout: &Rollout, wall_ms: u64) -> Option<String> {
+    let window = rollout.policy.window.as_ref()?;
+    match Weekly::of(window) {
+        Ok(weekly) if weekly.is_open(wall_ms) => None,
+        Ok(_) => Some(format!("devices begin only within {window}")),
+        Err(flaw) => Some(format!("its window cannot be judged: {flaw}")),
+    }
+}
+
 /// What is known of one device.
-pub(super) fn look(lens: &Lens<'_>, rollout: &Rollout, subject: &OsSubject, device: &DeviceRecord) -> Seen {
+pub(super) fn look(
+    lens: &Lens<'_>,
+    rollout: &Rollout,
+    subject: &OsSubject,
+    is_closed: bool,
+    device: &DeviceRecord,
+) -> Seen {
     let seen = lens.fleet.device(&device.id);
     let report = seen.report();
     let upgrade = report.and_then(|report| of(report, &rollout.uid));
@@ -30,6 +47,7 @@ pub(super) fn look(lens: &Lens<'_>, rollout: &Rollout, subject: &OsSubject, devi
         refused: refused(subject, device, report),
         word: word(upgrade, attempt),
         has_taken: wished.is_some_and(|wish| wish.attempt == attempt) && report.is_some_and(taken),
+        is_held: is_closed && upgrade.is_some_and(|u| u.attempt == attempt && u.phase == OsPhase::Waiting),
         in_trial: true,
         attempts: used_up(upgrade, wished.map(|wish| wish.attempt)),
         failures: rollout.failed_before.get(&device.id).copied().unwrap_or(0),
@@ -104,22 +122,27 @@ fn rank(phase: OsPhase) -> u8 {
 
 /// Where it is, in words.
 fn words(u: &OsUpgradeReport) -> String {
-    let percent = match u.phase {
-        OsPhase::Applying => format!(", {} %", u.percent),
+    let reason = if u.reason.is_empty() { String::new() } else { format!(": {}", u.reason) };
+    format!("{}{reason}", how_far(u))
+}
+
+/// Its phase, with percent where a phase takes long enough for that.
+pub(super) fn how_far(u: &OsUpgradeReport) -> String {
+    match u.phase {
+        OsPhase::Preflight | OsPhase::Applying if u.percent > 0 => format!("{} {} %", phase(u.phase), u.percent),
         OsPhase::Waiting
         | OsPhase::Preflight
         | OsPhase::Snapshot
+        | OsPhase::Applying
         | OsPhase::Armed
         | OsPhase::Trial
         | OsPhase::Committing
-        | OsPhase::Done => String::new(),
-    };
-    let reason = if u.reason.is_empty() { String::new() } else { format!(": {}", u.reason) };
-    format!("{}{percent}{reason}", phase(u.phase))
+        | OsPhase::Done => phase(u.phase).to_owned(),
+    }
 }
 
 /// A phase in one word.
-pub(super) fn phase(phase: OsPhase) -> &'static str {
+fn phase(phase: OsPhase) -> &'static str {
     match phase {
         OsPhase::Waiting => "waiting",
         OsPhase::Preflight => "preflight",

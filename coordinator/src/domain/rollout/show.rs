@@ -202,7 +202,7 @@ fn of_agent(lens: &Lens<'_>, id: &DeviceId, manifest: &bramble_contracts::bytes:
 fn of_os(lens: &Lens<'_>, rollout: &Rollout, id: &DeviceId) -> Says {
     let runs = lens.fleet.device(id).report().map(|report| report.facts.kernel.clone()).unwrap_or_default();
     let Some(upgrade) = os::said(lens, id, &rollout.uid) else { return Says { runs, ..Says::default() } };
-    let (phase, reason) = (os::phase(upgrade.phase).to_owned(), upgrade.reason.clone());
+    let (phase, reason) = (os::how_far(upgrade), upgrade.reason.clone());
     Says { status: Some(upgrade.status), phase, runs, reason }
 }
 

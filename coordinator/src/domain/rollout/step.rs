@@ -82,13 +82,24 @@ fn look(r: &mut Rollout, elapsed_ms: u64, facts: &Facts, effects: &mut Vec<Effec
         RolloutState::Running | RolloutState::Approval | RolloutState::Halted => {
             advance(r, facts, effects);
             match r.state {
-                RolloutState::Running | RolloutState::Approval => grant(r, facts, budget(r, facts)),
+                RolloutState::Running | RolloutState::Approval => {
+                    grant(r, facts, budget(r, facts));
+                    tell_window(r, facts);
+                }
                 RolloutState::Done => grant(r, facts, usize::MAX),
                 RolloutState::Halted | RolloutState::Paused | RolloutState::Aborted | RolloutState::Superseded => {}
             }
         }
         RolloutState::Done => grant(r, facts, usize::MAX),
         RolloutState::Paused | RolloutState::Aborted | RolloutState::Superseded => {}
+    }
+}
+
+/// Says that the window is why nobody begins.
+fn tell_window(r: &mut Rollout, facts: &Facts) {
+    let waits = |m: &Member| m.turn == RolloutTurn::Waiting;
+    if let Some(why) = facts.closed.as_ref().filter(|_| r.why.is_empty() && r.devices.values().any(waits)) {
+        r.why.clone_from(why);
     }
 }
 
@@ -192,12 +203,16 @@ fn under_way(m: &mut Member, seen: &Seen, now: u64, deadline: Millis) {
         return away_or_back(m, seen);
     }
     m.turn = RolloutTurn::Working;
+    // Written down only now and then.
+    let pause = (deadline.0 / 4).min(10_000);
+    if seen.is_held && now.saturating_sub(m.since_ms) >= pause {
+        m.since_ms = now;
+    }
     let text = match &seen.word {
         Word::Bad(why) => return failed(m, why),
         Word::Silent => "it has not said anything of it yet",
         Word::Working { progress, text } => {
-            // Written down only now and then: bytes come in all the time.
-            let pause = (deadline.0 / 4).min(10_000);
+            // Bytes come in all the time.
             if *progress > m.progress && now.saturating_sub(m.since_ms) >= pause {
                 (m.progress, m.since_ms) = (*progress, now);
             }

@@ -35,6 +35,8 @@ enum Kind {
     TooOld,
     /// It failed three times before.
     Notorious,
+    /// The window closes before it is ready: it waits for the next one.
+    NextWindow,
 }
 
 /// A fleet, and the time by nobody's clock.
@@ -44,6 +46,8 @@ struct World {
     /// When each heard of which attempt.
     told: BTreeMap<DeviceId, (u32, u64)>,
     second: u64,
+    /// Seconds in which devices may begin; always, where there are none.
+    open: Vec<std::ops::Range<u64>>,
 }
 
 /// In the order of `n`.
@@ -55,7 +59,12 @@ fn id(n: usize) -> DeviceId {
 impl World {
     fn new(kinds: &[Kind]) -> Self {
         let devices = kinds.iter().enumerate().map(|(n, kind)| (id(n), *kind)).collect();
-        Self { devices, told: BTreeMap::new(), second: 0 }
+        Self { devices, told: BTreeMap::new(), second: 0, open: vec![] }
+    }
+
+    fn closed(&self) -> Option<String> {
+        let closed = !self.open.is_empty() && !self.open.iter().any(|open| open.contains(&self.second));
+        closed.then(|| "devices begin only within their window".into())
     }
 
     /// What the devices say, having heard what the record that is stored tells them.
@@ -72,7 +81,7 @@ impl World {
             (id, self.seen(n, kind, (told == attempt).then_some(attempt), self.second - at, there))
         });
         let devices = seen.collect::<Vec<_>>().into_iter().collect();
-        Facts { devices, overtaken: None }
+        Facts { devices, overtaken: None, closed: self.closed() }
     }
 
     fn seen(&self, n: usize, kind: Kind, told: Option<u32>, since: u64, there: bool) -> Seen {
@@ -85,7 +94,8 @@ impl World {
             Kind::FailsOnce if attempt > 1 => Word::Good,
             Kind::FailsOnce | Kind::Sick => Word::Bad("it burnt".into()),
             Kind::Flaps if since % 4 < 2 => Word::Good,
-            Kind::Flaps | Kind::Hangs => works,
+            Kind::NextWindow if self.open.last().is_some_and(|open| self.second >= open.start) => Word::Good,
+            Kind::Flaps | Kind::Hangs | Kind::NextWindow => works,
             Kind::Vanishes => Word::Silent,
         };
         let reach = if there && !vanished { Reach::Online } else { Reach::Away("it is not connected".into()) };
@@ -96,6 +106,7 @@ impl World {
             refused: (kind == Kind::TooOld).then(|| "upgrade it by hand once".into()),
             word,
             has_taken: attempt > 0,
+            is_held: kind == Kind::NextWindow && self.closed().is_some(),
             in_trial: false,
             attempts: 0,
             failures,
@@ -322,6 +333,33 @@ fn failures_are_counted_across_rollouts_until_one_succeeds_and_only_where_it_wor
     assert_eq!(thrice(&[Kind::Sick, Kind::Fine]), BTreeMap::from([(id(0), BOXED_AT)]));
     let nobody = thrice(&[Kind::Sick, Kind::Sick]);
     assert_eq!(nobody, BTreeMap::from([(id(0), 1), (id(1), 1)]), "what nobody can do is nobody's fault");
+}
+
+#[test]
+fn nobody_begins_outside_of_the_window_and_who_has_begun_goes_on() {
+    let mut run = Run::new(&[Kind::Fine, Kind::Fine], policy(&["1", "100%"]));
+    run.world.open = vec![20..21, 100..120];
+    run.seconds(15);
+    assert_eq!(run.brief(), (S::Running, 1, vec![T::Waiting]));
+    assert_eq!((run.stored.why.as_str(), run.stored.clock_ms), ("devices begin only within their window", 0));
+    run.seconds(15);
+    assert_eq!(run.brief(), (S::Running, 2, vec![T::Confirmed, T::Waiting]), "it came to its end after it closed");
+    assert_eq!(run.stored.why, "devices begin only within their window");
+    run.seconds(60);
+    assert_eq!(run.brief(), (S::Running, 2, vec![T::Confirmed, T::Waiting]));
+    run.seconds(30);
+    assert_eq!(run.brief(), (S::Done, 2, vec![T::Confirmed, T::Confirmed]));
+    assert_eq!(run.stored.why, "");
+}
+
+#[test]
+fn no_time_counts_against_a_device_that_waits_for_the_next_window() {
+    let mut run = Run::new(&[Kind::NextWindow, Kind::Hangs], policy(&["100%"]));
+    run.world.open = vec![10..12, 100..120];
+    run.seconds(95);
+    assert_eq!(run.brief(), (S::Halted, 1, vec![T::Working, T::Failed]), "one that hangs has failed all the same");
+    run.seconds(30);
+    assert_eq!(run.brief().2, [T::Confirmed, T::Failed]);
 }
 
 #[test]

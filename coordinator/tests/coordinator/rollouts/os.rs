@@ -12,6 +12,7 @@ use bramble_contracts::{
     v1::{Health, Heartbeat, Instance, Status},
     v3::{OsPackages, OsPhase, OsReport, OsUpgradeReport, OsWish, Protection, Report},
 };
+use bramble_coordinator::domain::view::Detail;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -163,6 +164,82 @@ async fn packages_go_through_the_fleet_and_only_what_devices_prove_counts() {
     assert!(bad.wish(&sim).is_some(), "what it was told stays: absence changes nothing");
 }
 
+fn window_in(zone: &str) -> Value {
+    json!({ "days": "Mon", "from": "02:00", "to": "05:00", "timeZone": zone })
+}
+
+/// A window that is open at this moment, or not before eleven hours from now.
+fn window(open: bool) -> Value {
+    let hour = |ahead: u64| {
+        let secs = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        format!("{:02}:00", (secs / 3600 + ahead) % 24)
+    };
+    let (from, to) = if open { (hour(23), hour(2)) } else { (hour(12), hour(13)) };
+    json!({ "days": "Mon-Sun", "from": from, "to": to, "timeZone": "UTC" })
+}
+
+#[tokio::test]
+async fn a_device_begins_only_within_the_window_and_judges_it_itself_too() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let pi = Pi::new(&sim, "pi", Protection::Tryboot, 3).await;
+    let with = |name: &str, open: bool| {
+        let policy = json!({ "batches": ["100%"], "healthyFor": "0s", "window": window(open) });
+        request(&json!(["100%"]), &json!({ "name": name, "policy": policy }))
+    };
+    let closed = sim.must("POST", "/api/v1/rollouts", Some(with("nightly", false))).await;
+    assert_eq!(closed["policy"]["window"]["days"], "Mon-Sun");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let view = rollout(&sim, "nightly").await;
+    assert_eq!((view["state"].as_str(), device(&view, "pi")["turn"].as_str()), (Some("running"), Some("waiting")));
+    let why = view["reason"].as_str().unwrap();
+    assert!(why.starts_with("devices begin only within Mon-Sun ") && why.ends_with(" UTC"), "{why}");
+    assert_eq!(pi.wish(&sim), None);
+
+    // Another one, without or with a window that is open, takes its place.
+    sim.must("POST", "/api/v1/rollouts", Some(with("now", true))).await;
+    sim.until("it is told", |_| pi.wish(&sim).is_some()).await;
+    let told = pi.wish(&sim).unwrap().window.unwrap();
+    assert_eq!((told.days.as_str(), told.time_zone.as_str()), ("Mon-Sun", "UTC"));
+    until(&sim, "nightly", "superseded").await;
+    pi.says(&sim, Status::Confirmed, OsPhase::Done, "");
+    until(&sim, "now", "done").await;
+}
+
+#[tokio::test]
+async fn packages_that_a_device_refuses_fail_there_until_a_retry() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let pi = Pi::new(&sim, "pi", Protection::Tryboot, 3).await;
+    let named = |name: &str| request(&json!(["100%"]), &json!({ "name": name }));
+    sim.must("POST", "/api/v1/rollouts", Some(named("first"))).await;
+    sim.until("it is told", |_| pi.wish(&sim).is_some()).await;
+    let first = pi.wish(&sim).unwrap();
+    pi.says(&sim, Status::RolledBack, OsPhase::Done, "app web unhealthy: probe http :80 → 500");
+    until(&sim, "first", "halted").await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(pi.wish(&sim).unwrap(), first, "it is not told again by itself");
+
+    sim.must("POST", "/api/v1/rollouts", Some(named("second"))).await;
+    sim.until("the second one is told", |_| pi.wish(&sim).is_some_and(|wish| wish.id != first.id)).await;
+    let why = "these packages failed before: app web unhealthy: probe http :80 → 500";
+    pi.says(&sim, Status::Failed, OsPhase::Done, why);
+    let halted = until(&sim, "second", "halted").await;
+    assert_eq!(device(&halted, "pi")["reason"], why);
+
+    sim.must("POST", "/api/v1/rollouts/second/retry", None).await;
+    sim.until("it is told to try again", |_| pi.wish(&sim).is_some_and(|wish| wish.attempt == 2)).await;
+    assert_ne!(pi.wish(&sim).unwrap().id, first.id);
+    pi.says(&sim, Status::Trial, OsPhase::Applying, "");
+    sim.until("its phase is shown with percent", |lens| {
+        let (_, _, rollout) = lens.fleet.rollouts.readable().find(|(_, _, r)| r.name.as_str() == "second").unwrap();
+        lens.rollout(rollout, 1, Detail::Whole).devices[0].phase == "applying 40 %"
+    })
+    .await;
+    pi.says(&sim, Status::Confirmed, OsPhase::Done, "");
+    until(&sim, "second", "done").await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_asked_for_is_named_field_by_field() {
     let sim = Sim::new();
@@ -174,12 +251,18 @@ async fn what_cannot_be_asked_for_is_named_field_by_field() {
         (json!({ "version": "1.2.3" }), "version"),
         (json!({ "probation": { "confirmSecs": 60, "giveUpSecs": 60, "giveUpInAllSecs": 60 } }), "probation"),
         (json!({ "kind": "agent", "version": "1.2.3" }), "packages"),
+        (json!({ "policy": { "window": window_in("Europe/Atlantis") } }), "policy.window.timeZone"),
     ] {
         let answer = sim.ask("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &more))).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{more}: {:?}", answer.body);
         let fields = answer.body["errors"].to_string();
         assert!(fields.contains(&format!("\"{path}\"")), "{more}: {}", answer.body);
     }
+    // A window is of upgrades of the operating system only, so far.
+    let of_agent = json!({ "kind": "agent", "version": "1.2.3", "policy": { "window": window_in("UTC") } });
+    let answer = sim.ask("POST", "/api/v1/rollouts", Some(of_agent)).await;
+    assert_eq!((answer.status, &answer.body["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("unsupported")));
+    assert!(answer.body["errors"].to_string().contains("policy.window"), "{}", answer.body);
     // No name of apt's own making comes through at all.
     let evil = json!({ "packages": { "these": [{ "name": "--allow-unauthenticated" }] } });
     let answer = sim.ask("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &evil))).await;
