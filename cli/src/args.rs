@@ -89,7 +89,7 @@ pub(crate) enum Command {
     /// Releases of the agent, and which devices run them
     #[command(subcommand)]
     Agent(Agent),
-    /// Upgrade the operating system of devices, batch by batch
+    /// Upgrade the operating system of devices, batch by batch, or say what that would do
     #[command(subcommand)]
     Os(Os),
     /// The keys that sign releases of the agent

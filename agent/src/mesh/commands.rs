@@ -14,6 +14,7 @@ use async_nats::{Client, Message, Subject};
 use bramble_contracts::v1::{Command, ExecArgs, FrameBody, ReplyFrame, SessionArgs, Verb};
 use bramble_contracts::v2::UpgradeWord;
 use bramble_contracts::{envelope, subjects};
+pub use plan::Question;
 use session::{Running, Said};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -24,7 +25,6 @@ use super::identity::millis;
 use super::stored::Stored;
 use crate::core::app::AppKey;
 use crate::host::clock;
-use crate::os::Question;
 use crate::supervise::{Chunk, ExecWish, OutputStream};
 
 const INPUT_VERB: &str = "input";

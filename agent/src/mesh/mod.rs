@@ -52,7 +52,7 @@ use trust::{Trust, TrustFailure};
 pub(crate) use duty::OnDuty;
 
 use commands::Hearers;
-pub use commands::Word;
+pub use commands::{Question, Word};
 pub use context::Settings;
 pub use releases::{Releases, Unreachable};
 pub use report::Facts;
@@ -365,12 +365,7 @@ impl Mesh {
 }
 
 /// What an agent does for the mesh as long as it runs.
-async fn run_mesh(
-    mut mesh: watch::Receiver<Option<Arc<Mesh>>>,
-    on_duty: OnDuty,
-    hearers: Hearers,
-    mut stop: Stop,
-) {
+async fn run_mesh(mut mesh: watch::Receiver<Option<Arc<Mesh>>>, on_duty: OnDuty, hearers: Hearers, mut stop: Stop) {
     let mesh = tokio::select! {
         enrolled = mesh.wait_for(Option::is_some) => enrolled.ok().and_then(|mesh| mesh.clone()),
         () = stop.asked() => None,

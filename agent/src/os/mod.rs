@@ -30,7 +30,6 @@ use crate::supervise::Reports;
 use sight::Sight;
 
 pub(crate) use between::Between;
-pub use plans::Question;
 pub(crate) use plans::Questions;
 
 /// Time is looked at once in a while even when nothing is due.
@@ -76,13 +75,7 @@ fn system(ledger: &Ledger) -> System {
 
 impl Driver {
     /// Before anything acts: apps are kept as they are from the start where an upgrade is on trial.
-    pub(crate) fn new(
-        state_dir: &Path,
-        board: Board,
-        on_duty: OnDuty,
-        between: Between,
-        questions: Questions,
-    ) -> Self {
+    pub(crate) fn new(state_dir: &Path, board: Board, on_duty: OnDuty, between: Between, questions: Questions) -> Self {
         let files = Files::of(state_dir);
         let ledger = files.ledger().load_json::<LedgerFile>().ok().and_then(Loaded::value).map(Ledger::from);
         let holds = ledger.is_some_and(|ledger| ledger.holds_apps());

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use bramble_contracts::v3::{OsPackages, OsPlan};
-use tokio::sync::{mpsc, oneshot};
+use bramble_contracts::v3::OsPackages;
+use tokio::sync::mpsc;
 
 use super::sight::Sight;
 use super::{beside, wire};
@@ -14,6 +14,7 @@ use crate::core::os::{
 };
 use crate::core::upgrade::Moment;
 use crate::host::os::{Files, Units};
+use crate::mesh::Question;
 
 /// Below the time in which a command may be answered.
 const TIME_MAX: Duration = Duration::from_secs(540);
@@ -22,15 +23,6 @@ const POLL: Duration = Duration::from_millis(500);
 const LOST_AFTER: u32 = 10;
 /// In tickets. No wish has such an id.
 const NOBODY: &str = "plan";
-
-/// Somebody asks what an upgrade would do. Nothing is lost when nobody waits for the answer any more.
-#[derive(Debug)]
-pub struct Question {
-    /// Of these packages.
-    pub packages: OsPackages,
-    /// The answer, or why there is none.
-    pub answer: oneshot::Sender<Result<OsPlan, String>>,
-}
 
 /// Where questions come in.
 pub(crate) type Questions = mpsc::Receiver<Question>;
@@ -50,9 +42,8 @@ pub(super) async fn begin(sight: &mut Sight, files: &Files, ledger: &Ledger, own
                     () = answer.closed() => return,
                 };
                 let said = planned.unwrap_or_else(|_| Err(format!("apt took longer than {} s", TIME_MAX.as_secs())));
-                let told = said.map(|plan| {
-                    wire::plan(facts.protection, &strength.lacks, &plan, &foresee(&ledger, &facts, &plan))
-                });
+                let told = said
+                    .map(|plan| wire::plan(facts.protection, &strength.lacks, &plan, &foresee(&ledger, &facts, &plan)));
                 let _ = answer.send(told);
             });
         }
@@ -70,7 +61,11 @@ async fn started(
     let facts = sight.gather_for_plan(files, ledger, own).await;
     if let Some(why) = unasked(ledger, &what, &facts) {
         let lacks = sight.machine.strength().lacks;
-        return Err(if lacks.is_empty() || facts.protection != Protection::None { why } else { format!("{why}: {lacks}") });
+        return Err(if lacks.is_empty() || facts.protection != Protection::None {
+            why
+        } else {
+            format!("{why}: {lacks}")
+        });
     }
     if let Some(verb) = Units.active().await?.first() {
         return Err(format!("another part of an upgrade is at work on it ({verb}): try again in a moment"));

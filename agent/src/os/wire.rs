@@ -6,8 +6,8 @@ use bramble_contracts::v3::{
     self, OsPackages, OsPlan, OsReport, OsRoom, OsSnapshot, OsUpgradeReport, OsWish, PackageChange, SnapshotPhase,
 };
 
-use crate::core::report::cut;
 use crate::core::os::{Change, Foreseen, OsPhase, OsStatus, Package, Plan, Protection, What, Wish};
+use crate::core::report::cut;
 
 /// The wire's seconds.
 const SECOND: u64 = 1000;

@@ -1,8 +1,8 @@
 //! How upgrades end that nobody disturbs, in the words that people read; and what stands in the way of one.
 
 use bramble_agent::core::os::{
-    Change, Facts, Foreseen, OwnUpgrade, Package, Phase, Plan, Protection, Room, What, Wish, foresee, hindrance, status,
-    unasked, wake_at,
+    Change, Facts, Foreseen, OwnUpgrade, Package, Phase, Plan, Protection, Room, What, Wish, foresee, hindrance,
+    status, unasked, wake_at,
 };
 use bramble_contracts::v1::Status;
 
@@ -123,9 +123,8 @@ fn a_window_that_closes_before_anything_is_touched_is_waited_for() {
     let mut world = Story::of(Kind::Good).begin();
     world.wish = Some(wish(1));
     world.news();
-    let fetches = |world: &World| {
-        world.disk.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Fetching)
-    };
+    let fetches =
+        |world: &World| world.disk.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Fetching);
     assert!(world.run_until(world.now + HOUR, fetches));
     world.window = Err(closed(Some(8 * HOUR)));
     world.run(10 * MINUTE);

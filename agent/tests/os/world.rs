@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use bramble_agent::core::os::{
-    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What, Wish,
+    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What,
+    Wish,
 };
 use bramble_contracts::boot::{BootRecord, Outcome, Slot, Snapshot, Tryboot, Why};
 use bramble_contracts::v1::Status;

@@ -2,10 +2,10 @@
 
 use bramble_contracts::{
     Name,
-    api::{RolloutKind, RolloutRequest},
-    label::{LabelKey, LabelValue},
+    api::{OsPlanRequest, RolloutKind, RolloutRequest},
+    label::{LabelKey, LabelValue, Selector},
     quantity::{Amount, Millis},
-    v1::{self, AgentVersion},
+    v1::{self, AgentVersion, Window},
     v3::{OsPackage, OsPackages, Probation, Protection},
 };
 use clap::{Args, Subcommand};
@@ -21,15 +21,31 @@ pub(crate) struct Upgrade {
     pub common: Common,
 }
 
-/// What every rollout is asked with.
+/// For which devices.
 #[derive(Args)]
-pub(crate) struct Common {
+pub(crate) struct Selection {
     /// Only devices with all these labels [default: every device of the tenant]
     #[arg(short = 'l', long = "label", value_name = "K=V", value_parser = label, conflicts_with = "devices")]
     pub labels: Vec<(LabelKey, LabelValue)>,
     /// Only these devices
     #[arg(long = "device", value_name = "NAME")]
     pub devices: Vec<Name>,
+}
+
+impl Selection {
+    /// Nothing for all.
+    fn selector(self) -> Option<Selector> {
+        let Self { labels, devices } = self;
+        let is_all = labels.is_empty() && devices.is_empty();
+        (!is_all).then(|| Selector { match_labels: labels.into_iter().collect(), devices })
+    }
+}
+
+/// What every rollout is asked with.
+#[derive(Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    pub selection: Selection,
     /// What the rollout is to be called [default: made from what it brings]
     #[arg(long, value_name = "NAME")]
     pub name: Option<Name>,
@@ -57,10 +73,13 @@ pub(crate) struct Waits {
 pub(crate) enum Os {
     /// Install newer packages, on trial and with a way back
     Upgrade(Box<OsUpgrade>),
+    /// Ask devices what an upgrade would do; nothing is changed on them
+    Plan(OsPlan),
 }
 
+/// Of what, and who is left out.
 #[derive(Args)]
-pub(crate) struct OsUpgrade {
+pub(crate) struct OsWhat {
     /// These packages and what they need: NAME, or NAME=VERSION
     #[arg(long, value_delimiter = ',', value_name = "NAME[=VERSION],…", value_parser = package)]
     pub packages: Vec<OsPackage>,
@@ -70,6 +89,29 @@ pub(crate) struct OsUpgrade {
     /// Devices that are protected less are left out: tryboot, bootcount or none
     #[arg(long, default_value = "tryboot", value_name = "TIER", value_parser = tier)]
     pub least: Protection,
+}
+
+impl OsWhat {
+    fn packages(&self) -> OsPackages {
+        if self.full { OsPackages::All } else { OsPackages::These(self.packages.clone()) }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct OsPlan {
+    #[command(flatten)]
+    pub what: OsWhat,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
+#[derive(Args)]
+pub(crate) struct OsUpgrade {
+    #[command(flatten)]
+    pub what: OsWhat,
+    /// Devices begin only within this window: 'Mon-Fri 02:00-05:00 Europe/Paris'; every day without days, UTC without a zone
+    #[arg(long, value_name = "WINDOW")]
+    pub window: Option<Window>,
     /// For how long the new system must be connected, healthy and on time to be confirmed [default: 120s]
     #[arg(long, value_name = "DURATION")]
     pub confirm_for: Option<Millis>,
@@ -132,9 +174,7 @@ impl From<Policy> for v1::Rollout {
 
 impl Common {
     fn request(self, kind: RolloutKind) -> (RolloutRequest, Waits) {
-        let Self { labels, devices, name, policy, reason, waits } = self;
-        let is_all = labels.is_empty() && devices.is_empty();
-        let selector = bramble_contracts::label::Selector { match_labels: labels.into_iter().collect(), devices };
+        let Self { selection, name, policy, reason, waits } = self;
         let request = RolloutRequest {
             kind,
             name,
@@ -142,7 +182,7 @@ impl Common {
             packages: None,
             least: None,
             probation: None,
-            selector: (!is_all).then_some(selector),
+            selector: selection.selector(),
             policy: policy.into(),
             reason,
         };
@@ -158,11 +198,18 @@ impl Upgrade {
     }
 }
 
-impl Os {
+impl OsPlan {
+    /// What is asked for.
+    pub(crate) fn request(self) -> OsPlanRequest {
+        let (packages, least) = (self.what.packages(), Some(self.what.least));
+        OsPlanRequest { packages, least, selector: self.selection.selector() }
+    }
+}
+
+impl OsUpgrade {
     /// What is asked for. A device that boots twice on the way is silent for longer than one that replaces an app.
     pub(crate) fn request(self) -> (RolloutRequest, Waits) {
-        let Self::Upgrade(asked) = self;
-        let OsUpgrade { packages, full, least, confirm_for, give_up_after, mut common } = *asked;
+        let Self { what, window, confirm_for, give_up_after, mut common } = self;
         common.policy.progress_deadline.get_or_insert(Millis::secs(3600));
         let usual = Probation::default();
         let secs =
@@ -173,9 +220,9 @@ impl Os {
             give_up_secs,
             give_up_in_all_secs: usual.give_up_in_all_secs.max(give_up_secs),
         };
-        let packages = if full { OsPackages::All } else { OsPackages::These(packages) };
-        let (request, waits) = common.request(RolloutKind::Os);
-        let (packages, least, probation) = (Some(packages), Some(least), Some(probation));
+        let (mut request, waits) = common.request(RolloutKind::Os);
+        request.policy.window = window;
+        let (packages, least, probation) = (Some(what.packages()), Some(what.least), Some(probation));
         (RolloutRequest { packages, least, probation, ..request }, waits)
     }
 }
@@ -235,7 +282,7 @@ mod tests {
         let asked = |words: &[&str]| {
             let cli = Cli::try_parse_from([&["bramble", "os", "upgrade"], words].concat()).ok()?;
             match cli.command {
-                Command::Os(os) => Some(os.request().0),
+                Command::Os(Os::Upgrade(upgrade)) => Some(upgrade.request().0),
                 _ => None,
             }
         };
@@ -245,8 +292,27 @@ mod tests {
         let some = asked(&["--packages", "podman,curl=8.1-1"]).unwrap();
         let Some(OsPackages::These(these)) = some.packages else { panic!("{some:?}") };
         assert_eq!(these.iter().map(|p| p.version.is_some()).collect::<Vec<_>>(), [false, true]);
-        for bad in [&["--packages", "-o"][..], &[], &["--full", "--packages", "a1"], &["--full", "--least", "much"]] {
+        assert_eq!(some.policy.window, None);
+        let nightly = asked(&["--full", "--window", "Mon-Fri 02:00-05:00 Europe/Paris"]).unwrap();
+        assert_eq!(nightly.policy.window.unwrap().to_string(), "Mon-Fri 02:00-05:00 Europe/Paris");
+        for bad in [
+            &["--packages", "-o"][..],
+            &[],
+            &["--full", "--packages", "a1"],
+            &["--full", "--least", "much"],
+            &["--full", "--window", "at night"],
+        ] {
             assert!(asked(bad).is_none(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_plan_is_asked_for_as_an_upgrade_is() {
+        let words = ["bramble", "os", "plan", "-l", "site=paris", "--packages", "podman", "--least", "bootcount"];
+        let Ok(Cli { command: Command::Os(Os::Plan(plan)), .. }) = Cli::try_parse_from(words) else { panic!() };
+        let OsPlanRequest { packages, least, selector } = plan.request();
+        assert!(matches!(packages, OsPackages::These(these) if these.len() == 1));
+        assert_eq!((least, selector.unwrap().match_labels.len()), (Some(Protection::Bootcount), 1));
+        assert!(Cli::try_parse_from(["bramble", "os", "plan"]).is_err());
     }
 }

@@ -14,6 +14,7 @@ mod get;
 mod keys;
 mod login;
 mod logs;
+mod os;
 mod plan;
 mod releases;
 mod resume;
@@ -94,10 +95,7 @@ pub(crate) async fn run(Cli { global, command }: Cli) -> Result<Exit, Failure> {
         Command::EnrollToken(args) => enroll::enroll_token(&Session::open(global)?, args).await,
         Command::Device(args) => device::device(&Session::open(global)?, args).await,
         Command::Agent(args) => agent::agent(global, args).await,
-        Command::Os(args) => {
-            let (request, waits) = args.request();
-            rollout::begin(&Session::open(global)?, request, waits).await
-        }
+        Command::Os(args) => os::os(&Session::open(global)?, args).await,
         Command::Keys(args) => keys::keys(global, args).await,
         Command::Rollout(args) => rollout::rollout(&Session::open(global)?, args).await,
         Command::Audit(args) => audit::audit(&Session::open(global)?, args).await,

@@ -1,4 +1,4 @@
-//! `rollout`, `agent upgrade` and `os upgrade`: what operators say to rollouts, and rollouts followed until they end.
+//! `rollout`, and what `agent upgrade` and `os upgrade` begin: what operators say to rollouts, and rollouts followed until they end.
 
 use std::{
     collections::BTreeMap,
@@ -85,11 +85,24 @@ impl Said {
         // Whose batch has not come says nothing yet.
         for device in view.devices.iter().filter(|device| device.batch.is_some()) {
             let now = device_line(device);
-            if self.devices.get(&device.name) != Some(&now) {
+            // Not each percent is news.
+            let news = coarse(&now);
+            if self.devices.get(&device.name) != Some(&news) {
                 note(&format!("{}  {}", device.name, clean(&now)));
-                self.devices.insert(device.name.clone(), now);
+                self.devices.insert(device.name.clone(), news);
             }
         }
+    }
+}
+
+/// The same in steps of ten percent.
+fn coarse(line: &str) -> String {
+    match line.split_once(" %") {
+        Some((before, after)) => {
+            let tens = before.strip_suffix(|c: char| c.is_ascii_digit()).unwrap_or(before);
+            format!("{tens} %{after}")
+        }
+        None => line.to_owned(),
     }
 }
 
@@ -297,6 +310,15 @@ mod tests {
             "elapsedMs": 0, "version": 1,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn not_each_percent_is_news() {
+        assert_eq!(coarse("working, applying 41 %"), coarse("working, applying 49 %"));
+        for other in ["working, applying 50 %", "working, applying 4 %", "working, applying", "working, preflight 41 %"]
+        {
+            assert_ne!(coarse("working, applying 41 %"), coarse(other), "{other}");
+        }
     }
 
     #[test]

@@ -234,7 +234,8 @@ async fn fetch(core: &Core, id: &DeviceId) -> Result<Vec<u8>, MeshError> {
             | FrameBody::Line { .. }
             | FrameBody::Log(_)
             | FrameBody::Skipped(_)
-            | FrameBody::Taken(_) => {
+            | FrameBody::Taken(_)
+            | FrameBody::OsPlan(_) => {
                 return Err(broken("it answered something else than its document".to_owned()));
             }
         }

@@ -15,6 +15,7 @@ mod extract;
 mod layers;
 mod logs;
 pub mod openapi;
+mod os;
 mod ready;
 mod releases;
 mod resume;
@@ -143,6 +144,7 @@ pub fn router(app: App) -> Router {
         .merge(audit::router())
         .merge(resume::router())
         .merge(rollouts::router())
+        .merge(os::router())
         .merge(releases::router())
         .merge(blobs::router())
         .merge(enroll::router())

@@ -48,6 +48,8 @@ fn schemas() -> BTreeMap<String, Value> {
     add::<api::ResumeView>(&mut all);
     add::<api::RolloutRequest>(&mut all);
     add::<api::RolloutView>(&mut all);
+    add::<api::OsPlanRequest>(&mut all);
+    add::<api::OsPlanLine>(&mut all);
     add::<api::ReadyView>(&mut all);
     add::<api::ReleaseView>(&mut all);
     add::<api::ReleaseKeysView>(&mut all);

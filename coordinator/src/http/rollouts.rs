@@ -292,15 +292,30 @@ fn problems(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Vec<F
             }
             match &request.packages {
                 None => add("packages", "is missing: all, or these".into()),
-                Some(OsPackages::All) => {}
-                Some(OsPackages::These(these)) if (1..=PACKAGES_MAX).contains(&these.len()) => {}
-                Some(OsPackages::These(these)) => {
-                    add("packages.these", format!("has {} packages: 1 to {PACKAGES_MAX}, or all", these.len()));
-                }
+                Some(packages) => packages_problems(packages, &mut found),
             }
         }
     }
-    let Some(Selector { match_labels, devices }) = &request.selector else { return found };
+    selector_problems(lens, tenant, request.selector.as_ref(), &mut found);
+    found
+}
+
+pub(super) fn packages_problems(packages: &OsPackages, found: &mut Vec<FieldError>) {
+    let OsPackages::These(these) = packages else { return };
+    if !(1..=PACKAGES_MAX).contains(&these.len()) {
+        let message = format!("has {} packages: 1 to {PACKAGES_MAX}, or all", these.len());
+        found.push(FieldError { path: "packages.these".to_owned(), message });
+    }
+}
+
+pub(super) fn selector_problems(
+    lens: &Lens<'_>,
+    tenant: &Tenant,
+    selector: Option<&Selector>,
+    found: &mut Vec<FieldError>,
+) {
+    let Some(Selector { match_labels, devices }) = selector else { return };
+    let mut add = |path: &str, message: String| found.push(FieldError { path: path.to_owned(), message });
     match (match_labels.is_empty(), devices.is_empty()) {
         (true, true) => add("selector", "selects nothing: give matchLabels or devices, or leave it out for all".into()),
         (false, false) => add("selector", "give matchLabels or devices, not both".into()),
@@ -311,7 +326,6 @@ fn problems(lens: &Lens<'_>, tenant: &Tenant, request: &RolloutRequest) -> Vec<F
             add(&format!("selector.devices[{i}]"), format!("there is no device {name} in tenant {tenant}"));
         }
     }
-    found
 }
 
 fn os_subject(request: &RolloutRequest) -> Subject {

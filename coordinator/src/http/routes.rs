@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::Method;
 use bramble_contracts::rights::Right;
 
-use super::rollouts::table as rollouts;
+use super::{os::table as os, rollouts::table as rollouts};
 
 /// Until the head of an answer; bodies that stream have their own bounds.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -356,6 +356,7 @@ pub const ROUTES: &[Route] = &[
     rollouts::ask("/api/v1/rollouts/{name}/promote", "Go on to the next batch without waiting for this one."),
     rollouts::ask("/api/v1/rollouts/{name}/retry", "Let the devices that failed try again."),
     rollouts::ask("/api/v1/rollouts/{name}/approve", "Let the next batch begin."),
+    os::PLAN,
     Route {
         query: AUDIT,
         ..read("/api/v1/audit", Right::AuditRead, "Who did what, newest first.", Gives::List("AuditEvent"))

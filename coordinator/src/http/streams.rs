@@ -56,7 +56,11 @@ fn line_of(body: FrameBody, device: &Name) -> StreamLine {
         FrameBody::Stdout(bytes) => StreamLine::Output { stderr: false, data: BASE64.encode(&bytes) },
         FrameBody::Stderr(bytes) => StreamLine::Output { stderr: true, data: BASE64.encode(&bytes) },
         FrameBody::Skipped(lines) => StreamLine::Skipped { lines },
-        FrameBody::Document(_) | FrameBody::Line { .. } | FrameBody::Log(_) | FrameBody::Taken(_) => {
+        FrameBody::Document(_)
+        | FrameBody::Line { .. }
+        | FrameBody::Log(_)
+        | FrameBody::Taken(_)
+        | FrameBody::OsPlan(_) => {
             StreamLine::Error { device: device.clone(), detail: "the device answered something else".to_owned() }
         }
         FrameBody::End { exit_code } => StreamLine::End { exit_code },

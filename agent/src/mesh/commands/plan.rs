@@ -5,14 +5,22 @@
 use std::time::Duration;
 
 use bramble_contracts::v1::FrameBody;
-use bramble_contracts::v3::OsPackages;
+use bramble_contracts::v3::{OsPackages, OsPlan};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Frames;
-use crate::os::Question;
 
 /// Below the silence that the coordinator takes.
 const ALIVE: Duration = Duration::from_secs(10);
+
+/// Somebody asks what an upgrade would do. Nothing is lost when nobody waits for the answer any more.
+#[derive(Debug)]
+pub struct Question {
+    /// Of these packages.
+    pub packages: OsPackages,
+    /// The answer, or why there is none.
+    pub answer: oneshot::Sender<Result<OsPlan, String>>,
+}
 
 pub(super) fn start(questions: mpsc::Sender<Question>, packages: OsPackages, mut frames: Frames) {
     tracing::info!("the coordinator asks what an upgrade would do");

@@ -1,10 +1,13 @@
 //! A device's operating system: what protects it, and how its last upgrade went or goes.
 
-use bramble_contracts::v3::{OsReport, OsUpgradeReport, PackageChange};
+use bramble_contracts::v3::{OsReport, OsUpgradeReport};
 
 use super::Page;
 use crate::{
-    commands::views::{plain, status, word},
+    commands::{
+        os::change,
+        views::{plain, status, word},
+    },
     output::Tone,
 };
 
@@ -36,15 +39,6 @@ fn changes(upgrade: &OsUpgradeReport) -> String {
     match more {
         0 => named,
         n => format!("{named} and {n} more"),
-    }
-}
-
-fn change(change: &PackageChange) -> String {
-    let name = &change.name;
-    match (&change.from, &change.to) {
-        (Some(from), Some(to)) => format!("{name} {from} → {to}"),
-        (None, Some(to)) => format!("{name} {to} (new)"),
-        (Some(_) | None, None) => format!("{name} (removed)"),
     }
 }
 

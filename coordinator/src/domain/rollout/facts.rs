@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bramble_contracts::{
     api::{Connection, DeviceState},
-    id::{DeviceId, Name},
+    id::{DeviceId, Name, Tenant},
     v1::{Phase, Status},
     v2::{AppReport, UpgradePhase, UpgradeReport},
     v3::Report,
@@ -133,10 +133,17 @@ fn meant<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> (Vec<&'a DeviceRecord>, O
 
 /// Every device that such a rollout names, whoever has it.
 pub fn selected<'a>(lens: &'a Lens<'_>, rollout: &Rollout) -> Vec<&'a DeviceRecord> {
+    chosen(lens, &rollout.tenant, |d| rollout.selects(&d.name, &d.labels))
+}
+
+/// The devices of a tenant that this selects.
+pub fn chosen<'a>(
+    lens: &'a Lens<'_>,
+    tenant: &Tenant,
+    selects: impl Fn(&DeviceRecord) -> bool,
+) -> Vec<&'a DeviceRecord> {
     let all = lens.fleet.devices.readable().map(|(_, _, device)| device);
-    all.filter(|d| d.tenant == rollout.tenant && d.state != DeviceState::Decommissioned)
-        .filter(|d| rollout.selects(&d.name, &d.labels))
-        .collect()
+    all.filter(|d| d.tenant == *tenant && d.state != DeviceState::Decommissioned).filter(|d| selects(d)).collect()
 }
 
 /// Can it be told anything?

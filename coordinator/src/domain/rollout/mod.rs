@@ -11,6 +11,7 @@
 mod ask;
 mod batch;
 pub mod facts;
+pub mod foresee;
 pub mod gate;
 mod os;
 pub mod show;

@@ -44,7 +44,7 @@ pub(super) fn look(
     Seen {
         name: device.name.clone(),
         reach: reach(lens, device),
-        refused: refused(subject, device, report),
+        refused: refused(subject.least, device, report),
         word: word(upgrade, attempt),
         has_taken: wished.is_some_and(|wish| wish.attempt == attempt) && report.is_some_and(taken),
         is_held: is_closed && upgrade.is_some_and(|u| u.attempt == attempt && u.phase == OsPhase::Waiting),
@@ -64,20 +64,27 @@ fn of<'a>(report: &'a Report, id: &Uid) -> Option<&'a OsUpgradeReport> {
     report.os.upgrade.as_ref().filter(|upgrade| upgrade.id == *id)
 }
 
-fn refused(subject: &OsSubject, device: &DeviceRecord, report: Option<&Report>) -> Option<String> {
+/// Why it cannot take one, by what is known of it.
+pub(super) fn refused(least: Protection, device: &DeviceRecord, report: Option<&Report>) -> Option<String> {
     let reads = report.map_or(device.newest_document, |report| report.newest_document);
     if reads < OS_DOCUMENT {
         return Some("its agent is too old to upgrade the operating system: upgrade the agent first".to_owned());
     }
     let os = &report?.os;
-    (os.protection < subject.least).then(|| {
-        let lacks = if os.lacks.is_empty() { String::new() } else { format!(": {}", os.lacks) };
-        format!("it is protected by {}, and {} is asked{lacks}", tier(os.protection), tier(subject.least))
+    too_weak(least, os.protection, &os.lacks)
+}
+
+/// A device that nothing protects takes none, whatever was asked.
+pub(super) fn too_weak(least: Protection, is: Protection, lacks: &str) -> Option<String> {
+    let asked = least.max(Protection::Bootcount);
+    (is < asked).then(|| {
+        let lacks = if lacks.is_empty() { String::new() } else { format!(": {lacks}") };
+        format!("it is protected by {}, and {} is asked{lacks}", tier(is), tier(asked))
     })
 }
 
 /// A tier of protection in one word.
-pub(super) fn tier(protection: Protection) -> &'static str {
+fn tier(protection: Protection) -> &'static str {
     match protection {
         Protection::None => "nothing",
         Protection::Bootcount => "bootcount",

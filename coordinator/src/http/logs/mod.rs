@@ -24,7 +24,7 @@ use bramble_contracts::{
     v1::{LogLives, LogPlace, LogWish},
 };
 use futures::{Stream, StreamExt as _, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::reader::{After, Reader, Wanted};
 use super::{
@@ -193,7 +193,7 @@ fn of_deployment(
 }
 
 /// Lines as bytes; empty ones now and then while there is nothing to say.
-fn ndjson(app: &App, lines: impl Stream<Item = StreamLine> + Send + 'static) -> Response {
+pub(super) fn ndjson<T: Serialize>(app: &App, lines: impl Stream<Item = T> + Send + 'static) -> Response {
     // Lines that are there together travel together.
     let said = lines.take_until(Box::pin(app.stopped())).ready_chunks(TOGETHER).map(|lines| {
         let mut text = Vec::new();

@@ -227,6 +227,7 @@ impl Reader {
             | FrameBody::Line { .. }
             | FrameBody::Skipped(_)
             | FrameBody::Taken(_)
+            | FrameBody::OsPlan(_)
             | FrameBody::Document(_) => self.over("the device answered something else".to_owned()),
         }
     }
