@@ -390,7 +390,11 @@ impl<'a> Session<'a> {
             FrameBody::End { exit_code } => return Err(How::Ended(exit_code)),
             FrameBody::Refused { why } if self.begun => return Err(How::Device(why)),
             FrameBody::Refused { why } => return Err(How::Refused(why)),
-            FrameBody::Line { .. } | FrameBody::Log(_) | FrameBody::Skipped(_) | FrameBody::Document(_) => {
+            FrameBody::Line { .. }
+            | FrameBody::Log(_)
+            | FrameBody::Skipped(_)
+            | FrameBody::Document(_)
+            | FrameBody::OsPlan(_) => {
                 return Err(broken("it answered something else than a program's output"));
             }
         }

@@ -26,7 +26,7 @@ use bramble_contracts::{
         ReplyFrame,
     },
     v2::AppReport,
-    v3::Report,
+    v3::{OsPlan, Report},
 };
 use bramble_coordinator::{
     background::{
@@ -69,6 +69,8 @@ pub(crate) struct SimMesh {
     pub(crate) sessions: Sessions,
     /// What agents were told of their upgrade, the newest last.
     pub(crate) words: Mutex<Vec<Command>>,
+    /// What devices answer when they are asked what an upgrade would do; the others are silent.
+    pub(crate) plans: Mutex<BTreeMap<DeviceId, Result<OsPlan, String>>>,
 }
 
 impl SimMesh {
@@ -99,6 +101,7 @@ impl Mesh for SimMesh {
             stale.then(|| "command was used before, or came after a later one; try again".to_owned())
         });
         let together = self.logs_together.lock().unwrap().clone();
+        let plan = self.plans.lock().unwrap().get(device).cloned();
         Box::pin(async move {
             if let Some(why) = refused {
                 let frame = ReplyFrame { seq: 0, body: FrameBody::Refused { why } };
@@ -111,6 +114,13 @@ impl Mesh for SimMesh {
             }
             let bodies = match verb {
                 "upgrade" => vec![FrameBody::End { exit_code: None }],
+                "os-plan" => match plan.ok_or_else(unreachable)? {
+                    Ok(plan) => {
+                        let alive = || FrameBody::Stdout(vec![]);
+                        vec![alive(), alive(), FrameBody::OsPlan(Box::new(plan)), FrameBody::End { exit_code: None }]
+                    }
+                    Err(why) => vec![FrameBody::Refused { why }],
+                },
                 "desired" => {
                     let document = document.ok_or_else(unreachable)?;
                     vec![FrameBody::Document(document.to_vec()), FrameBody::End { exit_code: None }]

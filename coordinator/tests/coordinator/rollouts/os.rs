@@ -10,7 +10,7 @@ use bramble_contracts::{
     id::DeviceId,
     subjects::{Bucket, liveness_key},
     v1::{Health, Heartbeat, Instance, Status},
-    v3::{OsPackages, OsPhase, OsReport, OsUpgradeReport, OsWish, Protection, Report},
+    v3::{OsPackages, OsPhase, OsPlan, OsReport, OsUpgradeReport, OsWish, Protection, Report},
 };
 use bramble_coordinator::domain::view::Detail;
 use bytes::Bytes;
@@ -267,6 +267,67 @@ async fn what_cannot_be_asked_for_is_named_field_by_field() {
     let evil = json!({ "packages": { "these": [{ "name": "--allow-unauthenticated" }] } });
     let answer = sim.ask("POST", "/api/v1/rollouts", Some(request(&json!(["100%"]), &evil))).await;
     assert!(answer.status.is_client_error(), "{:?}", answer.body);
+}
+
+#[tokio::test]
+async fn a_plan_names_every_device_and_changes_nothing() {
+    let sim = Sim::new();
+    sim.ready().await;
+    let ready = Pi::new(&sim, "a-ready", Protection::Tryboot, 3).await;
+    let done = Pi::new(&sim, "b-done", Protection::Tryboot, 3).await;
+    let _weak = Pi::new(&sim, "c-weak", Protection::Bootcount, 3).await;
+    let _old = Pi::new(&sim, "d-old", Protection::Tryboot, 2).await;
+    let _silent = Pi::new(&sim, "e-silent", Protection::Tryboot, 3).await;
+    let busy = Pi::new(&sim, "f-busy", Protection::Tryboot, 3).await;
+    let _cut = Pi::new(&sim, "g-cut", Protection::Tryboot, 3).await;
+    sim.must("POST", "/api/v1/devices/g-cut/quarantine", Some(json!({ "reason": "lost" }))).await;
+    let change = json!({ "name": "curl", "from": "1", "to": "2" });
+    let plan: OsPlan = serde_json::from_value(json!({
+        "protection": "tryboot", "lacks": "", "changes": [change], "changesMore": 0, "held": [], "refused": "",
+        "downloadBytes": 7, "room": { "fetchNeed": 8, "fetchFree": 9, "poolNeed": 1, "poolFree": 2 }, "waits": "",
+    }))
+    .unwrap();
+    {
+        let mut plans = sim.mesh.plans.lock().unwrap();
+        plans.insert(ready.id.clone(), Ok(plan.clone()));
+        plans.insert(done.id.clone(), Ok(OsPlan { changes: vec![], ..plan }));
+        plans.insert(busy.id.clone(), Err("an upgrade is under way on it".into()));
+    }
+    let ask = |body: Value| sim.ask("POST", "/api/v1/os-upgrades/plan", Some(body));
+    let answer = ask(json!({ "packages": { "these": [{ "name": "curl" }] } })).await;
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    let text = answer.body.as_str().unwrap();
+    let mut lines: Vec<Value> =
+        text.lines().filter(|l| !l.is_empty()).map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.pop().unwrap(), json!({ "type": "end", "devices": 7 }));
+    let of = |name: &str| lines.iter().map(|line| &line["planned"]).find(|p| p["name"] == name).unwrap();
+    let brief = |name: &str| (of(name)["state"].as_str().unwrap(), of(name)["reason"].as_str().unwrap());
+    assert_eq!(brief("a-ready"), ("upgrade", ""));
+    assert_eq!(
+        (&of("a-ready")["plan"]["changes"][0]["to"], &of("a-ready")["protection"]),
+        (&json!("2"), &json!("tryboot"))
+    );
+    assert_eq!((brief("b-done"), &of("b-done")["plan"]["room"]["poolFree"]), (("nothing", ""), &json!(2)));
+    assert_eq!(brief("c-weak"), ("refused", "it is protected by bootcount, and tryboot is asked"));
+    assert_eq!(brief("d-old").0, "refused");
+    assert_eq!(brief("e-silent"), ("away", "it is not connected"));
+    assert_eq!(brief("f-busy"), ("failed", "an upgrade is under way on it"));
+    assert!(brief("g-cut").0 == "away" && brief("g-cut").1.contains("quarantined"), "{:?}", brief("g-cut"));
+    assert_eq!((of("e-silent")["plan"].is_null(), ready.wish(&sim)), (true, None));
+
+    // It is in the audit trail, by what was asked.
+    let trail = sim.must("GET", "/api/v1/audit", None).await.to_string();
+    assert!(trail.contains("os.plan") && trail.contains("os/curl"), "{trail}");
+
+    for (body, path) in [
+        (json!({ "packages": { "these": [] } }), "packages.these"),
+        (json!({ "packages": "all", "selector": { "devices": ["nobody"] } }), "selector.devices[0]"),
+        (json!({ "packages": "all", "selector": { "matchLabels": { "site": "rome" } } }), "selector"),
+    ] {
+        let answer = ask(body).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{:?}", answer.body);
+        assert!(answer.body["errors"].to_string().contains(&format!("\"{path}\"")), "{path}: {}", answer.body);
+    }
 }
 
 #[tokio::test]
