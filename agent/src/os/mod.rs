@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_contracts::v2::AppReport;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::core::os::{Effect, Event, Facts, Ledger, LedgerFile, OsStatus, Phase, Verb, status, step, wake_at};
 use crate::core::upgrade::System;
@@ -47,6 +47,8 @@ pub(crate) struct Driver {
     on_duty: OnDuty,
     between: Between,
     questions: Questions,
+    /// A question was answered.
+    answered: Arc<Notify>,
     sight: Sight,
     ledger: Ledger,
     /// Of the last step.
@@ -87,6 +89,7 @@ impl Driver {
             on_duty,
             between,
             questions,
+            answered: Arc::default(),
             sight: Sight::new(),
             ledger: Ledger::default(),
             facts: None,
@@ -275,8 +278,10 @@ impl Driver {
                     }
                 }
                 Ok(()) = own.changed() => return,
+                () = self.answered.notified() => return,
                 Some(question) = self.questions.recv() => {
-                    plans::begin(&mut self.sight, &self.files, &self.ledger, self.between.own(), question).await;
+                    let (own, over) = (self.between.own(), self.answered.clone());
+                    plans::begin(&mut self.sight, &self.files, &self.ledger, own, question, over).await;
                 }
                 Ok(()) = reports.changed(), if on_trial => return tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(POLL), if busy => {

@@ -2,10 +2,11 @@
 //!
 //! Decides how long that may take. A wish that comes meanwhile waits for the unit, as for any that runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_contracts::v3::OsPackages;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::sight::Sight;
 use super::{beside, wire};
@@ -27,8 +28,16 @@ const NOBODY: &str = "plan";
 /// Where questions come in.
 pub(crate) type Questions = mpsc::Receiver<Question>;
 
-/// Begins to answer. Returns once the unit is started; the answer comes by itself.
-pub(super) async fn begin(sight: &mut Sight, files: &Files, ledger: &Ledger, own: OwnUpgrade, question: Question) {
+/// Begins to answer. Returns once the unit is started; the answer comes by itself, and then `over` is told: a wish may have
+/// waited for the unit.
+pub(super) async fn begin(
+    sight: &mut Sight,
+    files: &Files,
+    ledger: &Ledger,
+    own: OwnUpgrade,
+    question: Question,
+    over: Arc<Notify>,
+) {
     let Question { packages, answer } = question;
     match started(sight, files, ledger, own, &packages).await {
         Err(why) => drop(answer.send(Err(why))),
@@ -36,15 +45,12 @@ pub(super) async fn begin(sight: &mut Sight, files: &Files, ledger: &Ledger, own
             let strength = sight.machine.strength();
             let (files, ledger) = (files.clone(), ledger.clone());
             tokio::spawn(async move {
-                let mut answer = answer;
-                let planned = tokio::select! {
-                    planned = tokio::time::timeout(TIME_MAX, wait(&files, &order)) => planned,
-                    () = answer.closed() => return,
-                };
+                let planned = tokio::time::timeout(TIME_MAX, wait(&files, &order)).await;
                 let said = planned.unwrap_or_else(|_| Err(format!("apt took longer than {} s", TIME_MAX.as_secs())));
                 let told = said
                     .map(|plan| wire::plan(facts.protection, &strength.lacks, &plan, &foresee(&ledger, &facts, &plan)));
                 let _ = answer.send(told);
+                over.notify_one();
             });
         }
     }

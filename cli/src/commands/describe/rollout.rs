@@ -41,6 +41,7 @@ pub(super) fn page(r: &RolloutView) -> String {
         p.success_threshold, p.healthy_for, p.progress_deadline, p.max_unavailable
     );
     page.field("goes on", plain(text));
+    page.field("begins in", plain(p.window.as_ref().map(ToString::to_string).unwrap_or_default()));
     page.field("under way", plain(Millis(r.elapsed_ms / 1000 * 1000).to_string()));
     page.head("Devices");
     let mut table = Table::new(&["DEVICE", "BATCH", "TURN", "STATUS", "PHASE", "RUNS", "CONNECTION", "TOLD", "WHY"]);
