@@ -79,5 +79,6 @@ fn fstab() -> String {
 
 fn cmdline(recipe: &Recipe) -> String {
     let consoles: String = recipe.boot.consoles.iter().map(|console| format!("console={console} ")).collect();
-    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait panic=10\n")
+    let words = recipe.boot.words.join(" ");
+    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait panic=10 {words}\n")
 }

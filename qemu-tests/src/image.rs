@@ -61,6 +61,8 @@ fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
     recipe.name.push_str("-stock");
     recipe.initramfs.modules.retain(|module| !module.starts_with("dm_") && module != "i6300esb");
     recipe.initramfs.files.clear();
+    // Under emulation devices appear slowly.
+    recipe.boot.words.push("systemd.default_device_timeout_sec=600".into());
     let programs = paths::target().join("virtual-pi/stock");
     let bootstrap = programs.join("usr/local/bin/bramble-bootstrap");
     fs::create_dir_all(bootstrap.parent().context("it has one")?).context("cannot make the overlay")?;
