@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use xtask::{cross, paths, prepare};
 
+/// Where a stock card has the program.
+pub const STOCK_BOOTSTRAP: &str = "/var/lib/bramble-bootstrap";
+
 /// Whom it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -64,7 +67,8 @@ fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
     // Under emulation devices appear slowly.
     recipe.boot.words.push("systemd.default_device_timeout_sec=600".into());
     let programs = paths::target().join("virtual-pi/stock");
-    let bootstrap = programs.join("usr/local/bin/bramble-bootstrap");
+    // Where a new one makes no new initramfs.
+    let bootstrap = programs.join(STOCK_BOOTSTRAP.trim_start_matches('/'));
     fs::create_dir_all(bootstrap.parent().context("it has one")?).context("cannot make the overlay")?;
     fs::copy(xtask::image::programs()?.bootstrap, &bootstrap)
         .with_context(|| format!("cannot write {}", bootstrap.display()))?;
