@@ -1,6 +1,6 @@
 //! The image that virtual Pis boot: the recipe `virt`, with the demo image on it, because a virtual Pi reaches no
-//! registry, and for tests with the control channel; and a card without Bramble. Decides which one; the image that the variable
-//! `BRAMBLE_VIRT_IMAGE` names is taken as it is.
+//! registry, and for tests with the control channel; and a card without Bramble. Decides which one; the image that the
+//! variable `BRAMBLE_VIRT_IMAGE` names is taken as it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,7 @@ pub fn stock(mib: u64) -> PathBuf {
 }
 
 fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
+    xtask::image::ready()?;
     let mut recipe = bramble_images::recipe("virt")?;
     recipe.name.push_str("-stock");
     recipe.initramfs.modules.retain(|module| !module.starts_with("dm_") && module != "i6300esb");
@@ -73,7 +74,6 @@ fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
     fs::copy(xtask::image::programs()?.bootstrap, &bootstrap)
         .with_context(|| format!("cannot write {}", bootstrap.display()))?;
     recipe.overlay.extend([overlay("test"), overlay("stock"), programs]);
-    xtask::image::ready()?;
     Ok(bramble_images::plain(&recipe, mib, &xtask::image::cache())?)
 }
 
