@@ -220,7 +220,7 @@ fn whoever_is_killed_in_the_middle_of_an_upgrade_it_ends_in_one_of_both_versions
     let publisher = Publisher::new(&fleet);
     let mut dice = fleet.case().dice();
     let mut have = "0.1.0".to_owned();
-    let rounds = if full() { 100 } else { 6 };
+    let rounds = if full() { 100 } else { 10 };
     for round in 1..=rounds {
         let version = format!("{}.{}.{}", 1 + round / 100, round / 10 % 10, round % 10);
         publisher.publish(&fleet, &version, &publisher.agent(&version));

@@ -78,11 +78,12 @@ pub(crate) fn kernels(recipe: &Recipe, root: &Path) -> Result<Vec<String>, Error
     recipe.boot.kernels.iter().map(|kernel| one(&kernel.version_ends)).collect()
 }
 
-struct Maker<'a> {
-    recipe: &'a Recipe,
-    seed: Seed,
-    work: &'a Path,
-    root: &'a Path,
+/// Makes the parts of a card in the folder `work`, out of the root file system in `root`.
+pub(crate) struct Maker<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) seed: Seed,
+    pub(crate) work: &'a Path,
+    pub(crate) root: &'a Path,
 }
 
 impl Maker<'_> {
@@ -106,7 +107,7 @@ impl Maker<'_> {
         let config = self.config_files()?;
         disk.file(layout.config.start, &self.fat("BRAMBLECFG", Bits::Sixteen, layout.config, &config)?)?;
         for (slot, span) in Slot::ALL.into_iter().zip(layout.boot) {
-            let content = self.slot_files(slot, kernels)?;
+            let content = self.boot_files(slot.label(), kernels, &bootfiles::cmdline(&self.recipe.boot, slot))?;
             disk.file(span.start, &self.fat(slot.label(), Bits::ThirtyTwo, span, &content)?)?;
         }
 
@@ -123,7 +124,7 @@ impl Maker<'_> {
         disk.file(layout.apps.start, &apps)
     }
 
-    fn ext4(&self, label: &str, content: &Path, size: u64, mode: u32) -> Result<PathBuf, Error> {
+    pub(crate) fn ext4(&self, label: &str, content: &Path, size: u64, mode: u32) -> Result<PathBuf, Error> {
         tree::set_times(content, self.recipe.epoch_s)?;
         let out = self.work.join(format!("{label}.ext4"));
         let (uuid, hash_seed) = (self.seed.uuid(label), self.seed.uuid(&format!("{label} folders")));
@@ -131,7 +132,7 @@ impl Maker<'_> {
         Ok(out)
     }
 
-    fn fat(&self, label: &str, bits: Bits, span: Span, content: &Path) -> Result<PathBuf, Error> {
+    pub(crate) fn fat(&self, label: &str, bits: Bits, span: Span, content: &Path) -> Result<PathBuf, Error> {
         tree::set_times(content, self.recipe.epoch_s)?;
         let out = self.work.join(format!("{label}.fat"));
         let serial = self.seed.number(label);
@@ -151,8 +152,9 @@ impl Maker<'_> {
         Ok(dir)
     }
 
-    fn slot_files(&self, slot: Slot, kernels: &[String]) -> Result<PathBuf, Error> {
-        let (boot, dir) = (&self.recipe.boot, self.work.join(slot.label()));
+    /// What the firmware finds on a partition that it boots, as a folder of that name.
+    pub(crate) fn boot_files(&self, name: &str, kernels: &[String], cmdline: &str) -> Result<PathBuf, Error> {
+        let (boot, dir) = (&self.recipe.boot, self.work.join(name));
         tree::folder(&dir)?;
         self.copied(&boot.copy, kernels.first().map_or("", String::as_str), &dir)?;
         for (kernel, version) in boot.kernels.iter().zip(kernels) {
@@ -160,7 +162,7 @@ impl Maker<'_> {
             tree::copy_plain(&self.root.join(format!("boot/initrd.img-{version}")), &dir.join(&kernel.initramfs))?;
         }
         tree::file(&dir.join("config.txt"), bootfiles::config(boot).as_bytes(), 0o644)?;
-        tree::file(&dir.join("cmdline.txt"), bootfiles::cmdline(boot, slot).as_bytes(), 0o644)?;
+        tree::file(&dir.join("cmdline.txt"), cmdline.as_bytes(), 0o644)?;
         Ok(dir)
     }
 

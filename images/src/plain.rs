@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::assemble::{DISK, Disk, kernels};
+use crate::assemble::{DISK, Disk, Maker, kernels};
 use crate::digest::Digest;
-use crate::ext4::Ext4;
-use crate::fat::{Bits, Fat};
+use crate::fat::Bits;
 use crate::ids::Seed;
 use crate::layout::{MIB, Span};
 use crate::recipe::Recipe;
@@ -45,31 +44,19 @@ fn assemble(recipe: &Recipe, size: u64, tarball: &Path, cache: &Path, work: &Pat
     tree::folder(&root.join("boot/firmware"))?;
     tree::file(&root.join("etc/fstab"), fstab().as_bytes(), 0o644)?;
     system::overlay(recipe, &root)?;
-    let boot = work.join("boot");
-    tree::folder(&boot)?;
-    for (kernel, version) in recipe.boot.kernels.iter().zip(kernels(recipe, &root)?) {
-        initramfs::put(recipe, &version, &root, cache)?;
-        tree::copy_plain(&root.join(format!("boot/vmlinuz-{version}")), &boot.join(&kernel.kernel))?;
-        tree::copy_plain(&root.join(format!("boot/initrd.img-{version}")), &boot.join(&kernel.initramfs))?;
+    let kernels = kernels(recipe, &root)?;
+    for kernel in &kernels {
+        initramfs::put(recipe, kernel, &root, cache)?;
     }
     system::clean(&root)?;
-    tree::file(&boot.join("config.txt"), crate::bootfiles::config(&recipe.boot).as_bytes(), 0o644)?;
-    tree::file(&boot.join("cmdline.txt"), cmdline(recipe).as_bytes(), 0o644)?;
 
+    let maker = Maker { recipe, seed: Seed::new(&recipe.name), work, root: &root };
     let rest = Span { start: BOOT.end(), size: size - BOOT.end() };
-    let (seed, epoch_s) = (Seed::new(&recipe.name), recipe.epoch_s);
     let mut disk = Disk::new(&work.join(DISK), size)?;
     disk.bytes(0, &mbr::table(&[(BOOT, mbr::FAT32_LBA), (rest, mbr::LINUX)], SIGNATURE))?;
-    tree::set_times(&boot, epoch_s)?;
-    let fat = work.join("boot.fat");
-    let serial = seed.number("boot");
-    Fat { label: "bootfs", bits: Bits::ThirtyTwo, serial, span: BOOT, epoch_s }.make(&boot, &fat)?;
-    disk.file(BOOT.start, &fat)?;
-    tree::set_times(&root, epoch_s)?;
-    let ext4 = work.join("root.ext4");
-    let (uuid, hash_seed) = (seed.uuid("root"), seed.uuid("root folders"));
-    Ext4 { label: "rootfs", uuid, hash_seed, size: rest.size, mode: 0o755, epoch_s }.make(&root, &ext4)?;
-    disk.file(rest.start, &ext4)
+    let boot = maker.boot_files("boot", &kernels, &cmdline(recipe))?;
+    disk.file(BOOT.start, &maker.fat("bootfs", Bits::ThirtyTwo, BOOT, &boot)?)?;
+    disk.file(rest.start, &maker.ext4("rootfs", &root, rest.size, 0o755)?)
 }
 
 fn fstab() -> String {
@@ -79,5 +66,6 @@ fn fstab() -> String {
 
 fn cmdline(recipe: &Recipe) -> String {
     let consoles: String = recipe.boot.consoles.iter().map(|console| format!("console={console} ")).collect();
-    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait panic=10\n")
+    let words = recipe.boot.words.join(" ");
+    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait panic=10 {words}\n")
 }

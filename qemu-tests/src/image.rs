@@ -1,12 +1,15 @@
 //! The image that virtual Pis boot: the recipe `virt`, with the demo image on it, because a virtual Pi reaches no
-//! registry, and for tests with the control channel; and a card without Bramble. Decides which one; the image that the variable
-//! `BRAMBLE_VIRT_IMAGE` names is taken as it is.
+//! registry, and for tests with the control channel; and a card without Bramble. Decides which one; the image that the
+//! variable `BRAMBLE_VIRT_IMAGE` names is taken as it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use xtask::{cross, paths, prepare};
+
+/// Where a stock card has the program.
+pub const STOCK_BOOTSTRAP: &str = "/var/lib/bramble-bootstrap";
 
 /// Whom it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,17 +60,20 @@ pub fn stock(mib: u64) -> PathBuf {
 }
 
 fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
+    xtask::image::ready()?;
     let mut recipe = bramble_images::recipe("virt")?;
     recipe.name.push_str("-stock");
     recipe.initramfs.modules.retain(|module| !module.starts_with("dm_") && module != "i6300esb");
     recipe.initramfs.files.clear();
+    // Under emulation devices appear slowly.
+    recipe.boot.words.push("systemd.default_device_timeout_sec=600".into());
     let programs = paths::target().join("virtual-pi/stock");
-    let bootstrap = programs.join("usr/local/bin/bramble-bootstrap");
+    // Where a new one makes no new initramfs.
+    let bootstrap = programs.join(STOCK_BOOTSTRAP.trim_start_matches('/'));
     fs::create_dir_all(bootstrap.parent().context("it has one")?).context("cannot make the overlay")?;
     fs::copy(xtask::image::programs()?.bootstrap, &bootstrap)
         .with_context(|| format!("cannot write {}", bootstrap.display()))?;
     recipe.overlay.extend([overlay("test"), overlay("stock"), programs]);
-    xtask::image::ready()?;
     Ok(bramble_images::plain(&recipe, mib, &xtask::image::cache())?)
 }
 

@@ -32,6 +32,7 @@ pub mod qemu;
 pub mod sample;
 pub mod serial;
 mod turn;
+pub mod upgrade;
 
 pub use clock::Clock;
 pub use control::Said;

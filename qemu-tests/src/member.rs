@@ -39,11 +39,18 @@ impl Member {
     /// The fleet is up; the Pi has an image on its card, no seed, and no power yet.
     #[must_use]
     pub fn new(case: &Arc<Case>, image: &Path) -> Self {
+        Self::with(case, image, &[])
+    }
+
+    /// The same, and the guest reaches these of this machine, too: at [`HOST`], with the same port.
+    #[must_use]
+    pub fn with(case: &Arc<Case>, image: &Path, more: &[SocketAddr]) -> Self {
         let net = NetNs::new(case);
         let setup = FleetSetup { listen: net.host(), serve: vec!["--advertise".into(), HOST.to_string()] };
         let fleet = Fleet::start_in(Arc::clone(case), &setup);
         let wire = |host: SocketAddr| Wire { guest: (HOST, host.port()).into(), host };
-        let wires = [fleet.coordinator().address(), fleet.coordinator().broker()].map(wire).to_vec();
+        let fleets = [fleet.coordinator().address(), fleet.coordinator().broker()];
+        let wires = fleets.iter().chain(more).copied().map(wire).collect();
         let pi = VirtualPi::new(case, NAME, image, &Setup { ports: vec![APP], wires, ..Setup::default() });
         Member { pi, fleet, _net: net }
     }

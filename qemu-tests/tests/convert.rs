@@ -6,6 +6,7 @@ use std::time::Duration;
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::full;
 use bramble_fleet_tests::wait_until;
+use bramble_qemu_tests::image::STOCK_BOOTSTRAP;
 use bramble_qemu_tests::{BOOT, Setup, VirtualPi, image, sample};
 
 const CARD_MIB: u64 = 4096;
@@ -43,9 +44,9 @@ fn a_card_in_use_becomes_volumes_whenever_the_power_goes() {
     pi.boot();
     long(&pi, FILL);
     long(&pi, &format!("({LIST}) > /srv/list"));
-    let said = long(&pi, "bramble-bootstrap convert");
+    let said = long(&pi, &format!("{STOCK_BOOTSTRAP} convert"));
     assert!(said.contains("nothing was touched"), "{said}");
-    let said = long(&pi, "bramble-bootstrap convert --convert-root-to-lvm");
+    let said = long(&pi, &format!("{STOCK_BOOTSTRAP} convert --convert-root-to-lvm"));
     assert!(said.contains("prepared"), "{said}");
     let boots = pi.board().boots();
     pi.ok("systemctl --no-block reboot");
@@ -62,9 +63,11 @@ fn a_card_in_use_becomes_volumes_whenever_the_power_goes() {
         pi.board().power_on();
     }
     pi.wait_boot(pi.board().boots());
-    let done = "bramble-bootstrap convert | grep -F 'nothing to do' && \
-                bramble-bootstrap convert --status | grep -xE 'done|no conversion is under way'";
-    pi.until("the conversion to be done", 2 * BOOT, done);
+    let done = format!(
+        "{STOCK_BOOTSTRAP} convert | grep -F 'nothing to do' && \
+         {STOCK_BOOTSTRAP} convert --status | grep -xE 'done|no conversion is under way'"
+    );
+    pi.until("the conversion to be done", 2 * BOOT, &done);
     is_unchanged(&pi);
     let source = |place: &str| pi.ok(&format!("findmnt -n -o SOURCE {place}")).trim().to_owned();
     assert_eq!(source("/"), "/dev/mapper/vg0-root");

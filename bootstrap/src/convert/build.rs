@@ -80,7 +80,7 @@ impl<'a> Builder<'a> {
 
     fn plan(&self) -> anyhow::Result<Layout> {
         let root = self.root()?;
-        let dump = dump::parse(&run(&["dumpe2fs", root])?)?;
+        let dump = dump::parse_unmounted(&run(&["dumpe2fs", root])?)?;
         fit(&dump)?;
         ensure!(dump.state == "clean", "the root file system is {:?}", dump.state);
         let root_least = dump::least(&run(&["resize2fs", "-P", root])?)?;

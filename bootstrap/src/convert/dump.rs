@@ -20,17 +20,29 @@ pub(crate) struct Dump {
     pub(crate) state: String,
 }
 
+/// The same of a file system that nobody has mounted: then its count of free blocks is true, and must be that of its list.
+/// While it is mounted the count lags.
+pub(crate) fn parse_unmounted(text: &str) -> anyhow::Result<Dump> {
+    let dump = parse(text)?;
+    let said: u64 = field(text, "Free blocks")?.parse().context("free blocks")?;
+    let counted: u64 = dump.free.iter().map(|range| range.end - range.start).sum();
+    ensure!(
+        said == counted,
+        "dumpe2fs counts {said} free blocks and lists {counted}: check the file system (e2fsck -f)"
+    );
+    Ok(dump)
+}
+
+fn field<'a>(text: &'a str, name: &str) -> anyhow::Result<&'a str> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.map(str::trim).with_context(|| format!("dumpe2fs does not say {name:?}"))
+}
+
 /// Reads all of `dumpe2fs DEVICE`.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Dump> {
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-            .with_context(|| format!("dumpe2fs does not say {name:?}"))
-    };
-    let size: u64 = field("Block size")?.parse().context("block size")?;
+    let size: u64 = field(text, "Block size")?.parse().context("block size")?;
     ensure!(size == BLOCK, "the root file system has blocks of {size} bytes; only {BLOCK} are converted");
-    let blocks = field("Block count")?.parse().context("block count")?;
+    let blocks = field(text, "Block count")?.parse().context("block count")?;
     let mut free = vec![];
     for line in text.lines().filter_map(|line| line.strip_prefix("  Free blocks:")) {
         for part in line.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -42,17 +54,11 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Dump> {
             free.push(first..last + 1);
         }
     }
-    let said: u64 = field("Free blocks")?.parse().context("free blocks")?;
-    let counted: u64 = free.iter().map(|range| range.end - range.start).sum();
-    ensure!(
-        said == counted,
-        "dumpe2fs counts {said} free blocks and lists {counted}: check the file system (e2fsck -f)"
-    );
     Ok(Dump {
         blocks,
         free,
-        features: field("Filesystem features")?.split_whitespace().map(str::to_owned).collect(),
-        state: field("Filesystem state")?.to_owned(),
+        features: field(text, "Filesystem features")?.split_whitespace().map(str::to_owned).collect(),
+        state: field(text, "Filesystem state")?.to_owned(),
     })
 }
 
@@ -85,9 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_does_not_add_up_is_refused() {
+    fn a_list_that_does_not_add_up_is_refused_where_it_has_to() {
         let cut = CAPTURED.replace("  Free blocks: 14477-32767", "  Free blocks: 14477-32766");
-        assert!(parse(&cut).unwrap_err().to_string().contains("134875"));
+        assert!(parse_unmounted(&cut).unwrap_err().to_string().contains("134875"));
         let small = CAPTURED.replace("Block size:               4096", "Block size:               1024");
         assert!(parse(&small).unwrap_err().to_string().contains("1024"));
         assert!(parse("").is_err());

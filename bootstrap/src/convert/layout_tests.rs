@@ -175,7 +175,7 @@ fn a_real_file_system_is_whole_through_the_pool() {
     File::create(&image).unwrap().set_len(partition).unwrap();
     let at = image.to_str().unwrap();
     output(Path::new("/sbin/mke2fs"), &["-q", "-t", "ext4", "-d", tree.to_str().unwrap(), at]).unwrap();
-    let read = || dump::parse(&output(Path::new("/sbin/dumpe2fs"), &[at]).unwrap()).unwrap();
+    let read = || dump::parse_unmounted(&output(Path::new("/sbin/dumpe2fs"), &[at]).unwrap()).unwrap();
     let least = dump::least(&output(Path::new("/sbin/resize2fs"), &["-P", at]).unwrap()).unwrap();
     let (dump, wish) = (read(), wish(partition, least));
     let layout = plan(&dump, &wish).unwrap();

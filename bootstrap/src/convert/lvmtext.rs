@@ -85,29 +85,26 @@ fn sum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0xf597_a6cf, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), |sum, _| shift(sum)))
 }
 
+/// As LVM writes it, line by line: its quick look at a group goes by lines, and begins again behind the one that ends it.
 fn group(layout: &Layout, sectors: u64, physical: &str, ids: Ids<'_>) -> String {
-    let mut out = String::new();
-    let head = format!(
-        "contents = \"Text Format Volume Group\"\nversion = 1\ndescription = \"bramble-bootstrap convert\"\n\
-         creation_host = \"bramble\"\ncreation_time = 1700000000\n{GROUP} {{\nid = \"{}\"\nseqno = 1\nformat = \"lvm2\"\n\
-         status = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\nflags = []\nextent_size = {}\nmax_lv = 0\nmax_pv = 0\n\
-         metadata_copies = 0\nphysical_volumes {{ pv0 {{\nid = \"{physical}\"\ndevice = \"/dev/none\"\n\
-         status = [\"ALLOCATABLE\"]\nflags = []\ndev_size = {sectors}\npe_start = {}\npe_count = {} }} }}\n\
-         logical_volumes {{\n",
+    let mut out = format!(
+        "{GROUP} {{\nid = \"{}\"\nseqno = 1\nformat = \"lvm2\"\nstatus = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\nflags = []\n\
+         extent_size = {}\nmax_lv = 0\nmax_pv = 0\nmetadata_copies = 0\n\nphysical_volumes {{\n\npv0 {{\n\
+         id = \"{physical}\"\ndevice = \"/dev/none\"\n\nstatus = [\"ALLOCATABLE\"]\nflags = []\ndev_size = {sectors}\n\
+         pe_start = {}\npe_count = {}\n}}\n}}\n\nlogical_volumes {{\n",
         ids(),
         EXTENT / SECTOR,
         HEAD / SECTOR,
         layout.extents
     );
-    out.push_str(&head);
     let old = format!(
-        "segment1 {{\nstart_extent = 0\nextent_count = {}\ntype = \"thin\"\nthin_pool = \"pool\"\ntransaction_id = 0\n\
-         device_id = 1 }}\n",
+        "segment1 {{\nstart_extent = 0\nextent_count = {}\n\ntype = \"thin\"\nthin_pool = \"pool\"\ntransaction_id = 0\n\
+         device_id = 1\n}}\n",
         layout.old_extents
     );
     let pool = format!(
-        "segment1 {{\nstart_extent = 0\nextent_count = {}\ntype = \"thin-pool\"\nmetadata = \"pool_tmeta\"\n\
-         pool = \"pool_tdata\"\ntransaction_id = 1\nchunk_size = {}\ndiscards = \"nopassdown\"\nzero_new_blocks = 0 }}\n",
+        "segment1 {{\nstart_extent = 0\nextent_count = {}\n\ntype = \"thin-pool\"\nmetadata = \"pool_tmeta\"\n\
+         pool = \"pool_tdata\"\ntransaction_id = 1\nchunk_size = {}\ndiscards = \"nopassdown\"\nzero_new_blocks = 0\n}}\n",
         extents(&layout.pool().runs),
         CHUNK / SECTOR
     );
@@ -118,18 +115,21 @@ fn group(layout: &Layout, sectors: u64, physical: &str, ids: Ids<'_>) -> String 
         let status = if visible { "[\"READ\", \"WRITE\", \"VISIBLE\"]" } else { "[\"READ\", \"WRITE\"]" };
         volume(&mut out, name, status, &linear(runs), ids);
     }
-    out.push_str("} }\n");
+    out.push_str(
+        "}\n\n}\n# Made by bramble-bootstrap convert\n\ncontents = \"Text Format Volume Group\"\nversion = 1\n\n\
+         description = \"bramble-bootstrap convert\"\n\ncreation_host = \"bramble\"\ncreation_time = 1700000000\n\n",
+    );
     out
 }
 
 fn volume(out: &mut String, name: &str, status: &str, segments: &[String], ids: Ids<'_>) {
     let id = ids();
     let count = segments.len();
-    let text = segments.concat();
+    let text = segments.join("\n");
     let _ = write!(
         out,
-        "{name} {{\nid = \"{id}\"\nstatus = {status}\nflags = []\ncreation_time = 1700000000\n\
-         creation_host = \"bramble\"\nsegment_count = {count}\n{text}}}\n"
+        "\n{name} {{\nid = \"{id}\"\nstatus = {status}\nflags = []\ncreation_time = 1700000000\n\
+         creation_host = \"bramble\"\nsegment_count = {count}\n\n{text}}}\n"
     );
 }
 
@@ -138,8 +138,8 @@ fn linear(runs: &[Range<u64>]) -> Vec<String> {
     let segment = |(at, run): (usize, &Range<u64>)| {
         let len = run.end - run.start;
         let text = format!(
-            "segment{} {{\nstart_extent = {start}\nextent_count = {len}\ntype = \"striped\"\nstripe_count = 1\n\
-             stripes = [\"pv0\", {}] }}\n",
+            "segment{} {{\nstart_extent = {start}\nextent_count = {len}\n\ntype = \"striped\"\nstripe_count = 1\n\n\
+             stripes = [\n\"pv0\", {}\n]\n}}\n",
             at + 1,
             run.start
         );
@@ -236,6 +236,9 @@ mod tests {
         assert_eq!(&bytes[512..520], b"LABELONE");
         assert!(bytes[..512].iter().all(|byte| *byte == 0));
         assert_eq!(&bytes[4100..4116], AREA_MAGIC);
+        // LVM 2.03.31 looks for the line that ends the group, and reads on behind it.
+        let text = String::from_utf8_lossy(&bytes[4608..]);
+        assert!(text.contains("\n}\n\n}\n# ") && !text.contains("} }"), "{text}");
         assert_eq!(sum(b""), 0xf597_a6cf);
     }
 

@@ -6,6 +6,7 @@
 mod fat;
 mod lvm;
 mod mbr;
+mod outside;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
@@ -19,6 +20,7 @@ use crate::firmware;
 
 pub use lvm::{LogicalVolume, VolumeGroup};
 pub use mbr::Partition;
+pub use outside::Outside;
 
 /// A card: a raw image in a file.
 #[derive(Debug, Clone)]

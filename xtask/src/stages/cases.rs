@@ -21,9 +21,37 @@ const CASE_TIME: Duration = Duration::from_secs(2400);
 
 /// One test program.
 struct Program {
-    /// As `cargo test --package` takes it.
-    package: String,
+    /// Which others it may run beside.
+    turn: Turn,
     cases: Vec<Case>,
+}
+
+/// When a program's cases run, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// Side by side, as `cargo test` would.
+    Parts,
+    /// One after the other: each measures and starves real processes.
+    Fleet,
+    /// One after the other, and last.
+    Guests,
+}
+
+impl Turn {
+    fn of(package: &str) -> Self {
+        match package {
+            FLEET => Turn::Fleet,
+            GUESTS => Turn::Guests,
+            _ => Turn::Parts,
+        }
+    }
+
+    fn lanes(self) -> usize {
+        match self {
+            Turn::Parts => thread::available_parallelism().map_or(1, usize::from),
+            Turn::Fleet | Turn::Guests => 1,
+        }
+    }
 }
 
 /// One case of it.
@@ -36,14 +64,12 @@ struct Case {
 pub(super) fn run_all(resume: Resume, guests: bool, kit: &Kit) -> anyhow::Result<Vec<Row>> {
     let memory = Mutex::new(Memory::open(&paths::cache().join("full"), &commit(), resume)?);
     let mut programs = all_programs()?;
-    programs.retain(|program| guests || program.package != GUESTS);
-    programs.sort_by_key(|program| (program.package == GUESTS, program.package == FLEET));
+    programs.retain(|program| guests || program.turn != Turn::Guests);
+    programs.sort_by_key(|program| program.turn);
     println!("\n── {} cases, one by one ──", programs.iter().map(|program| program.cases.len()).sum::<usize>());
     let mut rows = vec![];
-    for Program { package, cases } in programs {
-        let serial = package == GUESTS || package == FLEET;
-        let lanes = if serial { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
-        rows.extend(run_program(cases, lanes, &memory, kit)?);
+    for Program { turn, cases } in programs {
+        rows.extend(run_program(cases, turn.lanes(), &memory, kit)?);
     }
     Ok(rows)
 }
@@ -160,7 +186,7 @@ fn all_programs() -> anyhow::Result<Vec<Program>> {
             let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &dir).within(CASE_TIME);
             Case { name: format!("{dir}/{name} {case}"), cmd }
         });
-        all.push(Program { package: format!("bramble-{dir}"), cases: cases.collect() });
+        all.push(Program { turn: Turn::of(&format!("bramble-{dir}")), cases: cases.collect() });
     }
     Ok(all)
 }

@@ -1,0 +1,200 @@
+//! A virtual Pi whose operating system is upgraded: a member of a fleet with the tests' own apt repository, begun by the
+//! operator's command line, watched at the coordinator until it ends, and judged from inside and outside.
+//!
+//! Decides what a sound device is after any upgrade, good or bad. What a package does to it is the case's matter.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bramble_contracts::boot::Slot;
+use bramble_contracts::v1::Status;
+use bramble_contracts::v3::{OsPhase, OsReport, OsUpgradeReport};
+use bramble_fleet_tests::case::Case;
+use bramble_fleet_tests::{Watch, wait_until};
+use xtask::run::Output;
+
+use crate::apt::{AptRepo, Package};
+use crate::card::Outside;
+use crate::image;
+use crate::member::{HOST, Member, NAME};
+
+/// The package that every case makes newer.
+pub const MARK: &str = "fleet-mark";
+/// What it leaves on the slot that is written.
+pub const MARK_FILE: &str = "fleet-mark.txt";
+/// The version that a device has before.
+pub const OLD: &str = "1.0";
+/// The version that it is to get.
+pub const NEW: &str = "2.0";
+/// The longest from the operator's word to the end.
+pub const UPGRADE: Duration = Duration::from_secs(1800);
+/// For a command that installs.
+const INSTALL: Duration = Duration::from_secs(300);
+
+/// A device that can be upgraded.
+pub struct Lab {
+    /// The device and its fleet.
+    pub member: Member,
+    /// What it is upgraded from.
+    pub repo: AptRepo,
+}
+
+/// How an upgrade went.
+#[derive(Debug)]
+pub struct Story {
+    /// Each phase and percentage that the coordinator told, in their order.
+    pub seen: Vec<(OsPhase, u8)>,
+    /// What it told at the end.
+    pub end: OsUpgradeReport,
+    /// Of the device, at the end.
+    pub os: OsReport,
+    /// From the operator's word to the end.
+    pub took: Duration,
+}
+
+impl Story {
+    /// Were these phases seen, in this order?
+    #[must_use]
+    pub fn passes(&self, phases: &[OsPhase]) -> bool {
+        let mut seen = self.seen.iter().map(|(phase, _)| *phase);
+        phases.iter().all(|phase| seen.any(|seen| seen == *phase))
+    }
+}
+
+/// An operator who waits.
+pub struct Asked {
+    command: JoinHandle<Output>,
+    before: Option<String>,
+    watch: Watch,
+}
+
+/// The package in a version, which leaves its word on the slot that is written.
+#[must_use]
+pub fn mark(version: &str) -> Package {
+    Package::new(MARK, version).file("/usr/share/fleet-mark", version, 0o644)
+}
+
+/// What the newer one runs at least, so that the boot files change with root.
+#[must_use]
+pub fn marks_slot(version: &str) -> String {
+    format!("set -e\necho {version} > /boot/firmware/{MARK_FILE}\n")
+}
+
+impl Lab {
+    /// A device that is online, with an app that answers and the old package.
+    #[must_use]
+    #[track_caller]
+    pub fn new(name: &str) -> Self {
+        let case = Case::new(name);
+        let repo = AptRepo::start(&case);
+        let member = Member::with(&case, &image::for_tests(), &[repo.address()]);
+        let lab = Lab { member, repo };
+        lab.settle_in();
+        lab
+    }
+
+    fn settle_in(&self) {
+        let member = &self.member;
+        member.plant(&member.seed().text());
+        member.pi.boot();
+        member.online();
+        member.apply_hello();
+        member.answers();
+        self.repo.add(&[mark(OLD)]);
+        let sources = self.repo.sources(HOST.into());
+        member.pi.ok(&format!(
+            "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*\n\
+             cat > /etc/apt/sources.list.d/fleet.sources <<'END'\n{sources}END\n"
+        ));
+        let said = member.pi.board().run(&format!("apt-get update && apt-get install -y {MARK}"), INSTALL);
+        let said = said.unwrap_or_else(|err| panic!("{err:#}. {}", member.pi.serial().last_words()));
+        assert_eq!(said.code, 0, "the old package: {}", said.out);
+    }
+
+    fn case(&self) -> &Arc<Case> {
+        self.member.pi.case()
+    }
+
+    /// What the device says of its system; nothing before its first report.
+    #[must_use]
+    pub fn os(&self) -> Option<OsReport> {
+        Some(self.member.fleet.device_view(NAME).ok()?.report?.os)
+    }
+
+    /// An operator asks for it, with these words, and waits.
+    #[must_use]
+    pub fn ask(&self, words: &[&str]) -> Asked {
+        let before = self.os().and_then(|os| os.upgrade).map(|upgrade| upgrade.id.to_string());
+        let limit = format!("{}s", UPGRADE.as_secs());
+        let usual = ["os", "upgrade", "--device", NAME, "--batches", "100%", "--healthy-for", "1s", "--wait", "--timeout"];
+        let cmd = self.member.fleet.bramble().cmd().clone().args(usual).arg(limit).args(words);
+        let cmd = cmd.within(UPGRADE + Duration::from_secs(60));
+        let command = std::thread::spawn(move || cmd.output().unwrap_or_else(|err| panic!("{err}")));
+        Asked { command, before, watch: Watch::start() }
+    }
+
+    /// Watches it at the coordinator until it ends; `look` hears of every change.
+    #[track_caller]
+    pub fn watch(&self, asked: &Asked, mut look: impl FnMut(&OsUpgradeReport)) -> Story {
+        let mut seen: Vec<(OsPhase, u8)> = vec![];
+        let (end, os) = wait_until("the upgrade to end", UPGRADE, || {
+            let last = || self.member.pi.serial().last_words();
+            let os = self.os().ok_or_else(|| format!("no report. {}", last()))?;
+            let upgrade = os.upgrade.clone().filter(|upgrade| Some(upgrade.id.to_string()) != asked.before);
+            let upgrade = upgrade.ok_or_else(|| format!("it has not begun. {}", last()))?;
+            let now = (upgrade.phase, upgrade.percent);
+            if seen.last() != Some(&now) {
+                println!("   {:6.1} s {:?} {} % {}", asked.watch.elapsed().as_secs_f64(), now.0, now.1, upgrade.reason);
+                seen.push(now);
+                look(&upgrade);
+            }
+            match upgrade.status {
+                Status::Confirmed | Status::RolledBack | Status::Failed => Ok((upgrade, os)),
+                Status::Staged | Status::Trial => Err(format!("{upgrade:?}. {}", last())),
+            }
+        });
+        Story { seen, end, os, took: asked.watch.elapsed() }
+    }
+
+    /// Switches it off in peace and reads its card, which is as it must be between upgrades: no snapshot, both slots alike.
+    #[track_caller]
+    pub fn at_rest(&self) -> Outside {
+        self.member.pi.switch_off();
+        let outside = self.member.pi.card().outside(&self.work()).unwrap_or_else(|err| panic!("{err:#}"));
+        assert_eq!((outside.snapshot, outside.merging), (None, false), "{outside:?}");
+        assert!(outside.autoboot.is_some(), "{outside:?}");
+        outside
+    }
+
+    fn work(&self) -> PathBuf {
+        self.case().subdir("outside")
+    }
+
+    /// The guest runs: the slot that was booted, and the version that its root has, which fit together.
+    #[track_caller]
+    pub fn inside(&self) -> (Slot, String) {
+        let pi = &self.member.pi;
+        let version = pi.ok(&format!("dpkg-query -W -f '${{Version}}' {MARK}")).trim().to_owned();
+        assert_eq!(pi.ok("cat /usr/share/fleet-mark").trim(), version);
+        assert_eq!(pi.ok("dpkg --audit").trim(), "", "packages are whole");
+        let cmdline = pi.ok("cat /proc/cmdline");
+        let slot = if cmdline.contains("bramble.slot=b") { Slot::B } else { Slot::A };
+        let mounted = pi.ok(&format!("cat /boot/firmware/{MARK_FILE} 2>/dev/null || echo {OLD}"));
+        assert_eq!(mounted.trim(), version, "boot files and root are of one system");
+        self.member.is_sound();
+        (slot, version)
+    }
+}
+
+impl Asked {
+    /// What the operator read, once the command has ended.
+    ///
+    /// # Panics
+    /// When it broke off.
+    #[must_use]
+    pub fn output(self) -> Output {
+        self.command.join().unwrap_or_else(|_| panic!("the operator's command broke off"))
+    }
+}
