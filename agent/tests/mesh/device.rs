@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::Client;
 use bramble_agent::host::logs::{self, Logs};
 use bramble_agent::mesh::http::Base;
-use bramble_agent::mesh::{Agent, Config, Settings};
+use bramble_agent::mesh::{Agent, Config, Question, Settings};
 use bramble_agent::sim::SimHost;
 use bramble_contracts::signed::{Role, sign};
 use bramble_contracts::subjects::{self, Bucket};
@@ -34,6 +34,8 @@ pub(crate) struct Device {
     pub(crate) client: Client,
     /// NTP servers it asks.
     pub(crate) ntp: Vec<String>,
+    /// What is asked of upgrades of the operating system; nobody answers by himself.
+    pub(crate) questions: Option<mpsc::Receiver<Question>>,
 }
 
 impl Device {
@@ -41,8 +43,15 @@ impl Device {
     pub(crate) async fn new(coordinator: &Coordinator) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let client = coordinator.broker.lock().await.coordinator().await;
-        let new =
-            Self { dir, host: SimHost::new(), agent: None, coordinator: coordinator.clone(), client, ntp: vec![] };
+        let new = Self {
+            dir,
+            host: SimHost::new(),
+            agent: None,
+            coordinator: coordinator.clone(),
+            client,
+            ntp: vec![],
+            questions: None,
+        };
         let token = coordinator.state().token.reveal();
         new.write_token(&token);
         new
@@ -82,13 +91,15 @@ impl Device {
             desired: Duration::from_secs(60),
             ntp: self.ntp.clone(),
         };
+        let (questions, asked) = mpsc::channel(1);
+        self.questions = Some(asked);
         let config = Config {
             settings,
             name: Some("pi-1".parse().unwrap()),
             token_file: Some(self.token()),
             facts: watch::channel(DeviceFacts::default()).1,
             words: mpsc::channel(1).0,
-            questions: mpsc::channel(1).0,
+            questions,
         };
         let logs = Logs::start(logs::Places::below(&self.dir.path().join("apps")), logs::Budget::default());
         let mut agent = Agent::ready(config).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bramble_agent::mesh::Question;
 use bramble_contracts::bytes::Fixed;
 use bramble_contracts::signed::{Role, public_key};
 use bramble_contracts::subjects;
@@ -9,6 +10,7 @@ use bramble_contracts::trust::TrustedKey;
 use bramble_contracts::v1::{
     Command, ExecArgs, FrameBody, LogArgs, LogPart, LogRest, LogSpan, LogWindow, LogWish, RefusalKind, Verb,
 };
+use bramble_contracts::v3::{OsPackages, OsPlan};
 use bramble_contracts::{Tenant, envelope};
 use ed25519_dalek::SigningKey;
 
@@ -154,6 +156,31 @@ async fn commands_are_answered_and_replays_are_not_carried_out() {
     let said = device.ask("desired", recorded, SOON).await;
     assert!(matches!(&said[..], [FrameBody::Refused { .. }]), "after a restart a recording does nothing: {said:?}");
     refused(&device, RefusalKind::StaleCommand).await;
+}
+
+#[tokio::test]
+async fn what_an_upgrade_would_do_is_answered_in_one_frame() {
+    let coordinator = Coordinator::start(Tls::Plain).await;
+    let mut device = Device::connected(&coordinator).await;
+    let mut questions = device.questions.take().unwrap();
+    let plan = OsPlan { download_bytes: 7, waits: "the clock is not fit".into(), ..OsPlan::default() };
+    let answer = plan.clone();
+    tokio::spawn(async move {
+        let Question { packages, answer: to } = questions.recv().await.unwrap();
+        assert_eq!(packages, OsPackages::All);
+        to.send(Ok(answer)).unwrap();
+        let Question { answer: to, .. } = questions.recv().await.unwrap();
+        to.send(Err("an upgrade is under way on it".into())).unwrap();
+        // The agent is about to end.
+        drop(questions.recv().await.unwrap());
+    });
+    let ask = |counter| device.sign_command(&device.command(counter, Verb::OsPlan(OsPackages::All)));
+    let said = device.ask("os-plan", ask(1), SOON).await;
+    assert_eq!(said, [FrameBody::OsPlan(Box::new(plan)), FrameBody::End { exit_code: None }]);
+    let said = device.ask("os-plan", ask(2), SOON).await;
+    assert_eq!(said, [FrameBody::Refused { why: "an upgrade is under way on it".into() }]);
+    let said = device.ask("os-plan", ask(3), SOON).await;
+    assert!(matches!(&said[..], [FrameBody::Refused { why }] if why.contains("about to end")), "{said:?}");
 }
 
 #[tokio::test]
