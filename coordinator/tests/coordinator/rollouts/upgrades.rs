@@ -253,7 +253,7 @@ async fn what_cannot_begin_is_refused_with_its_place() {
         (json!({ "policy": { "batches": ["0", "100%"] } }), "policy.batches[0]"),
         (json!({ "policy": { "maxUnavailable": "0" } }), "policy.maxUnavailable"),
         (
-            json!({ "policy": { "window": { "days": "Mon", "from": "1", "to": "2", "timeZone": "UTC" } } }),
+            json!({ "policy": { "window": { "days": "Mon", "from": "02:00", "to": "05:00", "timeZone": "UTC" } } }),
             "policy.window",
         ),
     ] {
