@@ -45,7 +45,7 @@ async fn plan(s: &Session, request: &OsPlanRequest) -> Result<Exit, Failure> {
         match lines.json::<OsPlanLine>().await? {
             Some(OsPlanLine::Device { planned }) => {
                 note(&format!("{}  {}", planned.name, word(&planned.state)));
-                devices.push(planned);
+                devices.push(*planned);
             }
             Some(OsPlanLine::End { devices: _ }) => break,
             None => return Err(lines.broke_off().into()),

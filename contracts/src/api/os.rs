@@ -67,7 +67,7 @@ pub enum OsPlanLine {
     /// One device.
     Device {
         /// It.
-        planned: OsPlannedDevice,
+        planned: Box<OsPlannedDevice>,
     },
     /// All were told.
     End {

@@ -101,7 +101,10 @@ async fn plan(State(app): State<App>, asked: Asked, Body(request): Body<OsPlanRe
     let all = u32::try_from(devices.len()).unwrap_or(u32::MAX);
     let core = Arc::clone(&app.core);
     let one = move |device: DeviceRecord| ask(Arc::clone(&core), device, packages.clone(), least);
-    let told = stream::iter(devices).map(one).buffer_unordered(AT_ONCE).map(|planned| OsPlanLine::Device { planned });
+    let told = stream::iter(devices)
+        .map(one)
+        .buffer_unordered(AT_ONCE)
+        .map(|planned| OsPlanLine::Device { planned: Box::new(planned) });
     let lines = told.chain(stream::iter([OsPlanLine::End { devices: all }])).map(move |line| {
         let _held = &slot;
         line
