@@ -132,7 +132,8 @@ impl Lab {
     pub fn ask(&self, words: &[&str]) -> Asked {
         let before = self.os().and_then(|os| os.upgrade).map(|upgrade| upgrade.id.to_string());
         let limit = format!("{}s", UPGRADE.as_secs());
-        let usual = ["os", "upgrade", "--device", NAME, "--batches", "100%", "--healthy-for", "1s", "--wait", "--timeout"];
+        let usual =
+            ["os", "upgrade", "--device", NAME, "--batches", "100%", "--healthy-for", "1s", "--wait", "--timeout"];
         let cmd = self.member.fleet.bramble().cmd().clone().args(usual).arg(limit).args(words);
         let cmd = cmd.within(UPGRADE + Duration::from_secs(60));
         let command = std::thread::spawn(move || cmd.output().unwrap_or_else(|err| panic!("{err}")));

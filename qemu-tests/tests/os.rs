@@ -19,7 +19,8 @@ fn a_clean_upgrade_is_tried_confirmed_and_kept() {
     let pi = &lab.member.pi;
     assert_eq!(lab.inside(), (Slot::A, OLD.to_owned()));
     // It ends when the app's file is there, which is after the snapshot; and a kernel's package makes an initramfs.
-    let waits = "i=0; while [ ! -e /srv/of-an-app ] && [ $i -lt 300 ]; do sleep 1; i=$((i+1)); done\nupdate-initramfs -u\n";
+    let waits =
+        "i=0; while [ ! -e /srv/of-an-app ] && [ $i -lt 300 ]; do sleep 1; i=$((i+1)); done\nupdate-initramfs -u\n";
     lab.repo.add(&[mark(NEW).postinst(&format!("{}{waits}", marks_slot(NEW)))]);
     let boots = pi.board().boots();
     let asked = lab.ask(&words(&["--full", "--name", "clean"]));
