@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bramble_contracts::boot::Slot;
 use bramble_contracts::v1::Status;
-use bramble_contracts::v3::{OsPhase, OsReport, OsUpgradeReport};
+use bramble_contracts::v3::{OsPhase, OsReport, OsUpgradeReport, Protection};
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::{Watch, wait_until};
 use xtask::run::Output;
@@ -102,6 +102,10 @@ impl Lab {
         member.online();
         member.apply_hello();
         member.answers();
+        wait_until("the device to say how it is protected", Duration::from_secs(300), || match self.os() {
+            Some(os) if os.protection == Protection::Tryboot && os.lacks.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
         self.repo.add(&[mark(OLD)]);
         let sources = self.repo.sources(HOST.into());
         member.pi.ok(&format!(
@@ -151,9 +155,10 @@ impl Lab {
                 seen.push(now);
                 look(&upgrade);
             }
-            match upgrade.status {
-                Status::Confirmed | Status::RolledBack | Status::Failed => Ok((upgrade, os)),
-                Status::Staged | Status::Trial => Err(format!("{upgrade:?}. {}", last())),
+            match (upgrade.status, upgrade.phase) {
+                // Confirmed, it still removes the snapshot and makes the other slot like its own.
+                (Status::Confirmed | Status::RolledBack | Status::Failed, OsPhase::Done) => Ok((upgrade, os)),
+                (_, _) => Err(format!("{upgrade:?}. {}", last())),
             }
         });
         Story { seen, end, os, took: asked.watch.elapsed() }

@@ -80,9 +80,9 @@ impl Driver {
     pub(crate) fn new(state_dir: &Path, board: Board, on_duty: OnDuty, between: Between, questions: Questions) -> Self {
         let files = Files::of(state_dir);
         let ledger = files.ledger().load_json::<LedgerFile>().ok().and_then(Loaded::value).map(Ledger::from);
-        let holds = ledger.is_some_and(|ledger| ledger.holds_apps());
-        board.update(|view| view.holds_apps = holds);
-        Self {
+        let ledger = ledger.unwrap_or_default();
+        board.update(|view| view.holds_apps = ledger.holds_apps());
+        let driver = Self {
             files,
             view: board.changes(),
             board,
@@ -91,12 +91,15 @@ impl Driver {
             questions,
             answered: Arc::default(),
             sight: Sight::new(),
-            ledger: Ledger::default(),
+            ledger,
             facts: None,
             marks: vec![],
             pending: VecDeque::new(),
             not_before_ms: 0,
-        }
+        };
+        // The first report is of the same upgrade as the last one before a reboot.
+        driver.tell(&driver.sight.unseen(&driver.ledger, driver.between.own()));
+        driver
     }
 
     /// Works as long as this process does. Only the agent that acts drives: there is one writer of the ledger.

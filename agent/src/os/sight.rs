@@ -124,6 +124,11 @@ impl Sight {
         self.facts(ledger, &[], own, said)
     }
 
+    /// What can be said before anything was looked at.
+    pub(super) fn unseen(&self, ledger: &Ledger, own: OwnUpgrade) -> Facts {
+        self.facts(ledger, &[], own, Said::default())
+    }
+
     fn facts(&self, ledger: &Ledger, apps: &[AppReport], own: OwnUpgrade, said: Said) -> Facts {
         let volumes = match (&self.seen, self.machine.is_ours()) {
             (Some(seen), true) => seen.volumes.clone(),

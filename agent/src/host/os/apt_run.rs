@@ -80,7 +80,8 @@ impl<'a> Apt<'a> {
 
     /// What was fetched is not needed on root any more.
     pub(super) async fn clean(&self) {
-        if let Err(UnitFailure { why, .. }) = self.run(&["clean"], About::Other).await {
+        // Unheard: what it tells would be how far the unit is.
+        if let Err(UnitFailure { why, .. }) = self.printed(APT, &["clean".to_owned()], About::Other).await {
             tracing::warn!(why, "fetched packages stay on root");
         }
     }

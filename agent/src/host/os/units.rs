@@ -79,8 +79,18 @@ impl Units {
     /// Has one boot again, and waits until that is under way: a firmware that does not take a wish is told.
     pub async fn reboot(self, way: Way) -> Result<(), String> {
         let unit = Task::Reboot(way).unit();
-        systemctl(&["start", &unit], LOOK_MAX).await.map(drop)
+        match systemctl(&["start", &unit], LOOK_MAX).await {
+            // A reboot that is under way stops its own unit, too.
+            Err(why) if !is_stopping().await => Err(why),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
+}
+
+/// It fails in every state but one; its word counts.
+async fn is_stopping() -> bool {
+    let asked = cmd::run(Path::new(SYSTEMCTL), &["is-system-running"], Bounds::default()).await;
+    asked.is_ok_and(|done| done.stdout.trim() == "stopping")
 }
 
 async fn systemctl(args: &[&str], time: Duration) -> Result<String, String> {
