@@ -164,7 +164,7 @@ impl Lab {
         Story { seen, end, os, took: asked.watch.elapsed() }
     }
 
-    /// Switches it off in peace and reads its card, which is as it must be between upgrades: no snapshot, both slots alike.
+    /// Switches it off in peace and reads its card, which is as it must be between upgrades: no snapshot, a slot that is named.
     #[track_caller]
     pub fn at_rest(&self) -> Outside {
         self.member.pi.switch_off();
