@@ -6,11 +6,9 @@ use bramble_contracts::v1::Status;
 use bramble_contracts::v3::OsPhase;
 use bramble_qemu_tests::upgrade::{Lab, MARK, NEW, OLD, mark, marks_slot};
 
-/// Emulation is slow, and a test is to end.
-const SHORT: &[&str] = &["--confirm-for", "20s", "--give-up-after", "240s"];
-
-fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [more, SHORT].concat()
+/// A test is to end. What is well has more time than it needs: emulation is slow, and slower beside other work.
+fn words<'a>(name: &'a str, give_up: &'a str) -> [&'a str; 7] {
+    ["--full", "--name", name, "--confirm-for", "20s", "--give-up-after", give_up]
 }
 
 #[test]
@@ -23,7 +21,7 @@ fn a_clean_upgrade_is_tried_confirmed_and_kept() {
         "i=0; while [ ! -e /srv/of-an-app ] && [ $i -lt 300 ]; do sleep 1; i=$((i+1)); done\nupdate-initramfs -u\n";
     lab.repo.add(&[mark(NEW).postinst(&format!("{}{waits}", marks_slot(NEW)))]);
     let boots = pi.board().boots();
-    let asked = lab.ask(&words(&["--full", "--name", "clean"]));
+    let asked = lab.ask(&words("clean", "900s"));
     let mut written = false;
     let story = lab.watch(&asked, |upgrade| {
         if upgrade.phase == OsPhase::Applying && !written {
@@ -41,6 +39,7 @@ fn a_clean_upgrade_is_tried_confirmed_and_kept() {
     assert_eq!(story.os.snapshot, None);
     assert_eq!(pi.board().boots(), boots + 1, "one boot on trial, and it stays");
     let said = asked.output();
+    println!("{}", said.stderr);
     assert!(said.status.success(), "{}{}", said.stdout, said.stderr);
     for part in ["applying", "trial", "1 confirmed"] {
         assert!(said.stderr.contains(part), "the operator reads {part}: {}", said.stderr);
@@ -93,7 +92,7 @@ fn comes_back(harm: &Harm) {
     let pi = &lab.member.pi;
     let before = lab.inside();
     lab.repo.add(&[mark(NEW).postinst(&format!("{}{}", marks_slot(NEW), harm.does))]);
-    let asked = lab.ask(&words(&["--full", "--name", harm.name]));
+    let asked = lab.ask(&words(harm.name, "240s"));
     let mut written = false;
     let story = lab.watch(&asked, |upgrade| {
         if upgrade.phase == OsPhase::Applying && !written {
@@ -105,6 +104,7 @@ fn comes_back(harm: &Harm) {
     assert_eq!(story.end.status, Status::RolledBack, "{story:?}");
     assert!(story.end.reason.contains(harm.says), "{}", story.end.reason);
     let said = asked.output();
+    println!("{}", said.stderr);
     assert!(!said.status.success() && said.stderr.contains(harm.says), "{}{}", said.stdout, said.stderr);
     lab.member.answers();
     assert_eq!(lab.inside(), before);

@@ -32,6 +32,17 @@ fn every_kind_of_new_system_ends_in_its_own_words() {
 }
 
 #[test]
+fn between_packages_and_reboot_nobody_is_told_that_it_begins_anew() {
+    let mut world = Story::of(Kind::Good).begin();
+    world.wish = Some(wish(1));
+    world.news();
+    let arming = |world: &World| world.disk.ledger.upgrade.as_ref().is_some_and(|one| one.phase == Phase::Arming);
+    let end = world.now + HOUR;
+    assert!(world.run_until(end, arming));
+    assert_eq!(status(&world.disk.ledger, &world.facts(), None).headline(), "applying 100 %");
+}
+
+#[test]
 fn a_confirmed_upgrade_tells_what_it_took() {
     let world = first_run(Kind::Good);
     let told = status(&world.disk.ledger, &world.facts(), None);

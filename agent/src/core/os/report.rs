@@ -216,7 +216,11 @@ fn under_way(upgrade: &Upgrade, facts: &Facts, progress: Option<&Progress>) -> O
         attempt: upgrade.wish.attempt,
         status: Some(status),
         phase,
-        percent: progress.map(|progress| progress.percent),
+        percent: match upgrade.phase {
+            // All is written.
+            Phase::Arming => Some(100),
+            _ => progress.map(|progress| progress.percent),
+        },
         reason: parts.into_iter().flatten().collect::<Vec<_>>().join("; "),
         down_ms: upgrade.down_ms,
         sick_before: sick_before(&upgrade.before),
