@@ -221,7 +221,7 @@ impl Site {
         self.journal.remove()?;
         files::remove(&self.place.boot_mount.join(SAID)).context("the last words")?;
         files::remove(Path::new(PLACE)).context(PLACE)?;
-        tell("converted: operating system upgrades have a way back from now on".into());
+        tell("converted: root is a volume from now on".into());
         prepare::stand_down()
     }
 }
