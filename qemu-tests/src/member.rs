@@ -31,21 +31,21 @@ pub struct Member {
     pub pi: VirtualPi,
     /// Coordinator and broker.
     pub fleet: Fleet,
-    // The address that TLS is spoken on: not loopback.
-    _net: NetNs,
+    /// The address that TLS is spoken on: not loopback. What lives inside reaches the coordinator and nothing else.
+    pub net: Arc<NetNs>,
 }
 
 impl Member {
     /// The fleet is up; the Pi has an image on its card, no seed, and no power yet.
     #[must_use]
     pub fn new(case: &Arc<Case>, image: &Path) -> Self {
-        let net = NetNs::new(case);
+        let net = Arc::new(NetNs::new(case));
         let setup = FleetSetup { listen: net.host(), serve: vec!["--advertise".into(), HOST.to_string()] };
         let fleet = Fleet::start_in(Arc::clone(case), &setup);
         let wire = |host: SocketAddr| Wire { guest: (HOST, host.port()).into(), host };
         let wires = [fleet.coordinator().address(), fleet.coordinator().broker()].map(wire).to_vec();
         let pi = VirtualPi::new(case, NAME, image, &Setup { ports: vec![APP], wires, ..Setup::default() });
-        Member { pi, fleet, _net: net }
+        Member { pi, fleet, net }
     }
 
     /// A seed for this fleet with a fresh token.

@@ -7,7 +7,7 @@ use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::full;
 use bramble_fleet_tests::wait_until;
 use bramble_qemu_tests::image::STOCK_BOOTSTRAP;
-use bramble_qemu_tests::{BOOT, Setup, VirtualPi, image, sample};
+use bramble_qemu_tests::{BOOT, Setup, VirtualPi, image};
 
 const CARD_MIB: u64 = 4096;
 /// What is not to change: plain and odd files, the folders that get volumes of their own, programs.
@@ -35,7 +35,7 @@ fn is_unchanged(pi: &VirtualPi) {
 
 #[test]
 fn a_card_in_use_becomes_volumes_whenever_the_power_goes() {
-    if !sample::takes("convert") {
+    if !full() {
         return;
     }
     let stock = image::stock(CARD_MIB);
@@ -56,7 +56,7 @@ fn a_card_in_use_becomes_volumes_whenever_the_power_goes() {
 
     // Five attempts are made; afterwards the old system starts.
     let mut dice = case.dice();
-    for cut in 1..=if full() { 4 } else { 1 } {
+    for cut in 1..=4 {
         println!("── power cut {cut}");
         dice.moment(Duration::from_secs(120));
         pi.cut_power();
