@@ -31,7 +31,8 @@ pub struct Member {
     pub pi: VirtualPi,
     /// Coordinator and broker.
     pub fleet: Fleet,
-    /// The address that TLS is spoken on: not loopback. What lives inside reaches the coordinator and nothing else.
+    /// The address that TLS is spoken on: not loopback. What lives inside reaches the coordinator there; [`HOST`] is the
+    /// guest's alone.
     pub net: Arc<NetNs>,
 }
 
