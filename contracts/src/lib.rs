@@ -13,6 +13,7 @@ pub mod bytes;
 pub mod envelope;
 pub mod id;
 pub mod label;
+pub mod lvm;
 mod multisig;
 #[cfg(feature = "openapi")]
 mod openapi;

@@ -42,7 +42,7 @@ fn a_fuzzer_that_believes_the_description_finds_nothing() {
     let config = fleet.case().dir().join("schemathesis.toml");
     let text = "headers = { Authorization = \"Bearer ${FUZZ_TOKEN}\", x-tenant-id = \"default\" }\n";
     std::fs::write(&config, text).unwrap();
-    let seconds = if full() { 600 } else { 100 };
+    let seconds = if full() { 900 } else { 100 };
     let seed = fleet.case().dice().below(1 << 31).to_string();
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
     let cmd = Cmd::new("timeout")

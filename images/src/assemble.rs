@@ -101,8 +101,7 @@ impl Maker<'_> {
     fn disk(&self, layout: &Layout, kernels: &[String]) -> Result<(), Error> {
         let mut disk = Disk::new(&self.work.join(DISK), layout.disk)?;
         disk.bytes(0, &mbr::sector(layout, self.seed.number("disk")))?;
-        let group = lvm::Group { seed: &self.seed, epoch_s: self.recipe.epoch_s };
-        disk.bytes(layout.pv.start, &lvm::head(layout, &group))?;
+        disk.bytes(layout.pv.start, &lvm::head(layout, &self.seed, self.recipe.epoch_s))?;
 
         let config = self.config_files()?;
         disk.file(layout.config.start, &self.fat("BRAMBLECFG", Bits::Sixteen, layout.config, &config)?)?;

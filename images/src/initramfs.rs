@@ -8,10 +8,13 @@ use std::time::Duration;
 use crate::digest::Digest;
 use crate::recipe::Recipe;
 use crate::tool::Tool;
-use crate::{Error, tree};
+use crate::{Error, lock, tree};
 
 /// What of root never comes into an initramfs, so that a new agent does not make a new one: under emulation it takes minutes.
 const NEVER_IN_IT: [&str; 5] = ["var", "boot", "dev", "etc/systemd/system", "usr/lib/bramble/bramble-bootstrap"];
+
+/// So many are kept: each kind of card has its own.
+const KEPT: usize = 8;
 
 /// Puts the initramfs of a kernel to `boot/initrd.img-<version>`, made of this root file system or, if one was made of the same
 /// files, from the folder `cache`; and looks into it.
@@ -35,7 +38,9 @@ pub(crate) fn put(recipe: &Recipe, kernel: &str, root: &Path, cache: &Path) -> R
     look(recipe, kernel, root)?;
     let part = kept.with_extension(format!("part-{}", std::process::id()));
     fs::copy(&image, &part).map_err(|err| Error::file("copy", &image, err))?;
-    fs::rename(&part, &kept).map_err(|err| Error::file("name", &part, err))
+    fs::rename(&part, &kept).map_err(|err| Error::file("name", &part, err))?;
+    lock::trim(&kept, KEPT);
+    Ok(())
 }
 
 /// A digest of all that an initramfs is made of.

@@ -135,8 +135,12 @@ pub fn build(recipe: &Recipe, programs: &Programs, cache: &Path, out: &Path) -> 
     let part = facts_of(&disk).with_extension("part");
     fs::write(&part, text).map_err(|err| Error::file("write", &part, err))?;
     fs::rename(&part, facts_of(&disk)).map_err(|err| Error::file("name", &part, err))?;
+    lock::trim(&disk, IMAGES);
     Ok(Image { disk, facts })
 }
+
+/// So many images of one name are kept.
+const IMAGES: usize = 3;
 
 fn facts_of(disk: &Path) -> PathBuf {
     disk.with_extension("json")

@@ -1,100 +1,61 @@
-//! An LVM physical volume, from outside: the bytes before its first extent, as LVM2 itself writes them (label, header of the
-//! metadata area, metadata as text, each with its checksum). Decides the group `vg0` and its volumes; what is in the
-//! volumes is not its matter. The build machine needs neither device-mapper nor LVM.
+//! The group `vg0` of an image: its volumes, and on which extents they lie. How LVM writes that is `bramble_contracts::lvm`;
+//! what is in the volumes is not its matter.
 
-mod text;
-
-pub(crate) use text::{ROOT_DEVICE, TRANSACTION};
+use bramble_contracts::lvm::{Group, Kind, Segment, Volume};
 
 use crate::ids::Seed;
-use crate::layout::{Layout, SECTOR};
+use crate::layout::{CHUNK, EXTENT, Layout, MIB, Span};
 
-/// What LVM's checksums begin with.
-const CRC_INITIAL: u32 = 0xf597_a6cf;
-/// Where the metadata area begins in the volume, bytes.
-const AREA_START: u64 = 4096;
-/// How long it is, bytes: up to the first MiB, LVM's default.
-const AREA_SIZE: u64 = (1 << 20) - AREA_START;
-const AREA_HEADER: usize = 512;
-const MAGIC: &[u8; 16] = b" LVM2 x[5A%r0N*>";
+/// The number the pool's metadata has for root.
+pub(crate) const ROOT_DEVICE: u32 = 1;
+/// The pool's transaction, which the pool's own metadata must name too.
+pub(crate) const TRANSACTION: u32 = 1;
 
-/// Who and what a group is, beside its layout.
-#[derive(Debug, Clone)]
-pub struct Group<'a> {
-    /// Where its ids come from.
-    pub seed: &'a Seed,
-    /// When it says it was made, seconds since 1970.
-    pub epoch_s: u64,
-}
-
-/// The volume's first bytes; all others before its first extent are zeros.
+/// The physical volume's first bytes; all others before its first extent are zeros. Names come from `seed`; `epoch_s` is when
+/// it says it was made, in seconds since 1970.
 #[must_use]
-pub fn head(layout: &Layout, group: &Group) -> Vec<u8> {
-    let text = text::metadata(layout, group);
-    let mut bytes = vec![0; usize::try_from(AREA_START).expect("invariant: small") + 2 * AREA_HEADER];
-    let sector = usize::try_from(SECTOR).expect("invariant: small");
-    bytes[sector..2 * sector].copy_from_slice(&label(layout, group));
-    let area = usize::try_from(AREA_START).expect("invariant: small");
-    bytes[area..area + AREA_HEADER].copy_from_slice(&area_header(&text));
-    bytes.truncate(area + AREA_HEADER);
-    bytes.extend_from_slice(&text);
-    bytes
+pub fn head(layout: &Layout, seed: &Seed, epoch_s: u64) -> Vec<u8> {
+    let group = Group {
+        name: "vg0",
+        id: seed.lvm("vg"),
+        physical: seed.lvm("pv"),
+        by: "Bramble's images",
+        made_s: epoch_s,
+        size: layout.pv.size,
+        // LVM's default.
+        area_end: MIB,
+        begin: layout.extents.start - layout.pv.start,
+        extent: EXTENT,
+        extents: layout.extents.size / EXTENT,
+        volumes: volumes(layout, seed),
+    };
+    group.head()
 }
 
-/// Sector 1: that this is a physical volume, its id, its size, and where its parts are.
-fn label(layout: &Layout, group: &Group) -> [u8; 512] {
-    let id = group.seed.lvm("pv").replace('-', "");
-    let mut label = [0; 512];
-    label[..8].copy_from_slice(b"LABELONE");
-    label[8..16].copy_from_slice(&1_u64.to_le_bytes());
-    label[20..24].copy_from_slice(&32_u32.to_le_bytes());
-    label[24..32].copy_from_slice(b"LVM2 001");
-    label[32..64].copy_from_slice(id.as_bytes());
-    let first_extent = layout.extents.start - layout.pv.start;
-    let numbers = [
-        layout.pv.size,
-        // Data: from here to the end. Lists end with a pair of zeros.
-        first_extent,
-        0,
-        0,
-        0,
-        AREA_START,
-        AREA_SIZE,
-        0,
-        0,
-    ];
-    let end = 64 + 8 * numbers.len();
-    for (place, number) in label[64..end].chunks_exact_mut(8).zip(numbers) {
-        place.copy_from_slice(&number.to_le_bytes());
-    }
-    // The extension: version 2, "in use by a group"; no area for a boot loader.
-    label[end..end + 4].copy_from_slice(&2_u32.to_le_bytes());
-    label[end + 4..end + 8].copy_from_slice(&1_u32.to_le_bytes());
-    let crc = crc(&label[20..]);
-    label[16..20].copy_from_slice(&crc.to_le_bytes());
-    label
-}
-
-fn area_header(text: &[u8]) -> [u8; AREA_HEADER] {
-    let mut header = [0; AREA_HEADER];
-    header[4..20].copy_from_slice(MAGIC);
-    header[20..24].copy_from_slice(&1_u32.to_le_bytes());
-    header[24..32].copy_from_slice(&AREA_START.to_le_bytes());
-    header[32..40].copy_from_slice(&AREA_SIZE.to_le_bytes());
-    // The text: where in the area, how long, its checksum.
-    header[40..48].copy_from_slice(&(AREA_HEADER as u64).to_le_bytes());
-    header[48..56].copy_from_slice(&(text.len() as u64).to_le_bytes());
-    header[56..60].copy_from_slice(&crc(text).to_le_bytes());
-    let crc = crc(&header[4..]);
-    header[..4].copy_from_slice(&crc.to_le_bytes());
-    header
-}
-
-/// CRC-32 as LVM computes it: the usual polynomial, its own beginning, and no inversion at the end.
-fn crc(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(CRC_INITIAL, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
-    })
+fn volumes(layout: &Layout, seed: &Seed) -> Vec<Volume> {
+    let volume = |name, visible, flags, size: u64, kind| Volume {
+        name,
+        id: seed.lvm(name),
+        writable: true,
+        visible,
+        flags,
+        segments: vec![Segment { extents: size / EXTENT, kind }],
+    };
+    let linear = |name, visible, span: Span| {
+        let first = (span.start - layout.extents.start) / EXTENT;
+        volume(name, visible, &[], span.size, Kind::Linear(first))
+    };
+    let pool = Kind::Pool { block: CHUNK, transaction: TRANSACTION, discards: "passdown", zero: true };
+    vec![
+        volume("root", true, &[], layout.root, Kind::Thin(ROOT_DEVICE)),
+        // A pool that is full answers with errors at once: waiting for room that never comes hangs the device.
+        volume("pool", true, &["ERROR_WHEN_FULL"], layout.pool.size, pool),
+        linear("state", true, layout.state),
+        linear("apps", true, layout.apps),
+        linear("lvol0_pmspare", false, layout.spare),
+        linear("pool_tmeta", false, layout.pool_metadata),
+        linear("pool_tdata", false, layout.pool),
+    ]
 }
 
 #[cfg(test)]
@@ -107,31 +68,14 @@ mod tests {
 
     fn sample() -> (Layout, Vec<u8>) {
         let layout = Layout::new(&sizes(), Content { root: 0, state: 0, apps: 0 });
-        let bytes = head(&layout, &Group { seed: &Seed::new("virt"), epoch_s: 1_793_491_200 });
+        let bytes = head(&layout, &Seed::new("virt"), 1_793_491_200);
         (layout, bytes)
-    }
-
-    #[test]
-    fn the_checksum_is_lvms() {
-        // Of the bytes of a volume that `pvcreate` 2.03.16 made: crc() over "123456789" as lvm's own calc_crc gives it.
-        assert_eq!(crc(b""), CRC_INITIAL);
-        // Linear: the difference of two beginnings is carried through, so one known value fixes the polynomial.
-        let usual = bytes_crc_with(0xffff_ffff, b"123456789");
-        assert_eq!(!usual, 0xcbf4_3926);
-    }
-
-    fn bytes_crc_with(initial: u32, bytes: &[u8]) -> u32 {
-        // crc(initial, b) = crc(CRC_INITIAL, b) ^ crc'(initial ^ CRC_INITIAL over zeros), CRC being linear.
-        let shifted = (0..8 * bytes.len())
-            .fold(initial ^ CRC_INITIAL, |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 });
-        crc(bytes) ^ shifted
     }
 
     #[test]
     fn the_head_fits_before_the_first_extent_and_is_the_same_every_time() {
         let (layout, bytes) = sample();
-        assert!((bytes.len() as u64) < AREA_START + AREA_SIZE);
-        assert!(AREA_START + AREA_SIZE <= layout.extents.start - layout.pv.start);
+        assert!((bytes.len() as u64) < MIB && MIB <= layout.extents.start - layout.pv.start);
         assert_eq!(bytes, sample().1);
     }
 

@@ -10,7 +10,7 @@ use crate::fat::Bits;
 use crate::ids::Seed;
 use crate::layout::{MIB, Span};
 use crate::recipe::Recipe;
-use crate::{Error, Work, checkout, initramfs, lock, mbr, rootfs, system, tree};
+use crate::{Error, IMAGES, Work, checkout, initramfs, lock, mbr, rootfs, system, tree};
 
 const BOOT: Span = Span { start: 4 * MIB, size: 256 * MIB };
 /// The card's signature; `PARTUUID=` begins with it.
@@ -33,6 +33,7 @@ pub fn plain(recipe: &Recipe, mib: u64, cache: &Path) -> Result<PathBuf, Error> 
         assemble(recipe, mib * MIB, &tarball, cache, &work.0)?;
         let made = work.0.join(DISK);
         fs::rename(&made, &disk).map_err(|err| Error::file("name", &made, err))?;
+        lock::trim(&disk, IMAGES);
     }
     Ok(disk)
 }

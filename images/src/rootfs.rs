@@ -18,24 +18,41 @@ const MODULES: &str = r#"for v in "$1"/usr/lib/modules/*; do chroot "$1" depmod 
 /// While it is made nothing has to survive a power cut; on the device it has to.
 const SAFE_AGAIN: &str = r#"sed -i /force-unsafe-io/d "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap""#;
 
-/// The tarball for a recipe: from the folder `cache`, or made there.
+/// A tarball that is older has packages that Debian has mended since.
+const STALE: Duration = Duration::from_secs(30 * 86_400);
+
+/// The tarball for a recipe: from the folder `cache`, or made there. One that is a month old is made anew; where that
+/// cannot be done, away from any mirror, it is good enough, and that is said.
 ///
 /// # Errors
 /// When it is not there and cannot be made.
 pub fn cached(recipe: &Recipe, cache: &Path) -> Result<PathBuf, Error> {
     let tarball = cache.join(format!("rootfs-{}.tar", &digest(recipe)[..16]));
     let _lock = lock::hold(&tarball.with_extension("lock"))?;
-    if tarball.is_file() {
+    let kept = tarball.is_file();
+    if kept && !is_stale(&tarball) {
         return Ok(tarball);
     }
+    match make(recipe, &tarball) {
+        Err(err) if kept => println!("Debian of a month ago is taken, for a new one cannot be had: {err}"),
+        made => made?,
+    }
+    Ok(tarball)
+}
+
+fn is_stale(tarball: &Path) -> bool {
+    let made = tarball.metadata().and_then(|meta| meta.modified());
+    made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > STALE))
+}
+
+fn make(recipe: &Recipe, tarball: &Path) -> Result<(), Error> {
     let lines = mirrors::lines(&recipe.debian)?;
     let part = tarball.with_extension("part.tar");
     println!("Installing {} for {} into {}", recipe.debian.suite, recipe.debian.architecture, tarball.display());
     let mmdebstrap = mmdebstrap(recipe).arg(&recipe.debian.suite).arg(&part).args(&lines);
     mmdebstrap.within(Duration::from_secs(3600)).run()?;
     File::open(&part).and_then(|file| file.sync_all()).map_err(|err| Error::file("write", &part, err))?;
-    fs::rename(&part, &tarball).map_err(|err| Error::file("name", &part, err))?;
-    Ok(tarball)
+    fs::rename(&part, tarball).map_err(|err| Error::file("name", &part, err))
 }
 
 /// What the tarball's name is: a digest of how it is made. Where packages come from is no part of it.
@@ -65,6 +82,20 @@ fn mmdebstrap(recipe: &Recipe) -> Tool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tarball_is_stale_after_a_month() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rootfs.tar");
+        assert!(!is_stale(&path), "what is not there is made anyway");
+        let file = File::create(&path).unwrap();
+        assert!(!is_stale(&path));
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - STALE - Duration::from_secs(60)).unwrap();
+        assert!(is_stale(&path));
+        file.set_modified(now + STALE).unwrap();
+        assert!(!is_stale(&path), "a clock that was wrong is no reason");
+    }
 
     #[test]
     fn only_what_concerns_packages_changes_the_name() {

@@ -31,8 +31,9 @@ pub struct Member {
     pub pi: VirtualPi,
     /// Coordinator and broker.
     pub fleet: Fleet,
-    // The address that TLS is spoken on: not loopback.
-    _net: NetNs,
+    /// The address that TLS is spoken on: not loopback. What lives inside reaches the coordinator there; [`HOST`] is the
+    /// guest's alone.
+    pub net: Arc<NetNs>,
 }
 
 impl Member {
@@ -45,14 +46,14 @@ impl Member {
     /// The same, and the guest reaches these of this machine, too: at [`HOST`], with the same port.
     #[must_use]
     pub fn with(case: &Arc<Case>, image: &Path, more: &[SocketAddr]) -> Self {
-        let net = NetNs::new(case);
+        let net = Arc::new(NetNs::new(case));
         let setup = FleetSetup { listen: net.host(), serve: vec!["--advertise".into(), HOST.to_string()] };
         let fleet = Fleet::start_in(Arc::clone(case), &setup);
         let wire = |host: SocketAddr| Wire { guest: (HOST, host.port()).into(), host };
         let fleets = [fleet.coordinator().address(), fleet.coordinator().broker()];
         let wires = fleets.iter().chain(more).copied().map(wire).collect();
         let pi = VirtualPi::new(case, NAME, image, &Setup { ports: vec![APP], wires, ..Setup::default() });
-        Member { pi, fleet, _net: net }
+        Member { pi, fleet, net }
     }
 
     /// A seed for this fleet with a fresh token.

@@ -1,8 +1,11 @@
 //! What a device says when it cannot become one: on the console, in the journal, and beside the seed.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
+use std::sync::Arc;
+
 use bramble_fleet_tests::case::Case;
-use bramble_qemu_tests::member::Member;
+use bramble_fleet_tests::{Device, DeviceSetup, wait_until};
+use bramble_qemu_tests::member::{HOST, Member};
 use bramble_qemu_tests::{BOOT, image, sample};
 
 /// The journal and the file beside the seed say what the console says.
@@ -46,12 +49,17 @@ fn a_used_token_is_told() {
     let case = Case::new("qemu-used-token");
     let member = Member::new(&case, &image);
     let seed = member.seed();
-    let other = bramble_fleet_tests::Device::new(
-        &case,
-        bramble_fleet_tests::DeviceSetup { token: Some(seed.token.clone()), ..member.fleet.device_setup("other") },
-    );
+    // The broker is named by its address for guests, so that this one enrols and then reaches nobody, outside neither.
+    member.net.cmd(&["ip", "route", "add", "unreachable", &format!("{HOST}/32")]).check().unwrap();
+    let setup = DeviceSetup {
+        token: Some(seed.token.clone()),
+        net: Some(Arc::clone(&member.net)),
+        ..member.fleet.device_setup("other")
+    };
+    let other = Device::new(&case, setup);
     other.start_agent();
-    member.fleet.online_agent(&other);
+    wait_until("the other to have enrolled", BOOT, || member.fleet.device_view("other").map(drop));
+    other.kill_agent();
     member.plant(&seed.text());
     let mark = member.pi.serial().mark();
     member.pi.boot();

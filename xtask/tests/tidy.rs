@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bramble-coordinator", &["bramble-contracts"]),
     ("bramble-cli", &["bramble-contracts"]),
     ("bramble-bootstrap", &["bramble-contracts"]),
+    ("bramble-images", &["bramble-contracts"]),
     ("bramble-initramfs", &["bramble-contracts"]),
     ("xtask", &["bramble-images"]),
     ("bramble-qemu-tests", &["bramble-contracts", "bramble-fleet-tests", "bramble-images", "xtask"]),

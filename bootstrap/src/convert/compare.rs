@@ -11,6 +11,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 
 const PART: usize = 256 << 10;
+/// What a list of attributes, or one value, may have (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const ATTRIBUTES: usize = 64 << 10;
 
 /// What was compared.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +23,18 @@ pub(crate) struct Counted {
     pub(crate) bytes: u64,
 }
 
+/// Where things are read into: made once, for a tree has a hundred thousand entries and most are small.
+struct Rooms {
+    one: Vec<u8>,
+    other: Vec<u8>,
+}
+
 /// Compares the trees below two folders, each on one file system.
 ///
 /// # Errors
 /// The first difference, by name, or what cannot be read.
 pub(crate) fn trees(left: &Path, right: &Path) -> anyhow::Result<Counted> {
+    let mut rooms = Rooms { one: vec![0; PART], other: vec![0; PART] };
     let mut counted = Counted::default();
     let mut open = vec![(left.to_owned(), right.to_owned())];
     while let Some((left, right)) = open.pop() {
@@ -35,7 +44,7 @@ pub(crate) fn trees(left: &Path, right: &Path) -> anyhow::Result<Counted> {
         }
         for name in mine {
             let (one, other) = (left.join(&name), right.join(&name));
-            if entry(&one, &other, &mut counted).with_context(|| format!("{} differs", one.display()))? {
+            if entry(&one, &other, &mut rooms, &mut counted).with_context(|| format!("{} differs", one.display()))? {
                 open.push((one, other));
             }
         }
@@ -51,16 +60,17 @@ fn names(folder: &Path) -> anyhow::Result<BTreeSet<OsString>> {
 }
 
 /// True for a folder, whose content is still to be compared.
-fn entry(left: &Path, right: &Path, counted: &mut Counted) -> anyhow::Result<bool> {
+fn entry(left: &Path, right: &Path, rooms: &mut Rooms, counted: &mut Counted) -> anyhow::Result<bool> {
     let (mine, yours) = (fs::symlink_metadata(left)?, fs::symlink_metadata(right)?);
     ensure!(look(&mine) == look(&yours), "mode, owner, time, size or links: {:?}, {:?}", look(&mine), look(&yours));
     let kind = mine.file_type();
-    ensure!(attributes(left)? == attributes(right)?, "extended attributes");
+    let (one, other) = (attributes(left, &mut rooms.one)?, attributes(right, &mut rooms.other)?);
+    ensure!(one == other, "extended attributes");
     counted.entries += 1;
     if kind.is_symlink() {
         ensure!(fs::read_link(left)? == fs::read_link(right)?, "where the link leads");
     } else if kind.is_file() {
-        counted.bytes += content(left, right)?;
+        counted.bytes += content(left, right, rooms)?;
     }
     Ok(kind.is_dir())
 }
@@ -70,29 +80,27 @@ fn look(meta: &Metadata) -> (u32, u32, u32, u64, u64, u64, (i64, i64)) {
     (meta.mode(), meta.uid(), meta.gid(), meta.nlink(), meta.rdev(), size, (meta.mtime(), meta.mtime_nsec()))
 }
 
-fn attributes(path: &Path) -> anyhow::Result<BTreeSet<(Vec<u8>, Vec<u8>)>> {
-    let mut list = vec![0; 64 << 10];
-    let len = match rustix::fs::llistxattr(path, &mut list[..]) {
+fn attributes(path: &Path, room: &mut [u8]) -> anyhow::Result<BTreeSet<(Vec<u8>, Vec<u8>)>> {
+    let (list, value) = room[..2 * ATTRIBUTES].split_at_mut(ATTRIBUTES);
+    let len = match rustix::fs::llistxattr(path, &mut *list) {
         Ok(len) => len,
         Err(rustix::io::Errno::NOTSUP) => 0,
         Err(err) => return Err(err.into()),
     };
     let mut found = BTreeSet::new();
     for name in list[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; 64 << 10];
-        let len = rustix::fs::lgetxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..])?;
-        value.truncate(len);
-        found.insert((name.to_owned(), value));
+        let len = rustix::fs::lgetxattr(path, std::ffi::OsStr::from_bytes(name), &mut *value)?;
+        found.insert((name.to_owned(), value[..len].to_owned()));
     }
     Ok(found)
 }
 
-fn content(left: &Path, right: &Path) -> anyhow::Result<u64> {
+fn content(left: &Path, right: &Path, rooms: &mut Rooms) -> anyhow::Result<u64> {
     let (mut mine, mut yours) = (File::open(left)?, File::open(right)?);
-    let (mut one, mut other) = (vec![0; PART], vec![0; PART]);
+    let (one, other) = (&mut rooms.one[..], &mut rooms.other[..]);
     let mut total = 0;
     loop {
-        let (read, held) = (fill(&mut mine, &mut one)?, fill(&mut yours, &mut other)?);
+        let (read, held) = (fill(&mut mine, one)?, fill(&mut yours, other)?);
         ensure!(one[..read] == other[..held], "content, after {total} bytes");
         total += read as u64;
         if read < PART {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
@@ -220,7 +221,7 @@ impl Site {
         self.journal.remove()?;
         files::remove(&self.place.boot_mount.join(SAID)).context("the last words")?;
         files::remove(Path::new(PLACE)).context(PLACE)?;
-        tell("converted: operating system upgrades have a way back from now on".into());
+        tell("converted: root is a volume from now on".into());
         prepare::stand_down()
     }
 }
@@ -229,9 +230,7 @@ impl Site {
 fn well() -> anyhow::Result<()> {
     run(&["systemctl", "is-active", "-q", "multi-user.target"]).context("multi-user.target is not reached")?;
     for (name, place) in texts::MOUNTS {
-        let source =
-            run(&["findmnt", "-n", "-o", "SOURCE", place]).with_context(|| format!("{place} is not mounted"))?;
-        ensure!(source.trim() == format!("/dev/mapper/{GROUP}-{name}"), "{place} is mounted from {}", source.trim());
+        ensure!(lies_on(place, name)?, "{place} is not mounted from the volume {name}");
     }
     let agents = run(&["systemctl", "list-unit-files", "--no-legend", "--state=enabled", "bramble-agent@*.service"])
         .unwrap_or_default();
@@ -244,7 +243,18 @@ fn well() -> anyhow::Result<()> {
 }
 
 fn root_is_new() -> anyhow::Result<bool> {
-    Ok(run(&["findmnt", "-n", "-o", "SOURCE", "/"])?.trim() == format!("/dev/mapper/{GROUP}-root"))
+    lies_on("/", "root")
+}
+
+/// Is the file system at `place` that of the volume? Told by the device's number: it has several names, and a mount
+/// keeps the one that was typed.
+fn lies_on(place: &str, volume: &str) -> anyhow::Result<bool> {
+    let device = format!("/dev/{GROUP}/{volume}");
+    if !Path::new(&device).exists() {
+        return Ok(false);
+    }
+    let device = fs::metadata(&device).with_context(|| device.clone())?.rdev();
+    Ok(fs::metadata(place).with_context(|| place.to_owned())?.dev() == device)
 }
 
 fn uptime() -> anyhow::Result<u64> {

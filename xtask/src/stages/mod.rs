@@ -68,7 +68,7 @@ pub fn test(depth: Depth, guests: bool) -> anyhow::Result<()> {
         Err(err) => return Err(err.context("cannot make this machine ready for the tests")),
     };
     let kit = Kit { seed, nats_server, docker_registry };
-    for stage in stages(&deny, depth) {
+    for stage in stages(&deny, depth, guests) {
         rows.push(run(&stage, &kit));
     }
     if let Depth::Full(resume) = depth {
@@ -88,7 +88,7 @@ fn make_ready() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
     Ok((prepare::cargo_deny()?, prepare::nats_server()?, prepare::docker_registry()?))
 }
 
-fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
+fn stages(deny: &Path, depth: Depth, guests: bool) -> Vec<Stage> {
     let deny = Cmd::new(deny).args(["--log-level", "error", "check", "licenses", "bans", "sources"]);
     let this = std::env::current_exe().unwrap_or_else(|_| "xtask".into());
     let mut stages = vec![
@@ -112,6 +112,10 @@ fn stages(deny: &Path, depth: Depth) -> Vec<Stage> {
             // One after the other: each measures and starves real processes.
             let serial = cargo(&["test", "-p", FLEET, "--no-fail-fast", "--", "--test-threads=1"]);
             stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
+            if guests {
+                let guests = cargo(&["test", "-p", GUESTS, "--no-fail-fast", "--test", "*", "--", "--test-threads=1"]);
+                stages.push(Stage { name: "the virtual Pi", cmd: as_root(guests) });
+            }
         }
         // Case by case instead, guests among them; what has no cases of its own comes here.
         Depth::Full(_) => {
