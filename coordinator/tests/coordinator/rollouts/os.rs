@@ -171,7 +171,7 @@ fn window_in(zone: &str) -> Value {
 /// A window that is open at this moment, or not before eleven hours from now.
 fn window(open: bool) -> Value {
     let hour = |ahead: u64| {
-        let secs = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let secs = bramble_coordinator::clock::unix_secs();
         format!("{:02}:00", (secs / 3600 + ahead) % 24)
     };
     let (from, to) = if open { (hour(23), hour(2)) } else { (hour(12), hour(13)) };
