@@ -4,6 +4,7 @@
 //! once and only for a reset (they are lost with the power), and a firmware that finds nothing stays where it is.
 //! Waiting and judging are the callers' business.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -79,6 +80,9 @@ struct Inner {
     wishes: Reset,
     clock: Clock,
     cable: Cable,
+    tape: Option<PathBuf>,
+    /// The tape's length in bytes when each boot began, since it was put in.
+    reels: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +115,8 @@ impl Board {
             wishes: Reset::default(),
             clock: Clock::Right,
             cable: Cable::In,
+            tape: None,
+            reels: vec![],
         };
         let shared =
             Arc::new(Shared { parts, inner: Mutex::new(inner), changed: Condvar::new(), control: Mutex::new(None) });
@@ -178,6 +184,25 @@ impl Board {
             Some(qemu) => qemu.plug(cable),
             None => Ok(()),
         }
+    }
+
+    /// From the next boot on, all that is written to the card is recorded there, too; nothing is with `None`.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn record(&self, tape: Option<PathBuf>) -> anyhow::Result<()> {
+        if let Some(tape) = &tape {
+            File::create(tape).with_context(|| format!("cannot make {}", tape.display()))?;
+        }
+        let mut inner = self.shared.lock();
+        (inner.tape, inner.reels) = (tape, vec![]);
+        Ok(())
+    }
+
+    /// How long the tape was, in bytes, when each boot began that is on it.
+    #[must_use]
+    pub fn reels(&self) -> Vec<u64> {
+        self.shared.lock().reels.clone()
     }
 
     /// Presses the reset button.
@@ -323,7 +348,11 @@ impl Shared {
         outcome.trail.iter().for_each(|step| parts.serial.note(&format!("firmware: {step}")));
         let boot = outcome.boot?;
         let mut inner = self.lock();
-        let machine = Machine { rtc: inner.clock.rtc(), ..parts.machine.clone() };
+        let machine = Machine { rtc: inner.clock.rtc(), tape: inner.tape.clone(), ..parts.machine.clone() };
+        if let Some(tape) = &inner.tape {
+            let length = tape.metadata().with_context(|| format!("no tape at {}", tape.display()))?.len();
+            inner.reels.push(length);
+        }
         if inner.power != Power::On {
             return Ok(End::Gone("before the kernel".into()));
         }

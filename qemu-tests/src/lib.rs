@@ -21,6 +21,7 @@
 
 pub mod apt;
 pub mod board;
+pub mod campaign;
 pub mod card;
 mod clock;
 mod control;

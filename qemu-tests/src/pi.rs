@@ -89,6 +89,7 @@ impl VirtualPi {
             .collect::<anyhow::Result<_>>()?;
         let machine = Machine {
             card: card.path().into(),
+            tape: None,
             memory_mib: setup.memory_mib,
             rtc: "utc".into(),
             forwards: forwards.clone(),

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bramble_contracts::boot::Slot;
+use bramble_contracts::id::DeviceId;
 use bramble_contracts::v1::Status;
 use bramble_contracts::v3::{OsPhase, OsReport, OsUpgradeReport, Protection};
 use bramble_fleet_tests::case::Case;
@@ -125,6 +126,13 @@ impl Lab {
     #[must_use]
     pub fn os(&self) -> Option<OsReport> {
         Some(self.member.fleet.device_view(NAME).ok()?.report?.os)
+    }
+
+    /// Who the device is.
+    #[must_use]
+    #[track_caller]
+    pub fn id(&self) -> DeviceId {
+        self.member.fleet.device_view(NAME).unwrap_or_else(|err| panic!("{err}")).id
     }
 
     /// An operator asks for it, with these words, and waits.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod image;
 pub mod paths;
 pub mod pi;
+pub mod power_cuts;
 pub mod prepare;
 pub mod run;
 pub mod stages;

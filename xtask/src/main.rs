@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::fleet::{self, Left, Stay};
 use xtask::stages::{self, Depth, Resume};
-use xtask::{bench, cross, image, pi, prepare, tour};
+use xtask::{bench, cross, image, pi, power_cuts, prepare, tour};
 
 /// Bramble's front door: a real fleet on this machine, and everything that is tested.
 #[derive(Parser)]
@@ -82,6 +82,18 @@ enum Command {
         #[arg(long)]
         page: Vec<String>,
     },
+    /// Cut the power of a virtual Pi that upgrades its operating system, again and again, and publish what became of it.
+    PowerCuts {
+        /// Cuts in all; those that docs/power-cuts.tsv has for the seed are not made again.
+        #[arg(long)]
+        count: u64,
+        /// Which campaign.
+        #[arg(long)]
+        seed: u64,
+        /// Begin no cut after so many minutes.
+        #[arg(long)]
+        minutes: Option<u64>,
+    },
     /// Measure, and print the numbers beside their references.
     Bench {
         /// What the benchmark program is to be told.
@@ -136,6 +148,9 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Prepare { virtual_pi } => prepare::ready(*virtual_pi)?,
         Command::Image { board, out } => image::image(board, out.as_deref())?,
         Command::Test { quick, full, resume } => stages::test(depth(*full, *resume), !quick)?,
+        Command::PowerCuts { count, seed, minutes } => {
+            power_cuts::power_cuts(&power_cuts::Asked { count: *count, seed: *seed, minutes: *minutes })?;
+        }
         Command::Cross { check_reproducible, markdown } => {
             cross::cross(&cross::Asked { twice: *check_reproducible, markdown: markdown.clone() })?;
         }

@@ -101,6 +101,7 @@ fn board(run: &Run) -> anyhow::Result<()> {
     let wires = run.wire.iter().map(|host| Wire { guest: (xtask::pi::HOST, host.port()).into(), host: *host });
     let machine = Machine {
         card: card.path().into(),
+        tape: None,
         memory_mib: 1024,
         rtc: "utc".into(),
         forwards,

@@ -20,6 +20,7 @@ use crate::firmware;
 
 pub use lvm::{LogicalVolume, VolumeGroup};
 pub use mbr::Partition;
+pub(crate) use outside::GROUP_PARTITION;
 pub use outside::Outside;
 
 /// A card: a raw image in a file.

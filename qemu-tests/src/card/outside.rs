@@ -11,7 +11,7 @@ use bramble_contracts::boot::{SNAPSHOT, Slot, Snapshot, autoboot};
 use super::CardFile;
 
 /// The partition of the volume group on cards of our images.
-const GROUP_PARTITION: u32 = 4;
+pub(crate) const GROUP_PARTITION: u32 = 4;
 const CMDLINE: &str = "cmdline.txt";
 
 /// The same, read.
@@ -28,15 +28,32 @@ pub struct Outside {
 }
 
 impl CardFile {
-    /// Reads it; `work` is a folder for copies of both slots.
+    /// The slot that autoboot.txt names.
+    ///
+    /// # Errors
+    /// When it cannot be read: this card would not boot.
+    pub fn autoboot(&self) -> anyhow::Result<Option<Slot>> {
+        Ok(autoboot(&self.text(1, "autoboot.txt")?))
+    }
+
+    /// The snapshot of root, and whether it is being merged back.
+    ///
+    /// # Errors
+    /// When the volume group cannot be read: this card would not boot.
+    pub fn snapshot(&self) -> anyhow::Result<(Option<Snapshot>, bool)> {
+        let group = self.volume_group(GROUP_PARTITION)?;
+        let merging = group.volumes.values().any(|volume| volume.merging_into.is_some());
+        let snapshot = group.volumes.get(SNAPSHOT).map(|volume| Snapshot::from_tags(&volume.tags.join(",")));
+        Ok((snapshot, merging))
+    }
+
+    /// Reads all of it; `work` is a folder for copies of both slots.
     ///
     /// # Errors
     /// When a part cannot be read: this card would not boot.
     pub fn outside(&self, work: &Path) -> anyhow::Result<Outside> {
-        let autoboot = autoboot(&self.text(1, "autoboot.txt")?);
-        let group = self.volume_group(GROUP_PARTITION)?;
-        let merging = group.volumes.values().any(|volume| volume.merging_into.is_some());
-        let snapshot = group.volumes.get(SNAPSHOT).map(|volume| Snapshot::from_tags(&volume.tags.join(",")));
+        let autoboot = self.autoboot()?;
+        let (snapshot, merging) = self.snapshot()?;
         let [a, b] = [Slot::A, Slot::B].map(|slot| self.slot_files(slot, work));
         let (a, b) = (a?, b?);
         let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));

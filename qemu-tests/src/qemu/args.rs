@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::Sockets;
 use crate::firmware::Boot;
 
@@ -14,6 +16,8 @@ use crate::firmware::Boot;
 pub struct Machine {
     /// The card's file.
     pub card: PathBuf,
+    /// Where everything written to the card is recorded, too.
+    pub tape: Option<PathBuf>,
     /// MiB of memory.
     pub memory_mib: u32,
     /// The clock at power-on: `utc` or a time such as `1970-01-01T00:00:00`.
@@ -64,8 +68,8 @@ pub(super) fn of(machine: &Machine, boot: &Boot, files: &Path, dtb: &Path) -> Ve
     let path = |path: &Path| path.display().to_string();
     add(&["-accel", "tcg,thread=multi,tb-size=512", "-display", "none", "-no-reboot", "-action", "watchdog=reset"]);
     add(&["-rtc", &format!("base={}", machine.rtc)]);
-    let drive = format!("file={},if=none,id=card,format=raw,cache=unsafe,discard=unmap", path(&machine.card));
-    add(&["-drive", &drive, "-device", "virtio-blk-pci,drive=card"]);
+    let card = card(machine);
+    add(&[card.0, &card.1, "-device", "virtio-blk-pci,drive=card"]);
     add(&["-device", "virtio-rng-pci", "-device", "i6300esb", "-device", "virtio-serial-pci"]);
     for (name, socket) in [("control", machine.sockets.control()), ("firmware", machine.sockets.firmware())] {
         add(&["-chardev", &format!("socket,id={name},path={},server=on,wait=off", path(&socket))]);
@@ -79,6 +83,22 @@ pub(super) fn of(machine: &Machine, boot: &Boot, files: &Path, dtb: &Path) -> Ve
         add(&["-initrd", &path(&files.join(initramfs.to_lowercase()))]);
     }
     args
+}
+
+/// The card: what the guest flushes lies in this machine's memory, for this machine does not lose its power.
+fn card(machine: &Machine) -> (&'static str, String) {
+    let card = machine.card.display();
+    let Some(tape) = &machine.tape else {
+        return ("-drive", format!("file={card},if=none,id=card,format=raw,cache=unsafe,discard=unmap"));
+    };
+    let file =
+        |path: &Path| json!({ "driver": "file", "filename": path, "cache": { "no-flush": true }, "discard": "unmap" });
+    let mut drive = json!({
+        "driver": "blklogwrites", "node-name": "card", "discard": "unmap", "file": file(&machine.card), "log": file(tape)
+    });
+    let goes_on = tape.metadata().is_ok_and(|tape| tape.len() > 0);
+    drive[if goes_on { "log-append" } else { "log-sector-size" }] = if goes_on { json!(true) } else { json!(512) };
+    ("-blockdev", drive.to_string())
 }
 
 /// The network's id in QEMU: its cable can be pulled by this name.
@@ -102,6 +122,7 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             card: "/c/card.img".into(),
+            tape: None,
             memory_mib: 1024,
             rtc: "utc".into(),
             forwards: vec![Forward { host: 12345, guest: 8080 }],
@@ -116,6 +137,19 @@ mod tests {
         let want = "user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:12345-:8080,\
                     guestfwd=tcp:10.0.2.100:7980-cmd:/t/bramble-wire 10.128.0.1:1234";
         assert_eq!(network(&machine()), want);
+    }
+
+    #[test]
+    fn a_tape_is_begun_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let tape = dir.path().join("tape");
+        std::fs::write(&tape, "").unwrap();
+        let (word, begun) = card(&Machine { tape: Some(tape.clone()), ..machine() });
+        assert_eq!(word, "-blockdev");
+        assert!(begun.contains(r#""log-sector-size":512"#) && !begun.contains("append"), "{begun}");
+        std::fs::write(&tape, "something").unwrap();
+        let (_, more) = card(&Machine { tape: Some(tape), ..machine() });
+        assert!(more.contains(r#""log-append":true"#) && !more.contains("sector"), "{more}");
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! An upgrade that was recorded: the card before it, all that was written since, and which of that belongs to which phase.
+//!
+//! Decides where phases begin: after each write to the boot settings or to LVM's metadata the card is read as from outside.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use xtask::run::Cmd;
+
+use super::cut::{Follow, Phase, Seen, Stretch};
+use super::tape::{Kept, Kind, Tape};
+use crate::card::{CardFile, GROUP_PARTITION};
+
+/// LVM's label, header and texts are before the first extent.
+const METADATA: u64 = 1 << 20;
+
+/// The same.
+#[derive(Debug)]
+pub struct Recording {
+    /// The card before.
+    base: PathBuf,
+    /// What was written since.
+    pub tape: Tape,
+    /// Its phases, in order.
+    pub stretches: Vec<Stretch>,
+}
+
+/// Where a recording lies while it is made.
+#[derive(Debug)]
+pub struct Files {
+    /// A copy of the card, from before.
+    pub base: PathBuf,
+    /// The tape.
+    pub tape: PathBuf,
+    /// A folder for a card that it is played onto.
+    pub work: PathBuf,
+}
+
+impl Recording {
+    /// Reads one that has ended. `reels` are the tape's lengths in bytes when each boot began, `asked` when the upgrade was
+    /// asked for.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the card of some moment means nothing.
+    pub fn read(files: Files, reels: &[u64], asked: u64) -> anyhow::Result<Self> {
+        let tape = Tape::read(&files.tape)?;
+        let boots: Vec<usize> = reels.iter().map(|bytes| tape.entries_at(*bytes)).collect();
+        let scratch = files.work.join("phases.img");
+        copy(&files.base, &scratch)?;
+        let stretches = stretches(&CardFile::at(&scratch), &tape, &boots, tape.entries_at(asked));
+        fs::remove_file(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+        Ok(Recording { base: files.base, tape, stretches: stretches? })
+    }
+
+    /// Makes the card as it was when so much of each entry had been written.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn rewind(&self, card: &Path, kept: &[Kept]) -> anyhow::Result<()> {
+        copy(&self.base, card)?;
+        self.tape.play(card, 0, kept)
+    }
+
+    /// How many entries each phase has.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let told = self.stretches.iter().map(|stretch| format!("{} {}", stretch.phase, stretch.to - stretch.from));
+        told.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A copy with the same holes.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let cmd = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to);
+    cmd.within(Duration::from_secs(300)).check().map(drop).context("cannot copy the card")
+}
+
+/// Plays the tape onto `card`, looking whenever it may mean something else.
+fn stretches(card: &CardFile, tape: &Tape, boots: &[usize], asked: usize) -> anyhow::Result<Vec<Stretch>> {
+    let places = [card.partition(1)?, card.partition(GROUP_PARTITION)?];
+    let places = [places[0].start..places[0].start + places[0].length, places[1].start..places[1].start + METADATA];
+    let mut follow = Follow::new(card.autoboot()?.context("autoboot.txt names no slot")?);
+    let mut phase = Phase::Before;
+    let mut found: Vec<Stretch> = vec![];
+    let mut played = 0;
+    for (number, entry) in tape.entries.iter().enumerate() {
+        let touched = entry.kind == Kind::Write && places.iter().any(|place| meets(place, entry.offset, entry.length));
+        if touched || boots.contains(&number) {
+            tape.play(card.path(), played, &vec![Kept::Whole; number + 1 - played])?;
+            played = number + 1;
+            // Between two sectors of one change a card may mean nothing; what it meant before goes on.
+            if let (Ok(autoboot), Ok((snapshot, merging))) = (card.autoboot(), card.snapshot()) {
+                let boot = boots.partition_point(|begins| *begins <= number);
+                phase = follow.phase(&Seen { autoboot, snapshot, merging, boot });
+            }
+        }
+        match found.last_mut().filter(|last| last.phase == phase) {
+            _ if number < asked => {}
+            Some(last) => last.to = number + 1,
+            None => found.push(Stretch { phase, from: number, to: number + 1 }),
+        }
+    }
+    Ok(found)
+}
+
+fn meets(place: &Range<u64>, offset: u64, length: u64) -> bool {
+    offset < place.end && offset + length > place.start
+}

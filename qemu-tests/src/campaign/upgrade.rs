@@ -1,0 +1,230 @@
+//! The upgrades that are recorded, and what a device must be after the power went in one.
+//!
+//! Decides what is sound: the same device, online again by itself, its app answering, one whole system that fits the slot
+//! it was booted from, nothing left half done; and which of the two systems, where the card as it was cut says so.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bramble_contracts::api::{Connection, DeviceView};
+use bramble_contracts::boot::{self, Slot};
+use bramble_contracts::v1::Status;
+use bramble_contracts::v3::{OsPhase, OsUpgradeReport};
+use bramble_fleet_tests::clock::Dice;
+use bramble_fleet_tests::{Watch, wait_until};
+
+use super::cut::{Cut, Phase, kept};
+use super::recording::{Files, Recording, copy};
+use crate::member::NAME;
+use crate::upgrade::{Lab, OLD, Story, mark, marks_slot};
+
+/// For a device to end an upgrade that the power cut, trials and all.
+const END: Duration = Duration::from_secs(1500);
+/// On root, written while packages are applied.
+const OF_AN_APP: &str = "/srv/of-an-app";
+/// On the state volume, written then, too.
+const OF_THE_STATE: &str = "/var/lib/bramble/of-the-state";
+
+/// What is upgraded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Upgrade {
+    /// A sound system, with a new initramfs.
+    Good,
+    /// One that has no network any more.
+    Mute,
+    /// One whose kernel panics.
+    Panics,
+}
+
+impl Upgrade {
+    /// All of them.
+    pub const ALL: [Upgrade; 3] = [Upgrade::Good, Upgrade::Mute, Upgrade::Panics];
+
+    /// One word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Upgrade::Good => "good",
+            Upgrade::Mute => "mute",
+            Upgrade::Panics => "panics",
+        }
+    }
+
+    /// Each is newer than the one before.
+    fn version(self) -> &'static str {
+        match self {
+            Upgrade::Good => "2.0",
+            Upgrade::Mute => "2.1",
+            Upgrade::Panics => "2.2",
+        }
+    }
+
+    /// What its package runs.
+    fn does(self) -> String {
+        let harm = match self {
+            Upgrade::Good => "update-initramfs -u\n",
+            Upgrade::Mute => "ln -sf /dev/null /etc/systemd/system/systemd-networkd.service\n",
+            // No such program in the initramfs, and no such root: the kernel has nothing left to start.
+            Upgrade::Panics => "sed -i 's/$/ rdinit=\\/nowhere root=\\/dev\\/nowhere/' /boot/firmware/cmdline.txt\n",
+        };
+        format!("{}{harm}", marks_slot(self.version()))
+    }
+}
+
+/// How a device ended after a cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The version of the system that serves.
+    pub version: String,
+    /// What the coordinator was told.
+    pub reason: String,
+    /// Boots that it took.
+    pub boots: u32,
+    /// From power-on until the app answered.
+    pub serving: Duration,
+}
+
+impl Ending {
+    /// Is it the system from before?
+    #[must_use]
+    pub fn is_old(&self) -> bool {
+        self.version == OLD
+    }
+}
+
+/// Runs it to its end, recorded. The device is off before and after.
+///
+/// # Errors
+/// When the recording cannot be made.
+///
+/// # Panics
+/// When the device does not do its part.
+pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)> {
+    let (pi, work) = (&lab.member.pi, lab.member.pi.case().subdir("recording"));
+    let files = Files { base: work.join("base.img"), tape: work.join(format!("{}.tape", upgrade.name())), work };
+    let base_is_new = !files.base.exists();
+    if base_is_new {
+        copy(pi.card().path(), &files.base)?;
+    } else {
+        copy(&files.base, pi.card().path())?;
+    }
+    lab.repo.add(&[mark(upgrade.version()).postinst(&upgrade.does())]);
+    let board = pi.board();
+    board.record(Some(files.tape.clone()))?;
+    let booted = serving(lab);
+    println!("── {}: recorded; it serves after {:.0} s", upgrade.name(), booted.as_secs_f64());
+    let asked_at = files.tape.metadata()?.len();
+    let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", "240s"]);
+    let mut written = false;
+    let story = lab.watch(&asked, |told| {
+        if told.phase == OsPhase::Applying && !written {
+            pi.ok(&format!("echo kept > {OF_AN_APP}; echo kept > {OF_THE_STATE}; sync"));
+            written = true;
+        }
+    });
+    let want = if upgrade == Upgrade::Good { Status::Confirmed } else { Status::RolledBack };
+    assert_eq!(story.end.status, want, "{story:?}");
+    drop(asked.output());
+    lab.member.answers();
+    pi.cut_power();
+    let reels = board.reels();
+    board.record(None)?;
+    Ok((Recording::read(files, &reels, asked_at)?, story))
+}
+
+/// Gives power, and waits until the device is online in a session of its own and the app answers.
+#[track_caller]
+fn serving(lab: &Lab) -> Duration {
+    let before = view(lab).ok().and_then(|view| view.report).map(|report| report.session);
+    let watch = Watch::start();
+    lab.member.pi.boot();
+    wait_until("the device to report anew", END, || {
+        let view = view(lab)?;
+        let session = view.report.as_ref().map(|report| report.session);
+        let last = lab.member.pi.serial().last_words();
+        if view.connection == Connection::Online && session != before {
+            Ok(())
+        } else {
+            Err(format!("{view:?}. {last}"))
+        }
+    });
+    lab.member.answers();
+    watch.elapsed()
+}
+
+fn view(lab: &Lab) -> Result<DeviceView, String> {
+    lab.member.fleet.device_view(NAME)
+}
+
+/// The power goes in an upgrade, comes back, and the device is what it must be.
+///
+/// # Errors
+/// When it is not, with what was wrong.
+pub fn survive(lab: &Lab, recording: &Recording, cut: &Cut, dice: &mut Dice) -> anyhow::Result<Ending> {
+    let pi = &lab.member.pi;
+    pi.cut_power();
+    recording.rewind(pi.board().card().path(), &kept(&recording.tape.entries, cut, dice))?;
+    let ending = catch_unwind(AssertUnwindSafe(|| comes_back(lab, cut)));
+    pi.cut_power();
+    ending.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        anyhow::anyhow!(text.unwrap_or_else(|| panic.downcast_ref::<&str>().map_or("?", |text| text).to_owned()))
+    })
+}
+
+/// Which system it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Must {
+    Old,
+    New,
+    Either,
+}
+
+/// By the card alone, as it was cut.
+fn must(lab: &Lab) -> anyhow::Result<Must> {
+    let card = lab.member.pi.card();
+    let (snapshot, merging) = card.snapshot().context("the volume group as it was cut")?;
+    Ok(match (card.autoboot().context("autoboot.txt as it was cut")?, snapshot.map(|s| s.phase)) {
+        (Some(Slot::B), _) => Must::New,
+        (_, Some(boot::Phase::Apply | boot::Phase::Failed)) => Must::Old,
+        (_, _) if merging => Must::Old,
+        (_, Some(boot::Phase::Trial) | None) => Must::Either,
+    })
+}
+
+fn comes_back(lab: &Lab, cut: &Cut) -> Ending {
+    let (pi, member) = (&lab.member.pi, &lab.member);
+    let must = must(lab).unwrap_or_else(|err| panic!("{err:#}"));
+    let (id, boots) = (lab.id(), pi.board().boots());
+    let serving = serving(lab);
+    let told = wait_until("the upgrade to end", END, || {
+        let os = lab.os().ok_or("no report")?;
+        match &os.upgrade {
+            Some(upgrade) if ended(upgrade) && os.snapshot.is_none() => Ok(upgrade.clone()),
+            _ => Err(format!("{os:?}. {}", pi.serial().last_words())),
+        }
+    });
+    member.answers();
+    let (slot, version) = lab.inside();
+    let old = version == OLD;
+    assert!(must == Must::Either || (must == Must::Old) == old, "by its card it must be {must:?}, and is {version}");
+    assert_eq!(old, slot == Slot::A, "{version} on slot {slot}");
+    assert_eq!(lab.id(), id, "the same device");
+    if cut.phase >= Phase::Armed {
+        assert_eq!(pi.ok(&format!("cat {OF_THE_STATE}")).trim(), "kept");
+    }
+    if !old && cut.phase != Phase::Before {
+        assert_eq!(pi.ok(&format!("cat {OF_AN_APP}")).trim(), "kept");
+    }
+    let boots = pi.board().boots() - boots;
+    pi.cut_power();
+    let card = pi.card();
+    assert_eq!(card.autoboot().ok().flatten(), Some(slot), "a plain boot gets what was booted");
+    assert_eq!(card.snapshot().ok(), Some((None, false)), "nothing is left half done");
+    Ending { version, reason: told.reason, boots, serving }
+}
+
+fn ended(upgrade: &OsUpgradeReport) -> bool {
+    upgrade.phase == OsPhase::Done && matches!(upgrade.status, Status::Confirmed | Status::RolledBack | Status::Failed)
+}
