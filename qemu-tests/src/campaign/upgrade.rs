@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bramble_contracts::api::{Connection, DeviceView};
 use bramble_contracts::boot::{self, Slot};
-use bramble_contracts::v1::Status;
+use bramble_contracts::v1::{Health, Status};
 use bramble_contracts::v3::{OsPhase, OsUpgradeReport};
 use bramble_fleet_tests::clock::Dice;
 use bramble_fleet_tests::{Watch, wait_until};
@@ -114,6 +114,11 @@ pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)>
     board.record(Some(files.tape.clone()))?;
     let booted = serving(lab);
     println!("── {}: recorded; it serves after {:.0} s", upgrade.name(), booted.as_secs_f64());
+    // An app that is not well before does not count on trial.
+    wait_until("the device to be healthy", END, || {
+        let view = view(lab)?;
+        if view.health == Health::Healthy { Ok(()) } else { Err(format!("{view:?}")) }
+    });
     let asked_at = files.tape.metadata()?.len();
     let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", "240s"]);
     let mut written = false;
