@@ -69,7 +69,9 @@ pub(super) fn of(machine: &Machine, boot: &Boot, files: &Path, dtb: &Path) -> Ve
     add(&["-accel", "tcg,thread=multi,tb-size=512", "-display", "none", "-no-reboot", "-action", "watchdog=reset"]);
     add(&["-rtc", &format!("base={}", machine.rtc)]);
     let card = card(machine);
-    add(&[card.0, &card.1, "-device", "virtio-blk-pci,drive=card"]);
+    // Requests that QEMU joins may have more parts than the tape takes.
+    let join = if machine.tape.is_some() { "off" } else { "on" };
+    add(&[card.0, &card.1, "-device", &format!("virtio-blk-pci,drive=card,request-merging={join}")]);
     add(&["-device", "virtio-rng-pci", "-device", "i6300esb", "-device", "virtio-serial-pci"]);
     for (name, socket) in [("control", machine.sockets.control()), ("firmware", machine.sockets.firmware())] {
         add(&["-chardev", &format!("socket,id={name},path={},server=on,wait=off", path(&socket))]);
