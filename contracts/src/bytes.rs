@@ -78,3 +78,71 @@ impl<'de, const N: usize> Deserialize<'de> for Fixed<N> {
         <[u8; N]>::try_from(bytes).map(Self).map_err(|_| D::Error::invalid_length(bytes.len(), &"a fixed-size value"))
     }
 }
+
+/// For a field of any number of bytes, by `#[serde(with = "raw")]`: written and read as one piece. On the wire it is what a
+/// `Vec<u8>` is without it, which serde writes and reads byte by byte.
+pub(crate) mod raw {
+    use std::fmt;
+
+    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+    use serde::ser::Serializer;
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        d.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl<'de> Visitor<'de> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+
+        /// As JSON has them.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u8>, A::Error> {
+            let mut bytes = vec![];
+            while let Some(byte) = seq.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_bytes_are_on_the_wire_what_they_were_and_in_json_too() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Plain(Vec<u8>, u8);
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Raw(#[serde(with = "raw")] Vec<u8>, u8);
+        for length in [0, 1, 127, 128, 300, 70_000] {
+            let bytes: Vec<u8> = (0..length).map(|n: u32| n.to_le_bytes()[0] ^ 0x80).collect();
+            let (plain, raw) = (Plain(bytes.clone(), 7), Raw(bytes, 7));
+            let wire = postcard::to_allocvec(&plain).unwrap();
+            assert_eq!(postcard::to_allocvec(&raw).unwrap(), wire);
+            assert_eq!(postcard::from_bytes::<Raw>(&wire).unwrap(), raw);
+            assert!(postcard::from_bytes::<Raw>(&wire[..wire.len() / 2]).is_err());
+            let json = serde_json::to_string(&plain).unwrap();
+            assert_eq!(serde_json::to_string(&raw).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Raw>(&json).unwrap(), raw);
+        }
+    }
+}

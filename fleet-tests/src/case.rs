@@ -35,7 +35,7 @@ impl Case {
             fs::create_dir_all(dir).unwrap_or_else(|err| panic!("cannot make {}: {err}", dir.display()));
         }
         cleanup::claim(&dir);
-        let seed = std::env::var("BRAMBLE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(crate::clock::unix_secs());
+        let seed = crate::clock::seed();
         println!("case {name}: seed {seed} (BRAMBLE_SEED={seed} repeats it), folder {}", dir.display());
         Arc::new(Self { name: name.to_owned(), dir, run, seed, devices: AtomicU32::new(0) })
     }

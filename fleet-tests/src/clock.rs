@@ -70,6 +70,12 @@ pub fn full() -> bool {
     std::env::var_os("BRAMBLE_FULL").is_some_and(|v| v == "1")
 }
 
+/// The seed of this run: the one it was given, else another every second.
+#[must_use]
+pub fn seed() -> u64 {
+    std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(unix_secs)
+}
+
 /// Random choices that a seed repeats (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
@@ -79,6 +85,14 @@ impl Dice {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// Puts them into a random order.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for n in (1..all.len()).rev() {
+            let other = self.below(n as u64 + 1);
+            all.swap(n, usize::try_from(other).expect("invariant: not above n"));
+        }
     }
 
     /// The next number below `n`.

@@ -1,10 +1,11 @@
 //! One coordinator process and the broker it supervises: where they listen, where their files lie, and the ways to end
 //! them. Also the choice of ports.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -41,13 +42,17 @@ pub struct Coordinator {
     scheme: &'static str,
 }
 
-/// A port nobody listens on now, and that nobody is given by chance: below the range for outgoing connections.
+/// A port nobody listens on now, and that nobody is given by chance: below the range for outgoing connections. No other case
+/// of this program is given it.
 pub(crate) fn free_port(case: &Case) -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut dice = case.dice();
     for _ in 0..2000 {
         let mark = dice.below(1 << 40) ^ u64::from(std::process::id()) ^ next_mark();
         let port = 12_000 + u16::try_from(mark % 18_000).expect("invariant: below 18,000");
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            given.insert(port);
             return port;
         }
     }

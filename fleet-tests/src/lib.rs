@@ -47,6 +47,7 @@ pub mod proxy;
 pub mod pty;
 pub mod registry;
 pub mod release;
+pub mod sample;
 pub mod simulated;
 
 pub use app::Running;

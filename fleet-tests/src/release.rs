@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use xtask::run::Cmd;
 
@@ -34,9 +35,30 @@ impl Fault {
 }
 
 /// Who publishes, and with which keys.
-#[derive(Debug)]
 pub struct Publisher {
     dir: PathBuf,
+    template: OnceLock<Template>,
+}
+
+/// The agent under test, and where its version stands.
+struct Template {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Template {
+    fn below(dir: &Path) -> Self {
+        let path = dir.join("agent");
+        // Without what is for debuggers: it is sent many times.
+        let strip = Cmd::new("strip").arg("-o").arg(&path).arg(&programs().agent).check();
+        strip.unwrap_or_else(|err| panic!("{err}"));
+        let bytes = fs::read(&path).expect("it was just written");
+        let found = bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+        let after = found.map(|(at, _)| at + MARK.len());
+        let at: Vec<usize> = after.filter(|at| bytes[*at].is_ascii_digit()).collect();
+        let [at] = at[..] else { panic!("the version stands {} times in the program", at.len()) };
+        Self { bytes, at }
+    }
 }
 
 impl Publisher {
@@ -48,7 +70,7 @@ impl Publisher {
     pub fn new(fleet: &Fleet) -> Self {
         let dir = fleet.case().subdir("releases");
         fleet.bramble().ok(&["keys", "init", "--out", &dir.join("keys").display().to_string()]);
-        Self { dir }
+        Self { dir, template: OnceLock::new() }
     }
 
     /// The agent under test, as this version.
@@ -57,21 +79,16 @@ impl Publisher {
     /// When the version is not as long as the one it has.
     #[must_use]
     pub fn agent(&self, version: &str) -> PathBuf {
-        let path = self.dir.join(format!("agent-{version}"));
-        // Without what is for debuggers: it is sent many times.
-        let strip = Cmd::new("strip").arg("-o").arg(&path).arg(&programs().agent).check();
-        strip.unwrap_or_else(|err| panic!("{err}"));
-        let mut bytes = fs::read(&path).expect("it was just written");
-        let found = bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK).map(|(at, _)| at);
-        let at: Vec<usize> = found.filter(|at| bytes[at + MARK.len()].is_ascii_digit()).collect();
-        let [at] = at[..] else { panic!("the version stands {} times in the program", at.len()) };
-        let place = at + MARK.len()..at + MARK.len() + version.len();
+        let Template { bytes, at } = self.template.get_or_init(|| Template::below(&self.dir));
+        let place = *at..at + version.len();
         let is_number = |b: &u8| b.is_ascii_digit() || *b == b'.';
         assert!(
             bytes[place.clone()].iter().all(is_number) && !is_number(&bytes[place.end]),
             "{version} has another length"
         );
+        let mut bytes = bytes.clone();
         bytes[place].copy_from_slice(version.as_bytes());
+        let path = self.dir.join(format!("agent-{version}"));
         write_program(&path, &bytes);
         path
     }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bramble_contracts::v1::Status;
 use bramble_contracts::v2::UpgradeReport;
-use bramble_fleet_tests::clock::{Dice, full, pause, wait_until};
+use bramble_fleet_tests::clock::{full, pause, wait_until};
 use bramble_fleet_tests::process::kill_pid;
 use bramble_fleet_tests::release::{Fault, Publisher};
+use bramble_fleet_tests::sample;
 use bramble_fleet_tests::{Device, Fleet, Running, Starter, Watch, manifest, soon};
 
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -161,7 +162,13 @@ fn a_bad_release_leaves_the_old_agent_and_is_refused_until_it_is_retried() {
     let pi = device(&fleet, "pi-1");
     let (running, visitor) = app(&fleet, &pi);
     let publisher = Publisher::new(&fleet);
-    for (n, fault) in Fault::ALL.into_iter().enumerate() {
+    // Nobody is blamed for an agent that finds no broker before the old one has been connected for two minutes.
+    let taken = Fault::ALL.into_iter().filter(|fault| match fault {
+        Fault::Hang => sample::takes("release-hangs"),
+        Fault::Deaf => sample::takes("release-is-deaf"),
+        Fault::SelfTest | Fault::Crash | Fault::Rubbish => true,
+    });
+    for (n, fault) in taken.enumerate() {
         let version = format!("0.2.{n}");
         publisher.publish(&fleet, &version, &publisher.bad_agent(&version, fault));
         upgrade(&fleet, &version);
@@ -181,7 +188,7 @@ fn a_bad_release_leaves_the_old_agent_and_is_refused_until_it_is_retried() {
 }
 
 /// Who is hit in the middle of an upgrade.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Acting,
     Waiting,
@@ -190,9 +197,8 @@ enum Victim {
     Broker,
 }
 
-fn victim(dice: &mut Dice) -> Victim {
-    let all = [Victim::Acting, Victim::Waiting, Victim::Supervisor, Victim::Coordinator, Victim::Broker];
-    all[usize::try_from(dice.below(5)).unwrap()]
+impl Victim {
+    const ALL: [Self; 5] = [Self::Acting, Self::Waiting, Self::Supervisor, Self::Coordinator, Self::Broker];
 }
 
 fn hit(fleet: &Fleet, pi: &Device, victim: Victim) {
@@ -220,13 +226,13 @@ fn whoever_is_killed_in_the_middle_of_an_upgrade_it_ends_in_one_of_both_versions
     let publisher = Publisher::new(&fleet);
     let mut dice = fleet.case().dice();
     let mut have = "0.1.0".to_owned();
-    let rounds = if full() { 100 } else { 10 };
-    for round in 1..=rounds {
+    let mut victims: Vec<Victim> = (0..if full() { 20 } else { 1 }).flat_map(|_| Victim::ALL).collect();
+    dice.shuffle(&mut victims);
+    for (round, victim) in (1..).zip(victims) {
         let version = format!("{}.{}.{}", 1 + round / 100, round / 10 % 10, round % 10);
         publisher.publish(&fleet, &version, &publisher.agent(&version));
         upgrade(&fleet, &version);
         dice.moment(Duration::from_secs(6));
-        let victim = victim(&mut dice);
         hit(&fleet, &pi, victim);
         let (acts, upgrade) = ends(&fleet, &pi, &version);
         println!(

@@ -125,7 +125,7 @@ fn an_agent_killed_in_the_middle_of_upgrades_finishes_them() {
     let pi = fleet.device("pi-1");
     let ports = [fleet.port(), fleet.port()];
     let mut dice = fleet.case().dice();
-    let rounds = if full() { 200 } else { 20 };
+    let rounds = if full() { 200 } else { 7 };
     for round in 1..=rounds {
         let look = next(&mut dice, round);
         let service = dice.below(4) == 0;

@@ -12,7 +12,7 @@ use bramble_fleet_tests::clock::{Watch, stays, unix_secs, wait_until};
 use bramble_fleet_tests::keys::{In, Stolen};
 use bramble_fleet_tests::mesh::Mesh;
 use bramble_fleet_tests::proxy::{Mode, Proxy};
-use bramble_fleet_tests::{Device, Fleet, FleetSetup, jwt, manifest, soon, with_other_pin};
+use bramble_fleet_tests::{Device, Fleet, FleetSetup, jwt, manifest, sample, soon, with_other_pin};
 
 fn tokens(fleet: &Fleet) -> Vec<TokenView> {
     let page: Page<TokenView> = fleet.api().get("/api/v1/enrollment-tokens").unwrap();
@@ -84,6 +84,9 @@ const TTL_SECS: u64 = 14;
 
 #[test]
 fn credentials_run_out_live_and_away_and_nobody_notices() {
+    if !sample::takes("credentials-run-out") {
+        return;
+    }
     let setup = FleetSetup { serve: vec!["--device-jwt-ttl".into(), format!("{TTL_SECS}s")], ..FleetSetup::default() };
     let fleet = Fleet::start_with("expiry", &setup);
     let pi = fleet.device("pi-1");

@@ -496,6 +496,5 @@ pub(crate) fn full() -> bool {
 /// For random moments: another one in every run, unless one is given.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let now = || std::time::UNIX_EPOCH.elapsed().map_or(1, |time| u64::from(time.subsec_nanos()));
-    given.unwrap_or_else(now)
+    given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |time| u64::from(time.subsec_nanos())))
 }

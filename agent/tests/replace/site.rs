@@ -1,8 +1,8 @@
 //! A device whose agents are supervised, and the coordinator's hand on it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -35,13 +35,27 @@ pub(crate) fn version(patch: u16) -> AgentVersion {
 
 /// This agent as another version: the number in it is exchanged for one that is as long.
 pub(crate) fn agent_of(version: AgentVersion) -> Vec<u8> {
-    let mut binary = std::fs::read(env!("CARGO_BIN_EXE_bramble-agent")).unwrap();
-    let (old, new) = (format!("{MARK}{}", bramble_agent::version::text()), format!("{MARK}{version}"));
+    static STRIPPED: OnceLock<(Vec<u8>, usize)> = OnceLock::new();
+    let (agent, at) = STRIPPED.get_or_init(stripped);
+    let (old, new) = (bramble_agent::version::text(), version.to_string());
     assert_eq!(old.len(), new.len());
-    let at: Vec<usize> = find(&binary, old.as_bytes());
-    assert_eq!(at.len(), 1, "the version stands in one place");
-    binary[at[0]..at[0] + new.len()].copy_from_slice(new.as_bytes());
-    binary
+    let mut agent = agent.clone();
+    agent[*at..*at + new.len()].copy_from_slice(new.as_bytes());
+    agent
+}
+
+/// This agent without what is for debuggers, and where its version stands in it: both take a while, and it is sent often.
+#[allow(clippy::disallowed_methods, reason = "people use it, the agent does not")]
+fn stripped() -> (Vec<u8>, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let mut strip = std::process::Command::new("strip");
+    let status = strip.arg("-o").arg(&path).arg(env!("CARGO_BIN_EXE_bramble-agent")).status().unwrap();
+    assert!(status.success(), "{status}");
+    let agent = std::fs::read(&path).unwrap();
+    let places = find(&agent, format!("{MARK}{}", bramble_agent::version::text()).as_bytes());
+    assert_eq!(places.len(), 1, "the version stands in one place");
+    (agent, places[0] + MARK.len())
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Vec<usize> {

@@ -46,11 +46,11 @@ pub enum ReleaseAnswer {
     /// Signed release keys, in order.
     Keys(Vec<Vec<u8>>),
     /// A signed manifest.
-    Manifest(Vec<u8>),
+    Manifest(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// A signed timestamp.
-    Timestamp(Vec<u8>),
+    Timestamp(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// A part of a binary.
-    Chunk(Vec<u8>),
+    Chunk(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// There is no such thing here, in words. It may be withdrawn: asking again later can help.
     Absent(String),
     /// It cannot be told now, in words: ask again later.

@@ -168,6 +168,7 @@ pub struct CommandInput {
     /// Above the last one of this command.
     pub counter: u64,
     /// What was typed; [`END_OF_INPUT`] alone closes the input.
+    #[serde(with = "crate::bytes::raw")]
     pub bytes: Vec<u8>,
     /// New size of the terminal.
     pub resize: Option<(u16, u16)>,
@@ -189,9 +190,9 @@ pub struct ReplyFrame {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FrameBody {
     /// Printed on standard output.
-    Stdout(Vec<u8>),
+    Stdout(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// Printed on standard error.
-    Stderr(Vec<u8>),
+    Stderr(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// One line of a log.
     Line {
         /// Of which container.
@@ -206,7 +207,7 @@ pub enum FrameBody {
     /// So many lines were left out, because the reader was too slow.
     Skipped(u32),
     /// A part of a document.
-    Document(Vec<u8>),
+    Document(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// All was sent; for a program, its exit code.
     End {
         /// Of the program.

@@ -30,7 +30,7 @@ pub struct CommandInput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// What was typed, or came through the pipe.
-    Bytes(Vec<u8>),
+    Bytes(#[serde(with = "crate::bytes::raw")] Vec<u8>),
     /// There is no more of it.
     End,
     /// The terminal has another size.

@@ -19,6 +19,11 @@ use table::{Outcome, Row};
 const FLEET: &str = "bramble-fleet-tests";
 const GUESTS: &str = "bramble-qemu-tests";
 
+/// The fleet's test programs of which two cases may run at a time: they wait most of their time. The others measure and
+/// starve real processes, so theirs run one after the other.
+const BESIDE: [&str; 10] =
+    ["agent_upgrade", "clock", "compose", "enrol", "forged", "race", "smoke", "store", "terminal", "upgrade"];
+
 /// How much of the test cases runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -109,9 +114,12 @@ fn stages(deny: &Path, depth: Depth, guests: bool) -> Vec<Stage> {
             stages.push(Stage { name: "each part alone", cmd: as_root(parts) });
             let board = cargo(&["test", "-p", GUESTS, "--lib", "--bins"]);
             stages.push(Stage { name: "the virtual board, without a guest", cmd: as_root(board) });
-            // One after the other: each measures and starves real processes.
-            let serial = cargo(&["test", "-p", FLEET, "--no-fail-fast", "--", "--test-threads=1"]);
-            stages.push(Stage { name: "the whole fleet", cmd: as_root(serial) });
+            let beside = fleet_cases(&BESIDE.map(|one| format!("--test={one}")), 2);
+            stages.push(Stage { name: "the fleet, two cases at a time", cmd: beside });
+            let rest = fleet_programs().into_iter().filter(|one| !BESIDE.contains(&one.as_str()));
+            let rest: Vec<String> =
+                ["--lib".into(), "--bins".into()].into_iter().chain(rest.map(|one| format!("--test={one}"))).collect();
+            stages.push(Stage { name: "the fleet, one case at a time", cmd: fleet_cases(&rest, 1) });
             if guests {
                 let guests = cargo(&["test", "-p", GUESTS, "--no-fail-fast", "--test", "*", "--", "--test-threads=1"]);
                 stages.push(Stage { name: "the virtual Pi", cmd: as_root(guests) });
@@ -125,6 +133,23 @@ fn stages(deny: &Path, depth: Depth, guests: bool) -> Vec<Stage> {
     }
     stages.push(Stage { name: "README and guide", cmd: Cmd::new(&this).arg("tour").within(Duration::from_secs(1800)) });
     stages.into_iter().map(|s| Stage { cmd: s.cmd.dir(paths::checkout()), ..s }).collect()
+}
+
+fn fleet_cases(programs: &[String], at_a_time: u32) -> Cmd {
+    let threads = format!("--test-threads={at_a_time}");
+    as_root(cargo(&["test", "-p", FLEET, "--no-fail-fast"]).args(programs).args(["--", &threads]))
+}
+
+/// The names of the fleet's test programs.
+fn fleet_programs() -> Vec<String> {
+    let dir = paths::checkout().join("fleet-tests/tests");
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
 }
 
 fn run(stage: &Stage, kit: &Kit) -> Row {
@@ -183,6 +208,24 @@ fn commit() -> String {
         Ok(_) | Err(_) => {
             let diff = git(&["diff", "HEAD"]).unwrap_or_default();
             format!("{commit}-dirty-{}", &prepare::sha256(diff.as_bytes())[..8])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_of_the_fleet_is_run_in_one_of_both_ways() {
+        let all = fleet_programs();
+        assert!(all.len() > BESIDE.len() && BESIDE.iter().all(|one| all.iter().any(|name| name == one)), "{all:?}");
+        let deny = PathBuf::from("cargo-deny");
+        let lines: Vec<String> = stages(&deny, Depth::Change, true).iter().map(|stage| stage.cmd.line()).collect();
+        for name in all {
+            let word = format!("--test={name}");
+            let runs = lines.iter().filter(|line| line.split(' ').any(|one| one == word)).count();
+            assert_eq!(runs, 1, "{name} in {lines:#?}");
         }
     }
 }

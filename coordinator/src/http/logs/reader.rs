@@ -18,10 +18,14 @@ use bramble_contracts::{
     v1::{FrameBody, LogCursor, LogPart, LogPlace, LogRest, LogSpan, LogWindow, LogWish, Verb},
 };
 use futures::StreamExt as _;
+use tokio::time::{sleep, timeout};
 
-use crate::background::{
-    Core,
-    port::{Frames, MeshError},
+use crate::{
+    background::{
+        Core,
+        port::{Frames, MeshError},
+    },
+    domain::liveness::Heard,
 };
 
 /// How long a window waits for more.
@@ -36,6 +40,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: u32 = 5;
 /// Heartbeats of the whole fleet tick; they are looked at so often at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_ANYHOW: Duration = Duration::from_secs(1);
+/// One that only restarts is back before this.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// Which lines of which deployment.
 #[derive(Clone)]
@@ -193,9 +200,12 @@ impl Reader {
         let frame = tokio::select! {
             biased;
             frame = open.frames.next() => frame,
-            () = restarted(&self.core, &self.id, open.session) => {
+            gone = gone(&self.core, &self.id, open.session) => {
                 // Its last frames will not come; nothing of what they said is lost.
                 self.window = None;
+                if let Gone::Away = gone {
+                    self.failed("it is not connected".to_owned()).await;
+                }
                 return;
             }
         };
@@ -300,7 +310,7 @@ impl Reader {
             self.ready.push_back(Item { at: self.at, line });
         }
         let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
     }
 
     fn over(&mut self, detail: String) {
@@ -316,13 +326,36 @@ fn session(core: &Core, id: &DeviceId) -> Option<SessionId> {
     core.index.look(|lens| lens.fleet.device(id).acting_beat().map(|beat| beat.heartbeat.session))
 }
 
-/// Waits until another run of its agent is heard.
-async fn restarted(core: &Core, id: &DeviceId, asked: Option<SessionId>) {
+/// Why nothing more comes of a window.
+enum Gone {
+    /// Another run of its agent is heard.
+    Restarted,
+    /// It has not been connected for a while.
+    Away,
+}
+
+/// Waits until nothing more can come of what this run of its agent was asked.
+async fn gone(core: &Core, id: &DeviceId, asked: Option<SessionId>) -> Gone {
     let mut ticks = core.index.ticks();
-    while session(core, id) == asked {
-        if ticks.changed().await.is_err() {
-            return std::future::pending().await;
+    let mut left_ms = None;
+    loop {
+        let (session, left, now_ms) = core.index.look(|lens| {
+            let beat = lens.fleet.device(id).acting_beat();
+            let left = beat.is_some_and(|beat| matches!(beat.heard, Heard::Left(_)));
+            (beat.map(|beat| beat.heartbeat.session), left, lens.now.mono_ms)
+        });
+        if session != asked {
+            return Gone::Restarted;
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        left_ms = left.then(|| left_ms.unwrap_or(now_ms));
+        if left_ms.is_some_and(|since_ms| Millis(now_ms.saturating_sub(since_ms)).duration() >= AWAY) {
+            return Gone::Away;
+        }
+        // Where nobody else is, nothing ticks any more.
+        match timeout(LOOK_ANYHOW, ticks.changed()).await {
+            Ok(Ok(())) => sleep(LOOK_AGAIN).await,
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => {}
+        }
     }
 }
