@@ -120,7 +120,9 @@ pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)>
         if view.health == Health::Healthy { Ok(()) } else { Err(format!("{view:?}")) }
     });
     let asked_at = files.tape.metadata()?.len();
-    let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", "240s"]);
+    // A good one has more time than it needs, on a busy machine, too.
+    let give_up = if upgrade == Upgrade::Good { "900s" } else { "240s" };
+    let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", give_up]);
     let mut written = false;
     let story = lab.watch(&asked, |told| {
         if told.phase == OsPhase::Applying && !written {
