@@ -21,10 +21,12 @@
 
 pub mod apt;
 pub mod board;
+pub mod canary;
 pub mod card;
 mod clock;
 mod control;
 pub mod firmware;
+pub mod harm;
 pub mod image;
 pub mod member;
 mod pi;

@@ -7,8 +7,10 @@ use bramble_contracts::v2::ClockVerdict;
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::{full, unix_secs};
 use bramble_fleet_tests::wait_until;
+use bramble_qemu_tests::apt::AptRepo;
 use bramble_qemu_tests::member::{Member, NAME};
-use bramble_qemu_tests::{BOOT, Clock, Hang, image, sample};
+use bramble_qemu_tests::upgrade::Lab;
+use bramble_qemu_tests::{BOOT, Clock, Hang, canary, image, sample};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -21,12 +23,17 @@ const TRYBOOT: &[Blow] = &[("tryboot", tryboot)];
 
 #[test]
 fn a_flashed_card_becomes_a_device_and_stays_one() {
-    let member = member("qemu-story");
+    let case = Case::new("qemu-story");
+    let repo = AptRepo::start(&case);
+    let member = Member::with(&case, &image::for_tests(), &[repo.address()]);
     first_boot(&member);
     power_cuts(&member);
     // A short run takes its sample on the same device; a full one takes all of them, each group on one of its own.
     if !full() {
         strike(&member, &[ALONE, HANGS, TRYBOOT].concat());
+    }
+    if sample::is_short() {
+        canary::short(&Lab::of(member, repo));
     }
 }
 
