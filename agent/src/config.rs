@@ -12,6 +12,7 @@ use bramble_contracts::v1::Instance;
 use serde::Deserialize;
 
 use crate::core::disk::DiskRules;
+use crate::core::os;
 use crate::core::upgrade::Bounds;
 use crate::host::device::Places;
 use crate::host::instances;
@@ -101,6 +102,9 @@ pub struct Config {
     /// How the agent replaces itself.
     #[serde(default)]
     pub upgrade: UpgradeConfig,
+    /// How the operating system is upgraded.
+    #[serde(default)]
+    pub os: OsConfig,
     /// The file itself.
     #[serde(skip)]
     pub file: PathBuf,
@@ -133,6 +137,33 @@ impl Default for UpgradeConfig {
             trial_secs: secs(bounds.trial_ms),
             retry_secs: secs(bounds.pause_ms),
         }
+    }
+}
+
+/// `[os]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OsConfig {
+    /// Seconds within which packages have to be written: a script of one that hangs is ended then.
+    pub apply_secs: u32,
+}
+
+impl Default for OsConfig {
+    fn default() -> Self {
+        Self { apply_secs: 170 * 60 }
+    }
+}
+
+impl OsConfig {
+    /// The same, for apt.
+    pub fn apply_max(&self) -> Duration {
+        Duration::from_secs(self.apply_secs.into())
+    }
+
+    /// How long the parts of an upgrade may take. Patience with a unit is longer than with what it runs: what hangs is named.
+    pub fn bounds(&self) -> os::Bounds {
+        const MARGIN_MS: u64 = 600_000;
+        os::Bounds { apply_ms: u64::from(self.apply_secs) * 1000 + MARGIN_MS, ..os::Bounds::default() }
     }
 }
 
@@ -325,6 +356,7 @@ impl Config {
             ("upgrade.start_secs", config.upgrade.start_secs, 5, 3600),
             ("upgrade.trial_secs", config.upgrade.trial_secs, 5, 86_400),
             ("upgrade.retry_secs", config.upgrade.retry_secs, 1, 86_400),
+            ("os.apply_secs", config.os.apply_secs, 10, 5 * 3600),
         ];
         for (field, got, min, max) in bounds {
             if !(min..=max).contains(&got) {

@@ -151,7 +151,7 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
         Command::Os(args) => {
             let config = Config::load(&args.config.config)?;
             log_to();
-            runtime()?.block_on(os(args.task, &Files::of(&config.state_dir)))?;
+            runtime()?.block_on(os(args.task, &config))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
@@ -165,9 +165,10 @@ fn task(text: &str) -> Result<Task, String> {
     Task::named(text).ok_or_else(|| "it is no part of an OS upgrade".to_owned())
 }
 
-async fn os(task: Task, files: &Files) -> anyhow::Result<()> {
+async fn os(task: Task, config: &Config) -> anyhow::Result<()> {
+    let files = &Files::of(&config.state_dir);
     match task {
-        Task::Verb(verb) => Box::pin(run_verb(verb, files)).await,
+        Task::Verb(verb) => Box::pin(run_verb(verb, files, config.os.apply_max())).await,
         Task::Look => look(files).await,
         Task::Reboot(way) => reboot(way, Machine::look().tier() == Protection::Tryboot).await,
         Task::Probation => Box::pin(probation(files)).await,

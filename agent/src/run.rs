@@ -82,7 +82,7 @@ pub async fn run(config: &Config) -> anyhow::Result<Ended> {
     let agent = Agent::ready(mesh_config(config, facts, words, questions)?)?;
     let between = Between::new(upgrade::stored(&config.state_dir), os::stored(&config.state_dir));
     let mut driver = Driver::new(config, &agent, words_in, between.clone())?;
-    let os = os::Driver::new(&config.state_dir, agent.board(), agent.on_duty(), between, questions_in);
+    let os = os::Driver::new(config, agent.board(), agent.on_duty(), between, questions_in);
     tracing::info!(
         version = version::text(),
         instance = config.instance.name(),

@@ -205,6 +205,19 @@ impl Board {
         self.shared.lock().reels.clone()
     }
 
+    /// Stops the guest's processors while `look` runs: its card does not change meanwhile.
+    ///
+    /// # Errors
+    /// When it is off, or QEMU refuses.
+    pub fn still<T>(&self, look: impl FnOnce(&CardFile) -> T) -> anyhow::Result<T> {
+        let mut inner = self.shared.lock();
+        let qemu = inner.qemu.as_mut().context("the board is off: it stands still anyway")?;
+        qemu.ask("stop", &json!({}))?;
+        let seen = look(&self.shared.parts.card);
+        qemu.ask("cont", &json!({}))?;
+        Ok(seen)
+    }
+
     /// Presses the reset button.
     ///
     /// # Errors

@@ -22,10 +22,12 @@
 pub mod apt;
 pub mod board;
 pub mod campaign;
+pub mod canary;
 pub mod card;
 mod clock;
 mod control;
 pub mod firmware;
+pub mod harm;
 pub mod image;
 pub mod member;
 mod pi;

@@ -11,6 +11,7 @@ use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::net::NetNs;
 use bramble_fleet_tests::{Fleet, FleetSetup, wait_until};
 use serde_json::json;
+use xtask::clock::until;
 use xtask::paths;
 pub use xtask::pi::HOST;
 use xtask::pi::Seed;
@@ -96,10 +97,19 @@ impl Member {
     /// When it does not.
     #[track_caller]
     pub fn answers(&self) {
-        wait_until("the app to answer through the forwarded port", APP_UP, || {
+        let answered = until("the app to answer through the forwarded port", APP_UP, || {
             let answer = xtask::http::get(self.pi.port(APP), "/").map_err(|err| err.to_string())?;
             if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
         });
+        answered.unwrap_or_else(|vain| panic!("{vain}. Inside: {}", self.of_apps()));
+    }
+
+    /// What the guest says of its apps, for messages.
+    fn of_apps(&self) -> String {
+        let ask = "ip -br addr; nft list ruleset | grep -iE 'dnat|dport'; \
+                   journalctl -b --no-pager -o short-monotonic -n 80 -u 'bramble*'";
+        let said = self.pi.board().run(ask, Duration::from_secs(120));
+        said.map_or_else(|err| format!("{err:#}. {}", self.pi.serial().last_words()), |said| said.out)
     }
 
     /// Waits until the app answers inside the guest: no network takes part.

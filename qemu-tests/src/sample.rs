@@ -1,10 +1,13 @@
-//! What of the long cases a run takes: all of them in a full run, else one, which changes with the commit.
+//! What of the long cases a run takes: all of them in a full run, else one, which changes with the commit; or those that
+//! `BRAMBLE_ONLY` names, with commas between them, to repeat some.
 
 use bramble_fleet_tests::clock::{Dice, full, unix_secs};
 
-/// Cases of which a short run takes one. The conversion is none of them: alone it takes longer than all that a short run
+use crate::harm::HARMS;
+
+/// Cases of a device without an upgrade. The conversion is none of them: alone it takes longer than all that a short run
 /// does with guests.
-pub const CASES: &[&str] = &[
+const PLAIN: &[&str] = &[
     "reboot-offline",
     "clock-1970",
     "clock-ahead",
@@ -17,14 +20,23 @@ pub const CASES: &[&str] = &[
     "state-full",
 ];
 
+/// Cases of which a short run takes one.
+fn cases() -> Vec<&'static str> {
+    PLAIN.iter().copied().chain(HARMS.iter().map(|harm| harm.name)).collect()
+}
+
 /// Does this run take the case?
 ///
 /// # Panics
-/// When it is none of [`CASES`].
+/// When it is no sampled case.
 #[must_use]
 pub fn takes(case: &str) -> bool {
-    assert!(CASES.contains(&case), "{case} is no sampled case");
-    let chosen = chosen();
+    let cases = cases();
+    assert!(cases.contains(&case), "{case} is no sampled case");
+    if let Some(only) = only() {
+        return only.split(',').any(|name| name == case);
+    }
+    let chosen = chosen(&cases);
     let takes = full() || case == chosen;
     if !takes {
         println!("{case} is left to the full run; this one takes {chosen}");
@@ -32,8 +44,31 @@ pub fn takes(case: &str) -> bool {
     takes
 }
 
-fn chosen() -> &'static str {
+/// Is this a short run, in which one device does all that a device does?
+#[must_use]
+pub fn is_short() -> bool {
+    !full() && only().is_none()
+}
+
+fn only() -> Option<String> {
+    std::env::var("BRAMBLE_ONLY").ok()
+}
+
+fn chosen(cases: &[&'static str]) -> &'static str {
     let seed = std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(unix_secs);
-    let index = Dice::new(seed).below(CASES.len() as u64);
-    CASES[usize::try_from(index).expect("invariant: below a length")]
+    let index = Dice::new(seed).below(cases.len() as u64);
+    cases[usize::try_from(index).expect("invariant: below a length")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_chosen_by_some_seed() {
+        let cases = cases();
+        let chosen: std::collections::BTreeSet<_> =
+            (0..1000).map(|seed| cases[usize::try_from(Dice::new(seed).below(cases.len() as u64)).unwrap()]).collect();
+        assert_eq!(chosen.len(), cases.len());
+    }
 }

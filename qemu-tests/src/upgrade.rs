@@ -5,11 +5,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bramble_contracts::DeviceId;
 use bramble_contracts::boot::Slot;
-use bramble_contracts::id::DeviceId;
 use bramble_contracts::v1::Status;
 use bramble_contracts::v3::{OsPhase, OsReport, OsUpgradeReport, Protection};
 use bramble_fleet_tests::case::Case;
@@ -27,8 +28,10 @@ pub const MARK: &str = "fleet-mark";
 pub const MARK_FILE: &str = "fleet-mark.txt";
 /// The version that a device has before.
 pub const OLD: &str = "1.0";
-/// The version that it is to get.
-pub const NEW: &str = "2.0";
+/// On root, written while packages are applied.
+pub const OF_AN_APP: &str = "/srv/of-an-app";
+/// On the state volume, written then, too.
+pub const OF_THE_STATE: &str = "/var/lib/bramble/of-the-state";
 /// The longest from the operator's word to the end.
 pub const UPGRADE: Duration = Duration::from_secs(1800);
 /// For a command that installs.
@@ -40,6 +43,8 @@ pub struct Lab {
     pub member: Member,
     /// What it is upgraded from.
     pub repo: AptRepo,
+    /// Of the newest package. One that failed is told from the next one by its version.
+    version: AtomicU32,
 }
 
 /// How an upgrade went.
@@ -91,18 +96,25 @@ impl Lab {
         let case = Case::new(name);
         let repo = AptRepo::start(&case);
         let member = Member::with(&case, &image::for_tests(), &[repo.address()]);
-        let lab = Lab { member, repo };
+        member.plant(&member.seed().text());
+        member.pi.boot();
+        member.online();
+        member.apply_hello();
+        member.answers();
+        Self::of(member, repo)
+    }
+
+    /// The same of a device whose app answers, and which reaches the repository.
+    #[must_use]
+    #[track_caller]
+    pub fn of(member: Member, repo: AptRepo) -> Self {
+        let lab = Lab { member, repo, version: AtomicU32::new(1) };
         lab.settle_in();
         lab
     }
 
     fn settle_in(&self) {
         let member = &self.member;
-        member.plant(&member.seed().text());
-        member.pi.boot();
-        member.online();
-        member.apply_hello();
-        member.answers();
         wait_until("the device to say how it is protected", Duration::from_secs(300), || match self.os() {
             Some(os) if os.protection == Protection::Tryboot && os.lacks.is_empty() => Ok(()),
             other => Err(format!("{other:?}")),
@@ -118,6 +130,19 @@ impl Lab {
         assert_eq!(said.code, 0, "the old package: {}", said.out);
     }
 
+    /// Publishes a newer package, which `made` makes of the bare one and of what it has to run first. Gives its version.
+    pub fn offer(&self, made: impl FnOnce(Package, &str) -> Package) -> String {
+        let version = format!("{}.0", self.version.fetch_add(1, Ordering::Relaxed) + 1);
+        self.repo.add(&[made(mark(&version), &marks_slot(&version))]);
+        version
+    }
+
+    /// What apps write between the snapshot and the reboot.
+    #[track_caller]
+    pub fn writes_meanwhile(&self) {
+        self.member.pi.ok(&format!("echo kept > {OF_AN_APP}; echo kept > {OF_THE_STATE}; sync"));
+    }
+
     fn case(&self) -> &Arc<Case> {
         self.member.pi.case()
     }
@@ -128,11 +153,10 @@ impl Lab {
         Some(self.member.fleet.device_view(NAME).ok()?.report?.os)
     }
 
-    /// Who the device is.
+    /// What the device says of what was asked; nothing before it has taken it.
     #[must_use]
-    #[track_caller]
-    pub fn id(&self) -> DeviceId {
-        self.member.fleet.device_view(NAME).unwrap_or_else(|err| panic!("{err}")).id
+    pub fn upgrade_of(&self, asked: &Asked) -> Option<OsUpgradeReport> {
+        asked.of(&self.os()?)
     }
 
     /// An operator asks for it, with these words, and waits.
@@ -148,21 +172,20 @@ impl Lab {
         Asked { command, before, watch: Watch::start() }
     }
 
-    /// Watches it at the coordinator until it ends; `look` hears of every change.
+    /// Watches it at the coordinator until it ends; `look` sees it again and again.
     #[track_caller]
     pub fn watch(&self, asked: &Asked, mut look: impl FnMut(&OsUpgradeReport)) -> Story {
         let mut seen: Vec<(OsPhase, u8)> = vec![];
         let (end, os) = wait_until("the upgrade to end", UPGRADE, || {
             let last = || self.member.pi.serial().last_words();
             let os = self.os().ok_or_else(|| format!("no report. {}", last()))?;
-            let upgrade = os.upgrade.clone().filter(|upgrade| Some(upgrade.id.to_string()) != asked.before);
-            let upgrade = upgrade.ok_or_else(|| format!("it has not begun. {}", last()))?;
+            let upgrade = asked.of(&os).ok_or_else(|| format!("it has not begun. {}", last()))?;
             let now = (upgrade.phase, upgrade.percent);
             if seen.last() != Some(&now) {
                 println!("   {:6.1} s {:?} {} % {}", asked.watch.elapsed().as_secs_f64(), now.0, now.1, upgrade.reason);
                 seen.push(now);
-                look(&upgrade);
             }
+            look(&upgrade);
             match (upgrade.status, upgrade.phase) {
                 // Confirmed, it still removes the snapshot and makes the other slot like its own.
                 (Status::Confirmed | Status::RolledBack | Status::Failed, OsPhase::Done) => Ok((upgrade, os)),
@@ -172,14 +195,22 @@ impl Lab {
         Story { seen, end, os, took: asked.watch.elapsed() }
     }
 
-    /// Switches it off in peace and reads its card, which is as it must be between upgrades: no snapshot, a slot that is named.
+    /// Stops its processors and reads its card, which is as it must be between upgrades: no snapshot, a slot that is named.
     #[track_caller]
-    pub fn at_rest(&self) -> Outside {
-        self.member.pi.switch_off();
-        let outside = self.member.pi.card().outside(&self.work()).unwrap_or_else(|err| panic!("{err:#}"));
+    pub fn outside(&self) -> Outside {
+        self.member.pi.ok("sync");
+        let seen = self.member.pi.board().still(|card| card.outside(&self.work()));
+        let outside = seen.and_then(|seen| seen).unwrap_or_else(|err| panic!("{err:#}"));
         assert_eq!((outside.snapshot, outside.merging), (None, false), "{outside:?}");
         assert!(outside.autoboot.is_some(), "{outside:?}");
         outside
+    }
+
+    /// Who it is for the coordinator. An identity that was lost would be another one.
+    #[must_use]
+    #[track_caller]
+    pub fn device(&self) -> DeviceId {
+        self.member.fleet.device_view(NAME).unwrap_or_else(|err| panic!("{err}")).id
     }
 
     fn work(&self) -> PathBuf {
@@ -203,6 +234,10 @@ impl Lab {
 }
 
 impl Asked {
+    fn of(&self, os: &OsReport) -> Option<OsUpgradeReport> {
+        os.upgrade.clone().filter(|upgrade| Some(upgrade.id.to_string()) != self.before)
+    }
+
     /// What the operator read, once the command has ended.
     ///
     /// # Panics

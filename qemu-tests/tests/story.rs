@@ -7,8 +7,11 @@ use bramble_contracts::v2::ClockVerdict;
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::{full, unix_secs};
 use bramble_fleet_tests::wait_until;
+use bramble_qemu_tests::apt::AptRepo;
+use bramble_qemu_tests::campaign::Recorder;
 use bramble_qemu_tests::member::{Member, NAME};
-use bramble_qemu_tests::{BOOT, Clock, Hang, image, sample};
+use bramble_qemu_tests::upgrade::Lab;
+use bramble_qemu_tests::{BOOT, Clock, Hang, canary, image, sample};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -21,13 +24,20 @@ const TRYBOOT: &[Blow] = &[("tryboot", tryboot)];
 
 #[test]
 fn a_flashed_card_becomes_a_device_and_stays_one() {
-    let member = member("qemu-story");
+    let case = Case::new("qemu-story");
+    let repo = AptRepo::start(&case);
+    let member = Member::with(&case, &image::for_tests(), &[repo.address()]);
     first_boot(&member);
     power_cuts(&member);
-    // A short run takes its sample on the same device; a full one takes all of them, each group on one of its own.
-    if !full() {
-        strike(&member, &[ALONE, HANGS, TRYBOOT].concat());
+    if !sample::is_short() {
+        return comes_back(&member);
     }
+    // A short run does all it does on the same device; a full one takes all cases, each group on a device of its own.
+    let recorder = Recorder::start(&member.pi, "story").unwrap();
+    comes_back(&member);
+    let lab = Lab::of(member, repo);
+    canary::short(&lab, recorder);
+    strike(&lab.member, &[ALONE, HANGS, TRYBOOT].concat());
 }
 
 #[test]
@@ -100,17 +110,21 @@ fn first_boot(member: &Member) {
     member.answers();
 }
 
-/// Power goes at any moment, also while it boots.
+/// Power goes at any moment, also while it boots. It stays off.
 fn power_cuts(member: &Member) {
     let mut dice = member.pi.case().dice();
     for cut in 1..=if full() { 10 } else { 1 } {
         println!("── power cut {cut}");
+        member.pi.board().power_on();
         dice.moment(Duration::from_secs(if cut % 2 == 0 { 60 } else { 20 }));
         member.pi.cut_power();
         member.pi.card().volume_group(4).unwrap();
-        member.pi.board().power_on();
     }
-    member.pi.wait_boot(member.pi.board().boots());
+}
+
+/// With power again.
+fn comes_back(member: &Member) {
+    member.pi.boot();
     member.answers();
     member.is_sound();
     member.online();

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, watch};
 
+use crate::config::Config;
 use crate::core::os::{Effect, Event, Facts, Ledger, LedgerFile, OsStatus, Phase, Verb, status, step, wake_at};
 use crate::core::upgrade::System;
 use crate::host::clock::up_ms;
@@ -77,8 +78,8 @@ fn system(ledger: &Ledger) -> System {
 
 impl Driver {
     /// Before anything acts: apps are kept as they are from the start where an upgrade is on trial.
-    pub(crate) fn new(state_dir: &Path, board: Board, on_duty: OnDuty, between: Between, questions: Questions) -> Self {
-        let files = Files::of(state_dir);
+    pub(crate) fn new(config: &Config, board: Board, on_duty: OnDuty, between: Between, questions: Questions) -> Self {
+        let files = Files::of(&config.state_dir);
         let ledger = files.ledger().load_json::<LedgerFile>().ok().and_then(Loaded::value).map(Ledger::from);
         let ledger = ledger.unwrap_or_default();
         board.update(|view| view.holds_apps = ledger.holds_apps());
@@ -90,7 +91,7 @@ impl Driver {
             between,
             questions,
             answered: Arc::default(),
-            sight: Sight::new(),
+            sight: Sight::new(config.os.bounds()),
             ledger,
             facts: None,
             marks: vec![],

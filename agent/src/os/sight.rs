@@ -34,10 +34,11 @@ pub(super) struct Sight {
     wish: Option<Wish>,
     /// Of the last look; kept while nothing is under way.
     seen: Option<Seen>,
+    bounds: Bounds,
 }
 
 impl Sight {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         let machine = Machine::look();
         // Whoever has started this agent has to start the units, too.
         let by_systemd = Manager::of_this_agent() == Some(Manager::Systemd);
@@ -48,6 +49,7 @@ impl Sight {
             clock: Clock::Unfit("nobody has told the device the time yet".into()),
             wish: None,
             seen: None,
+            bounds,
         }
     }
 
@@ -164,7 +166,7 @@ impl Sight {
             window: window(asked, now_ms),
             own_upgrade: own,
             panic: said.panic,
-            bounds: Bounds::default(),
+            bounds: self.bounds,
         }
     }
 }
@@ -315,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_our_layout_is_not_looked_at() {
-        let mut sight = Sight::new();
+        let mut sight = Sight::new(Bounds::default());
         if sight.machine.is_ours() {
             eprintln!("this machine has our layout: not tested");
             return;

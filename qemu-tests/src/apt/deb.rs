@@ -14,7 +14,7 @@ pub struct Package {
     version: String,
     depends: Vec<String>,
     fields: Vec<String>,
-    scripts: Vec<(&'static str, String)>,
+    controls: Vec<(&'static str, String, u32)>,
     files: Vec<(String, String, u32)>,
 }
 
@@ -23,7 +23,7 @@ impl Package {
     #[must_use]
     pub fn new(name: &str, version: &str) -> Self {
         let (name, version) = (name.to_owned(), version.to_owned());
-        Package { name, version, depends: vec![], fields: vec![], scripts: vec![], files: vec![] }
+        Package { name, version, depends: vec![], fields: vec![], controls: vec![], files: vec![] }
     }
 
     /// It needs this one.
@@ -43,7 +43,14 @@ impl Package {
     /// What runs after its files are there: lines of shell.
     #[must_use]
     pub fn postinst(mut self, lines: &str) -> Self {
-        self.scripts.push(("postinst", format!("#!/bin/sh\n{lines}\n")));
+        self.controls.push(("postinst", format!("#!/bin/sh\n{lines}\n"), 0o755));
+        self
+    }
+
+    /// A file beside its control file: what it asks, or which of its files people may change.
+    #[must_use]
+    pub fn control_file(mut self, name: &'static str, text: &str, mode: u32) -> Self {
+        self.controls.push((name, text.into(), mode));
         self
     }
 
@@ -81,8 +88,8 @@ impl Package {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).context("cannot set the mode")
         };
         write("DEBIAN/control", &self.control(), 0o644)?;
-        for (script, text) in &self.scripts {
-            write(&format!("DEBIAN/{script}"), text, 0o755)?;
+        for (name, text, mode) in &self.controls {
+            write(&format!("DEBIAN/{name}"), text, *mode)?;
         }
         for (path, text, mode) in &self.files {
             write(path, text, *mode)?;

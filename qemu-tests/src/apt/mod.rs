@@ -95,6 +95,16 @@ impl AptRepo {
         add().unwrap_or_else(|err| panic!("cannot add packages: {err:#}"));
     }
 
+    /// How many bytes a package of it has.
+    ///
+    /// # Panics
+    /// When it was never added.
+    #[must_use]
+    pub fn size(&self, name: &str, version: &str) -> u64 {
+        let file = self.dir.join(format!("pool/{name}_{version}_all.deb"));
+        fs::metadata(&file).unwrap_or_else(|err| panic!("{}: {err}", file.display())).len()
+    }
+
     /// Index, release and signature, each in the place of the one before.
     fn publish(&self) -> anyhow::Result<()> {
         let suite = self.dir.join("dists/fleet");

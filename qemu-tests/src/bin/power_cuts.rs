@@ -155,6 +155,7 @@ fn keep(lab: &Lab, recording: &Recording, cut: &Cut, args: &Args, number: u64) -
         std::fs::copy(from, dir.join(name)).map(drop).with_context(|| format!("cannot keep {name}"))
     };
     let pi = &lab.member.pi;
+    pi.cut_power();
     copy(pi.card().path(), "ended.img")?;
     copy(&pi.case().logs().join("pi-1.serial.log"), "serial.log")?;
     let mut dice = Dice::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));

@@ -11,5 +11,5 @@ pub mod rows;
 mod tape;
 mod upgrade;
 
-pub use recording::Recording;
+pub use recording::{Recorder, Recording};
 pub use upgrade::{Ending, Upgrade, record, survive};

@@ -13,6 +13,7 @@ use xtask::run::Cmd;
 use super::cut::{Follow, Phase, Seen, Stretch};
 use super::tape::{Kept, Kind, Tape};
 use crate::card::{CardFile, GROUP_PARTITION};
+use crate::pi::VirtualPi;
 
 /// LVM's label, header and texts are before the first extent.
 const METADATA: u64 = 1 << 20;
@@ -28,33 +29,62 @@ pub struct Recording {
     pub stretches: Vec<Stretch>,
 }
 
-/// Where a recording lies while it is made.
+/// A recording that is being made.
 #[derive(Debug)]
-pub struct Files {
-    /// A copy of the card, from before.
-    pub base: PathBuf,
-    /// The tape.
-    pub tape: PathBuf,
-    /// A folder for a card that it is played onto.
-    pub work: PathBuf,
+pub struct Recorder {
+    base: PathBuf,
+    tape: PathBuf,
+    work: PathBuf,
+    /// The tape's length in bytes when the upgrade was asked for.
+    asked: u64,
 }
 
-impl Recording {
-    /// Reads one that has ended. `reels` are the tape's lengths in bytes when each boot began, `asked` when the upgrade was
-    /// asked for.
+impl Recorder {
+    /// Of a device that is off, from its next boot on. The first of a device keeps its card, and the others begin with that.
+    ///
+    /// # Errors
+    /// When the card cannot be copied.
+    pub fn start(pi: &VirtualPi, name: &str) -> anyhow::Result<Self> {
+        let work = pi.case().subdir("recording");
+        let (base, tape) = (work.join("base.img"), work.join(format!("{name}.tape")));
+        let card = pi.card().path();
+        if base.exists() {
+            copy(&base, card)?
+        } else {
+            copy(card, &base)?
+        }
+        pi.board().record(Some(tape.clone()))?;
+        Ok(Recorder { base, tape, work, asked: 0 })
+    }
+
+    /// What comes now belongs to the upgrade.
+    ///
+    /// # Errors
+    /// When there is no tape.
+    pub fn mark(&mut self) -> anyhow::Result<()> {
+        self.asked = self.tape.metadata().with_context(|| format!("no tape at {}", self.tape.display()))?.len();
+        Ok(())
+    }
+
+    /// Takes the power away and reads what was recorded.
     ///
     /// # Errors
     /// When a file cannot be read, or the card of some moment means nothing.
-    pub fn read(files: Files, reels: &[u64], asked: u64) -> anyhow::Result<Self> {
-        let tape = Tape::read(&files.tape)?;
+    pub fn end(self, pi: &VirtualPi) -> anyhow::Result<Recording> {
+        pi.cut_power();
+        let reels = pi.board().reels();
+        pi.board().record(None)?;
+        let tape = Tape::read(&self.tape)?;
         let boots: Vec<usize> = reels.iter().map(|bytes| tape.entries_at(*bytes)).collect();
-        let scratch = files.work.join("phases.img");
-        copy(&files.base, &scratch)?;
-        let stretches = stretches(&CardFile::at(&scratch), &tape, &boots, tape.entries_at(asked));
+        let scratch = self.work.join("phases.img");
+        copy(&self.base, &scratch)?;
+        let stretches = stretches(&CardFile::at(&scratch), &tape, &boots, tape.entries_at(self.asked));
         fs::remove_file(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
-        Ok(Recording { base: files.base, tape, stretches: stretches? })
+        Ok(Recording { base: self.base, tape, stretches: stretches? })
     }
+}
 
+impl Recording {
     /// Makes the card as it was when so much of each entry had been written.
     ///
     /// # Errors
@@ -76,7 +106,7 @@ impl Recording {
 ///
 /// # Errors
 /// When it cannot be made.
-pub(super) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     let cmd = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to);
     cmd.within(Duration::from_secs(300)).check().map(drop).context("cannot copy the card")
 }

@@ -15,16 +15,13 @@ use bramble_fleet_tests::clock::Dice;
 use bramble_fleet_tests::{Watch, wait_until};
 
 use super::cut::{Cut, Phase, kept};
-use super::recording::{Files, Recording, copy};
+use super::recording::{Recorder, Recording};
+use crate::harm::{HARD, SOFT};
 use crate::member::NAME;
-use crate::upgrade::{Lab, OLD, Story, mark, marks_slot};
+use crate::upgrade::{Lab, OF_AN_APP, OF_THE_STATE, OLD, Story};
 
 /// For a device to end an upgrade that the power cut, trials and all.
 const END: Duration = Duration::from_secs(1500);
-/// On root, written while packages are applied.
-const OF_AN_APP: &str = "/srv/of-an-app";
-/// On the state volume, written then, too.
-const OF_THE_STATE: &str = "/var/lib/bramble/of-the-state";
 
 /// What is upgraded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,24 +48,13 @@ impl Upgrade {
         }
     }
 
-    /// Each is newer than the one before.
-    fn version(self) -> &'static str {
-        match self {
-            Upgrade::Good => "2.0",
-            Upgrade::Mute => "2.1",
-            Upgrade::Panics => "2.2",
-        }
-    }
-
-    /// What its package runs.
-    fn does(self) -> String {
-        let harm = match self {
-            Upgrade::Good => "update-initramfs -u\n",
-            Upgrade::Mute => "ln -sf /dev/null /etc/systemd/system/systemd-networkd.service\n",
-            // No such program in the initramfs, and no such root: the kernel has nothing left to start.
-            Upgrade::Panics => "sed -i 's/$/ rdinit=\\/nowhere root=\\/dev\\/nowhere/' /boot/firmware/cmdline.txt\n",
-        };
-        format!("{}{harm}", marks_slot(self.version()))
+    /// Offers it.
+    fn offer(self, lab: &Lab) {
+        lab.offer(|package, first| match self {
+            Upgrade::Good => package.postinst(&format!("{first}update-initramfs -u\n")),
+            Upgrade::Mute => SOFT.package(package, first),
+            Upgrade::Panics => HARD.package(package, first),
+        });
     }
 }
 
@@ -93,7 +79,7 @@ impl Ending {
     }
 }
 
-/// Runs it to its end, recorded. The device is off before and after.
+/// Runs it to its end, recorded, as the card of the first recording of this device begins. It is off before and after.
 ///
 /// # Errors
 /// When the recording cannot be made.
@@ -101,17 +87,9 @@ impl Ending {
 /// # Panics
 /// When the device does not do its part.
 pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)> {
-    let (pi, work) = (&lab.member.pi, lab.member.pi.case().subdir("recording"));
-    let files = Files { base: work.join("base.img"), tape: work.join(format!("{}.tape", upgrade.name())), work };
-    let base_is_new = !files.base.exists();
-    if base_is_new {
-        copy(pi.card().path(), &files.base)?;
-    } else {
-        copy(&files.base, pi.card().path())?;
-    }
-    lab.repo.add(&[mark(upgrade.version()).postinst(&upgrade.does())]);
-    let board = pi.board();
-    board.record(Some(files.tape.clone()))?;
+    let pi = &lab.member.pi;
+    let mut recorder = Recorder::start(pi, upgrade.name())?;
+    upgrade.offer(lab);
     let booted = serving(lab);
     println!("── {}: recorded; it serves after {:.0} s", upgrade.name(), booted.as_secs_f64());
     // An app that is not well before does not count on trial.
@@ -119,14 +97,14 @@ pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)>
         let view = view(lab)?;
         if view.health == Health::Healthy { Ok(()) } else { Err(format!("{view:?}")) }
     });
-    let asked_at = files.tape.metadata()?.len();
+    recorder.mark()?;
     // A good one has more time than it needs, on a busy machine, too.
     let give_up = if upgrade == Upgrade::Good { "900s" } else { "240s" };
     let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", give_up]);
     let mut written = false;
     let story = lab.watch(&asked, |told| {
         if told.phase == OsPhase::Applying && !written {
-            pi.ok(&format!("echo kept > {OF_AN_APP}; echo kept > {OF_THE_STATE}; sync"));
+            lab.writes_meanwhile();
             written = true;
         }
     });
@@ -134,10 +112,7 @@ pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)>
     assert_eq!(story.end.status, want, "{story:?}");
     drop(asked.output());
     lab.member.answers();
-    pi.cut_power();
-    let reels = board.reels();
-    board.record(None)?;
-    Ok((Recording::read(files, &reels, asked_at)?, story))
+    Ok((recorder.end(pi)?, story))
 }
 
 /// Gives power, and waits until the device is online in a session of its own and the app answers.
@@ -164,7 +139,7 @@ fn view(lab: &Lab) -> Result<DeviceView, String> {
     lab.member.fleet.device_view(NAME)
 }
 
-/// The power goes in an upgrade, comes back, and the device is what it must be.
+/// The power goes in an upgrade, comes back, and the device is what it must be. It is left on.
 ///
 /// # Errors
 /// When it is not, with what was wrong.
@@ -173,7 +148,6 @@ pub fn survive(lab: &Lab, recording: &Recording, cut: &Cut, dice: &mut Dice) -> 
     pi.cut_power();
     recording.rewind(pi.board().card().path(), &kept(&recording.tape.entries, cut, dice))?;
     let ending = catch_unwind(AssertUnwindSafe(|| comes_back(lab, cut)));
-    pi.cut_power();
     ending.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         anyhow::anyhow!(text.unwrap_or_else(|| panic.downcast_ref::<&str>().map_or("?", |text| text).to_owned()))
@@ -203,7 +177,7 @@ fn must(lab: &Lab) -> anyhow::Result<Must> {
 fn comes_back(lab: &Lab, cut: &Cut) -> Ending {
     let (pi, member) = (&lab.member.pi, &lab.member);
     let must = must(lab).unwrap_or_else(|err| panic!("{err:#}"));
-    let (id, boots) = (lab.id(), pi.board().boots());
+    let (id, boots) = (lab.device(), pi.board().boots());
     let serving = serving(lab);
     let told = wait_until("the upgrade to end", END, || {
         let os = lab.os().ok_or("no report")?;
@@ -217,7 +191,7 @@ fn comes_back(lab: &Lab, cut: &Cut) -> Ending {
     let old = version == OLD;
     assert!(must == Must::Either || (must == Must::Old) == old, "by its card it must be {must:?}, and is {version}");
     assert_eq!(old, slot == Slot::A, "{version} on slot {slot}");
-    assert_eq!(lab.id(), id, "the same device");
+    assert_eq!(lab.device(), id, "the same device");
     if cut.phase >= Phase::Armed {
         assert_eq!(pi.ok(&format!("cat {OF_THE_STATE}")).trim(), "kept");
     }
@@ -225,10 +199,8 @@ fn comes_back(lab: &Lab, cut: &Cut) -> Ending {
         assert_eq!(pi.ok(&format!("cat {OF_AN_APP}")).trim(), "kept");
     }
     let boots = pi.board().boots() - boots;
-    pi.cut_power();
-    let card = pi.card();
-    assert_eq!(card.autoboot().ok().flatten(), Some(slot), "a plain boot gets what was booted");
-    assert_eq!(card.snapshot().ok(), Some((None, false)), "nothing is left half done");
+    let seen = pi.board().still(|card| (card.autoboot().ok().flatten(), card.snapshot().ok()));
+    assert_eq!(seen.ok(), Some((Some(slot), Some((None, false)))), "a plain boot gets this slot, nothing is half done");
     Ending { version, reason: told.reason, boots, serving }
 }
 

@@ -43,11 +43,12 @@ const WORDS_MAX: usize = 300;
 pub(super) struct Apt<'a> {
     files: &'a Files,
     order: &'a Order,
+    apply_max: Duration,
 }
 
 impl<'a> Apt<'a> {
-    pub(super) fn new(files: &'a Files, order: &'a Order) -> Self {
-        Self { files, order }
+    pub(super) fn new(files: &'a Files, order: &'a Order, apply_max: Duration) -> Self {
+        Self { files, order, apply_max }
     }
 
     /// Asks for the newest lists, and what would be done by them.
@@ -125,7 +126,7 @@ impl<'a> Apt<'a> {
             None => {}
         };
         let heard = Heard { env: ENV, hear: &mut hear };
-        let done = cmd::run_heard(Path::new(APT), &args, heard, bounds(self.order.verb)).await;
+        let done = cmd::run_heard(Path::new(APT), &args, heard, self.bounds()).await;
         match done {
             Ok(done) if done.status.success() => Ok(()),
             Ok(done) => Err(failed(about, &done, worst)),
@@ -136,11 +137,25 @@ impl<'a> Apt<'a> {
     /// A command's output.
     async fn printed(&self, program: &str, args: &[String], about: About) -> Result<String, UnitFailure> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        match cmd::run_env(Path::new(program), &args, ENV, bounds(self.order.verb)).await {
+        match cmd::run_env(Path::new(program), &args, ENV, self.bounds()).await {
             Ok(done) if done.status.success() => Ok(done.stdout),
             Ok(done) => Err(failed(about, &done, None)),
             Err(err) => Err(broke_off(about, &err, "")),
         }
+    }
+
+    /// Shorter than the core's patience with the whole unit: what hangs is named.
+    fn bounds(&self) -> Bounds {
+        const MINUTE: u64 = 60;
+        let time = match self.order.verb {
+            Verb::Plan => Duration::from_secs(6 * MINUTE),
+            Verb::Fetch => Duration::from_secs(350 * MINUTE),
+            Verb::Apply => self.apply_max,
+            Verb::Snapshot | Verb::Arm | Verb::Fail | Verb::Commit | Verb::Remove | Verb::Resync | Verb::Mend => {
+                Duration::from_secs(8 * MINUTE)
+            }
+        };
+        Bounds { time, output_bytes: 2 << 20 }
     }
 
     /// For whoever watches; it is not kept, and one that cannot be told is no failure.
@@ -154,17 +169,6 @@ impl<'a> Apt<'a> {
 
 fn owned<'a>(words: &'a [&str]) -> impl Iterator<Item = String> + use<'a> {
     words.iter().map(|word| (*word).to_owned())
-}
-
-/// Shorter than the core's patience with the whole unit: what hangs is named.
-fn bounds(verb: Verb) -> Bounds {
-    let minutes = match verb {
-        Verb::Plan => 6,
-        Verb::Fetch => 350,
-        Verb::Apply => 170,
-        Verb::Snapshot | Verb::Arm | Verb::Fail | Verb::Commit | Verb::Remove | Verb::Resync | Verb::Mend => 8,
-    };
-    Bounds { time: Duration::from_secs(minutes * 60), output_bytes: 2 << 20 }
 }
 
 /// apt's words for what is wished. Names came through `Wish::flaw`: none is an option or asks for a removal.

@@ -72,7 +72,10 @@ async fn sentence(files: &Files, machine: &Machine, reason: &Reason) -> anyhow::
     }
     tracing::error!(%reason, "the system on trial fails: the old one comes back");
     let ticket = ledger(files).and_then(|ledger| ledger.upgrade).map(|upgrade| upgrade.ticket);
-    files.sentence().store_json(&Sentence { ticket, reason: reason.clone() })?;
+    // A volume that is full keeps no reason, and must not keep the new system for that.
+    if let Err(err) = files.sentence().store_json(&Sentence { ticket, reason: reason.clone() }) {
+        tracing::error!(%err, "the old system comes back, and will not know why");
+    }
     retag(&ground.volumes, Phase::Failed).await.map_err(anyhow::Error::msg)?;
     Ok(true)
 }

@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use bramble_contracts::boot::{GROUP, Phase, ROOT, SNAPSHOT, Slot, Snapshot, autoboot, autoboot_text};
 use nix::fcntl::{Flock, FlockArg};
@@ -26,14 +27,15 @@ use crate::host::{facts, state};
 /// What came of it.
 type Done = Result<Option<Plan>, UnitFailure>;
 
-/// Takes the order of this verb and does it. What it could not do is in its result.
+/// Takes the order of this verb and does it; writing packages takes no longer than `apply_max`. What it could not do is in its
+/// result.
 ///
 /// # Errors
 /// No order, no lock, or a result that cannot be written.
-pub async fn run(verb: Verb, files: &Files) -> anyhow::Result<()> {
+pub async fn run(verb: Verb, files: &Files, apply_max: Duration) -> anyhow::Result<()> {
     let _turn = turn(files)?;
     let order = files.order(verb).map_err(anyhow::Error::msg)?;
-    let result = Unit { files, order: &order, machine: Machine::look() }.perform().await;
+    let result = Unit { files, order: &order, machine: Machine::look(), apply_max }.perform().await;
     match &result {
         Ok(_) => tracing::info!(%verb, "done"),
         Err(UnitFailure { about, why }) => tracing::warn!(%verb, ?about, why, "it could not be done"),
@@ -55,6 +57,7 @@ struct Unit<'a> {
     files: &'a Files,
     order: &'a Order,
     machine: Machine,
+    apply_max: Duration,
 }
 
 fn failed(about: About, why: impl std::fmt::Display) -> UnitFailure {
@@ -92,7 +95,7 @@ impl Unit<'_> {
     }
 
     fn apt(&self) -> Apt<'_> {
-        Apt::new(self.files, self.order)
+        Apt::new(self.files, self.order, self.apply_max)
     }
 
     fn slot(&self) -> Result<Slot, UnitFailure> {

@@ -96,7 +96,9 @@ pub(super) fn store_damage(words: &str) -> Option<StoreDamage> {
     }
     let database = ["bolt_state.db", "db.sql", "invalid database", "database disk image is malformed"];
     let more = ["file is not a database", "opening database", "missing config key", "unexpected fault address"];
-    if any(&database) || any(&more) {
+    // Of a newer Podman, on a root that was put back: libpod/sqlite_state_internal.go of 5.4.
+    let newer = ["database has schema version"];
+    if any(&database) || any(&more) || any(&newer) {
         return Some(StoreDamage::Database);
     }
     let places = ["overlay-layers", "overlay-images", "overlay-containers", "/overlay", "/libpod"];
@@ -183,6 +185,7 @@ mod tests {
             ("Error: open /s/overlay-layers/layers.lock: permission denied", None),
             ("Error: unable to create socket: listen unix /r/podman.sock: bind: address already in use", None),
             ("Error: crun: cgroups in hybrid mode not supported", None),
+            ("Error: database has schema version 99 while this libpod version only supports version 1", Some(Database)),
             ("cannot start podman; is it installed and on PATH?", None),
         ] {
             assert_eq!(store_damage(words), damage, "{words}");

@@ -1,6 +1,6 @@
 //! What an upgrade of the operating system would do: asked elsewhere, answered in one frame.
 //!
-//! Decides how often a sign of life is sent while apt works.
+//! Decides how often a sign of life is sent while apt works: at once, and then now and again.
 
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(super) fn start(questions: mpsc::Sender<Question>, packages: OsPackages, mut
         if questions.try_send(Question { packages, answer }).is_err() {
             return frames.refuse("the agent is asked for too many plans at once: try again in a moment".into()).await;
         }
+        // The coordinator waits less for the first word than for the others, and apt takes longer than either.
+        frames.send(FrameBody::Stdout(Vec::new())).await;
         loop {
             match tokio::time::timeout(ALIVE, &mut answered).await {
                 Err(_) => frames.send(FrameBody::Stdout(Vec::new())).await,
