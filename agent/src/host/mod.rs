@@ -5,7 +5,7 @@
 pub mod clock;
 pub mod cmd;
 pub mod device;
-mod dnat;
+pub mod dnat;
 pub mod facts;
 pub mod instances;
 mod layers;

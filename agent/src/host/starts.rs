@@ -1,7 +1,7 @@
 //! Starting containers after an earlier start was cut off, by a kill of Podman's service or of the agent.
 //!
 //! Decides that whatever a cut start left behind goes before the next one: processes that hold the ports, forwardings that
-//! lead nowhere. Costs nothing for a container that nobody tried to start before.
+//! lead nowhere. Costs nothing for a container that nobody tried to start before, or that this agent started last.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,11 +27,13 @@ pub(super) struct Starts {
     fresh: Mutex<BTreeSet<String>>,
     /// A start of it was cut off.
     cut: Mutex<BTreeSet<String>>,
+    /// This agent started it, so it knows how that ended. Of starts by an agent before it nobody knows.
+    known: Mutex<BTreeSet<String>>,
 }
 
 impl Starts {
     pub(super) fn new(podman: Podman, store: &Path) -> Self {
-        Self { podman, store: store.to_owned(), fresh: Mutex::default(), cut: Mutex::default() }
+        Self { podman, store: store.to_owned(), fresh: Mutex::default(), cut: Mutex::default(), known: Mutex::default() }
     }
 
     /// It was made just now.
@@ -42,11 +44,11 @@ impl Starts {
     /// Removes a container. What a cut start of it has left behind would be nobody's then.
     pub(super) async fn remove(&self, id: &str) -> Result<(), PodmanError> {
         let fresh = take(&self.fresh, id);
-        let cut = take(&self.cut, id);
+        let unsure = take(&self.cut, id) | !take(&self.known, id);
         let before = if fresh { None } else { self.podman.line(id).await.ok().flatten() };
         self.podman.remove(id).await?;
-        if let Some(line) = before.filter(|line| cut || line.state == State::Created) {
-            clear(&line, None).await;
+        if let Some(line) = before.filter(|line| unsure || line.state == State::Created) {
+            dnat::clear(&self.podman, &line, None).await;
         }
         Ok(())
     }
@@ -55,24 +57,31 @@ impl Starts {
     pub(super) async fn remove_pod(&self, id: &str) -> Result<(), PodmanError> {
         let before = self.podman.list(&[]).await.unwrap_or_default();
         self.podman.pod_remove(id).await?;
+        for line in before.iter().filter(|line| line.pod == id) {
+            for ids in [&self.fresh, &self.cut, &self.known] {
+                take(ids, &line.id);
+            }
+        }
         for line in before.iter().filter(|line| line.is_infra && line.pod == id) {
-            clear(line, None).await;
+            dnat::clear(&self.podman, line, None).await;
         }
         Ok(())
     }
 
     /// Starts a container.
     pub(super) async fn start(&self, id: &str) -> Result<(), StepError> {
-        let (fresh, cut) = (take(&self.fresh, id), take(&self.cut, id));
-        let down = if fresh { Vec::new() } else { self.down(id).await };
-        // What ended by itself was taken down in good order.
-        for line in down.iter().filter(|line| cut || line.state == State::Created) {
-            // Podman may have learnt of the network that the cut start made, and use it.
-            let known = self.podman.inspect(&line.id).await.ok().flatten();
-            clear(line, known.as_ref().and_then(ContainerDetail::address)).await;
+        // What else is wrong the start itself will say, with what has to be mended.
+        if !take(&self.fresh, id)
+            && let Err(err) = self.clear(id).await
+            && err.is_outage()
+        {
+            return Err(refused(&err));
         }
         let err = match self.try_start(id).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                lock(&self.known).insert(id.to_owned());
+                return Ok(());
+            }
             Err(err) if err.is_outage() => {
                 lock(&self.cut).insert(id.to_owned());
                 return Err(refused(&err));
@@ -98,6 +107,23 @@ impl Starts {
         })
     }
 
+    /// Deletes forwardings that earlier starts of it left. What may have some is not started while Podman cannot be asked.
+    async fn clear(&self, id: &str) -> Result<(), PodmanError> {
+        let down = self.down(id).await?;
+        let unsure = lock(&self.cut).contains(id) || !lock(&self.known).contains(id);
+        // What ended by itself was taken down in good order.
+        for line in down.iter().filter(|line| unsure || line.state == State::Created) {
+            // Podman may have learnt of the network that the cut start made, and use it.
+            let detail = match self.podman.inspect(&line.id).await {
+                Err(err) if err.is_outage() => return Err(err),
+                told => told.ok().flatten(),
+            };
+            dnat::clear(&self.podman, line, detail.as_ref().and_then(ContainerDetail::address)).await;
+        }
+        lock(&self.cut).remove(id);
+        Ok(())
+    }
+
     /// Containers of a pod start side by side, and each start begins with the pod's pause container: one may meet the
     /// other's half done. Then it is tried again, a few times.
     async fn try_start(&self, id: &str) -> Result<(), PodmanError> {
@@ -111,22 +137,21 @@ impl Starts {
     }
 
     /// The container itself and its pod's pause container, which has the network; those that do not run.
-    async fn down(&self, id: &str) -> Vec<ContainerLine> {
-        let Ok(Some(line)) = self.podman.line(id).await else { return Vec::new() };
+    async fn down(&self, id: &str) -> Result<Vec<ContainerLine>, PodmanError> {
+        let Some(line) = self.podman.line(id).await? else { return Ok(Vec::new()) };
         let mut all = Vec::new();
-        if !line.pod.is_empty()
-            && let Ok(others) = self.podman.list(&[]).await
-        {
+        if !line.pod.is_empty() {
+            let others = self.podman.list(&[]).await?;
             all.extend(others.into_iter().filter(|other| other.is_infra && other.pod == line.pod));
         }
         all.push(line);
         all.retain(|line| line.state != State::Running);
-        all
+        Ok(all)
     }
 
     /// Ends processes of containers that do not run, and of containers that Podman does not know. True when there were any.
     async fn end_leftovers(&self, id: &str) -> bool {
-        let down = self.down(id).await;
+        let down = self.down(id).await.unwrap_or_default();
         let mut any = false;
         for served in orphans::served(&self.store) {
             let own = down.iter().any(|line| line.id == served);
@@ -144,10 +169,4 @@ fn lock(ids: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
 
 fn take(ids: &Mutex<BTreeSet<String>>, id: &str) -> bool {
     lock(ids).remove(id)
-}
-
-async fn clear(line: &ContainerLine, known: Option<&str>) {
-    if !line.ports.is_empty() {
-        dnat::clear(&line.id, &line.ports, known).await;
-    }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Deserializer};
 
@@ -106,6 +107,25 @@ pub struct PortLine {
     pub protocol: String,
 }
 
+impl PortLine {
+    /// All ports of it.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.host_port..=self.host_port.saturating_add(self.range.saturating_sub(1))
+    }
+
+    /// It is for all addresses of the host.
+    pub fn is_on_all(&self) -> bool {
+        matches!(self.host_ip.as_str(), "" | "0.0.0.0" | "::")
+    }
+
+    /// Both are for the same port of some address.
+    pub fn meets(&self, other: &Self) -> bool {
+        let (one, two) = (self.ports(), other.ports());
+        let same_host = self.is_on_all() || other.is_on_all() || self.host_ip == other.host_ip;
+        same_host && self.protocol == other.protocol && one.start() <= two.end() && two.start() <= one.end()
+    }
+}
+
 /// One container, in detail.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -189,6 +209,15 @@ pub struct Network {
     /// Bits of its IPv6 network.
     #[serde(default, rename = "GlobalIPv6PrefixLen")]
     pub global_ipv6_prefix_len: u8,
+}
+
+impl NetworkSettings {
+    /// Every address on every network.
+    pub fn all(&self) -> Vec<IpAddr> {
+        let of = |network: &Network| [network.ip_address.clone(), network.global_ipv6_address.clone()];
+        let each = self.networks.values().flat_map(of);
+        each.chain([self.ip_address.clone()]).filter_map(|text| text.parse().ok()).collect()
+    }
 }
 
 impl ContainerDetail {

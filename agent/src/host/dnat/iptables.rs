@@ -1,14 +1,12 @@
-//! Port forwardings that outlive a start that was cut off: netavark makes them after Podman has died, Podman never learns of
-//! them, and they lead the host's port to an address where nobody is, before any newer one.
+//! Stale rules of netavark's iptables driver, the one of Debian 12.
 //!
 //! Finds those that netavark marked with the container's id and that are for a port of this container, and deletes them.
-//! Only for containers that do not run: whoever asks knows that. Knows netavark's iptables rules, not its nftables ones.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::cmd::{self, Bounds};
-use super::podman::PortLine;
+use crate::host::cmd::{self, Bounds};
+use crate::host::podman::PortLine;
 
 const HOOK: &str = "NETAVARK-HOSTPORT-DNAT";
 const BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), output_bytes: 4 << 20 };
@@ -65,10 +63,9 @@ fn stale(rules: &str, container: &str, ports: &[PortLine], known: Option<&str>) 
 /// It is for this port, on this address of the host.
 fn forwards(rule: &[String], port: &PortLine) -> bool {
     let number: Option<u16> = after(rule, "--dport").and_then(|text| text.parse().ok());
-    let ports = port.host_port..=port.host_port.saturating_add(port.range.saturating_sub(1));
-    let same_port = number.is_some_and(|number| ports.contains(&number)) && after(rule, "-p") == Some(&port.protocol);
+    let same_port = number.is_some_and(|number| port.ports().contains(&number)) && after(rule, "-p") == Some(&port.protocol);
     let at = after(rule, "-d").map(|address| address.split('/').next().unwrap_or(address));
-    same_port && (port.host_ip.is_empty() || at == Some(&port.host_ip))
+    same_port && (port.is_on_all() || at == Some(&port.host_ip))
 }
 
 fn after<'a>(rule: &'a [String], word: &str) -> Option<&'a str> {
@@ -93,7 +90,7 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const RULES: &str = include_str!("captured/iptables_nat.txt");
+    const RULES: &str = include_str!("../captured/iptables_nat.txt");
     const ID: &str = "b164fe662f7db5f0d28827d94eb20023900453b6a7e38818544851b7c8f3666f";
 
     fn port(host_ip: &str, host_port: u16) -> PortLine {
