@@ -33,7 +33,13 @@ pub(super) struct Starts {
 
 impl Starts {
     pub(super) fn new(podman: Podman, store: &Path) -> Self {
-        Self { podman, store: store.to_owned(), fresh: Mutex::default(), cut: Mutex::default(), known: Mutex::default() }
+        Self {
+            podman,
+            store: store.to_owned(),
+            fresh: Mutex::default(),
+            cut: Mutex::default(),
+            known: Mutex::default(),
+        }
     }
 
     /// It was made just now.

@@ -63,7 +63,8 @@ fn stale(rules: &str, container: &str, ports: &[PortLine], known: Option<&str>) 
 /// It is for this port, on this address of the host.
 fn forwards(rule: &[String], port: &PortLine) -> bool {
     let number: Option<u16> = after(rule, "--dport").and_then(|text| text.parse().ok());
-    let same_port = number.is_some_and(|number| port.ports().contains(&number)) && after(rule, "-p") == Some(&port.protocol);
+    let same_port =
+        number.is_some_and(|number| port.ports().contains(&number)) && after(rule, "-p") == Some(&port.protocol);
     let at = after(rule, "-d").map(|address| address.split('/').next().unwrap_or(address));
     same_port && (port.is_on_all() || at == Some(&port.host_ip))
 }

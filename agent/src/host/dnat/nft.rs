@@ -254,7 +254,11 @@ mod tests {
         let none: [u64; 0] = [];
         assert_eq!(found(&rules, port("", 8080, 1), &held(&["10.88.0.3"])), none, "Podman knows of it");
         assert_eq!(found(&rules, port("", 9001, 1), &[]), none, "another port");
-        assert_eq!(found(&rules, port("192.0.2.1", 9000, 1), &[]), [1010, 1011, 1012, 1013], "another address of the host");
+        assert_eq!(
+            found(&rules, port("192.0.2.1", 9000, 1), &[]),
+            [1010, 1011, 1012, 1013],
+            "another address of the host"
+        );
         assert_eq!(found(&rules, port("", 9100, 1), &held(&["10.88.0.3"])), [1023], "marks of a whole range");
         let udp = PortLine { protocol: "udp".into(), ..port("", 8080, 1) };
         assert_eq!(found(&rules, udp, &[]), none, "another protocol");
