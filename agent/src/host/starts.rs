@@ -76,16 +76,24 @@ impl Starts {
 
     /// Starts a container.
     pub(super) async fn start(&self, id: &str) -> Result<(), StepError> {
-        // What else is wrong the start itself will say, with what has to be mended.
-        if !take(&self.fresh, id)
-            && let Err(err) = self.clear(id).await
-            && err.is_outage()
-        {
-            return Err(refused(&err));
+        if !take(&self.fresh, id) {
+            let unsure = lock(&self.cut).contains(id) || !lock(&self.known).contains(id);
+            // What ended by itself was taken down in good order.
+            let may_have =
+                |line: &ContainerLine| line.state == State::Created || unsure && line.state != State::Running;
+            match self.clear(id, may_have).await {
+                Err(err) if err.is_outage() => return Err(refused(&err)),
+                // What is wrong the start itself says best.
+                _ => {}
+            }
         }
         let err = match self.try_start(id).await {
             Ok(()) => {
                 lock(&self.known).insert(id.to_owned());
+                if take(&self.cut, id) {
+                    // Netavark of the start that was cut may have gone on until now.
+                    self.clear(id, |_| true).await.unwrap_or_else(|err| tracing::debug!(%err, id, "not looked after"));
+                }
                 return Ok(());
             }
             Err(err) if err.is_outage() => {
@@ -113,20 +121,19 @@ impl Starts {
         })
     }
 
-    /// Deletes forwardings that earlier starts of it left. What may have some is not started while Podman cannot be asked.
-    async fn clear(&self, id: &str) -> Result<(), PodmanError> {
-        let down = self.down(id).await?;
-        let unsure = lock(&self.cut).contains(id) || !lock(&self.known).contains(id);
-        // What ended by itself was taken down in good order.
-        for line in down.iter().filter(|line| unsure || line.state == State::Created) {
+    /// Deletes forwardings that earlier starts of it left, if it or its pod's pause container may have some.
+    async fn clear(&self, id: &str, may_have: impl Fn(&ContainerLine) -> bool) -> Result<(), PodmanError> {
+        for line in self.with_pause(id).await?.iter().filter(|line| may_have(line)) {
             // Podman may have learnt of the network that the cut start made, and use it.
             let detail = match self.podman.inspect(&line.id).await {
                 Err(err) if err.is_outage() => return Err(err),
                 told => told.ok().flatten(),
             };
-            dnat::clear(&self.podman, line, detail.as_ref().and_then(ContainerDetail::address)).await;
+            let known = detail.as_ref().and_then(ContainerDetail::address);
+            if known.is_some() || line.state != State::Running {
+                dnat::clear(&self.podman, line, known).await;
+            }
         }
-        lock(&self.cut).remove(id);
         Ok(())
     }
 
@@ -142,8 +149,8 @@ impl Starts {
         self.podman.start(id).await.map(drop)
     }
 
-    /// The container itself and its pod's pause container, which has the network; those that do not run.
-    async fn down(&self, id: &str) -> Result<Vec<ContainerLine>, PodmanError> {
+    /// The container itself and its pod's pause container, which has the network.
+    async fn with_pause(&self, id: &str) -> Result<Vec<ContainerLine>, PodmanError> {
         let Some(line) = self.podman.line(id).await? else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         if !line.pod.is_empty() {
@@ -151,13 +158,13 @@ impl Starts {
             all.extend(others.into_iter().filter(|other| other.is_infra && other.pod == line.pod));
         }
         all.push(line);
-        all.retain(|line| line.state != State::Running);
         Ok(all)
     }
 
     /// Ends processes of containers that do not run, and of containers that Podman does not know. True when there were any.
     async fn end_leftovers(&self, id: &str) -> bool {
-        let down = self.down(id).await.unwrap_or_default();
+        let mut down = self.with_pause(id).await.unwrap_or_default();
+        down.retain(|line| line.state != State::Running);
         let mut any = false;
         for served in orphans::served(&self.store) {
             let own = down.iter().any(|line| line.id == served);

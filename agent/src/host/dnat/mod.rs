@@ -1,8 +1,8 @@
 //! Port forwardings that outlive a start that was cut off: netavark makes them after Podman has died, Podman never learns of
 //! them, and they lead the host's port to an address where nobody is, before any newer one.
 //!
-//! Decides when they are looked for: only for containers that do not run, whoever asks knows that. Which ones are stale is
-//! decided by each of netavark's two drivers of its own; a device has one of them, and the other finds nothing.
+//! Decides who is asked: a device has one of netavark's two drivers, and the other finds nothing. What is stale is decided
+//! for each of its own. Of a container without a known address all is, so whoever asks knows that it does not run.
 
 mod iptables;
 pub mod nft;

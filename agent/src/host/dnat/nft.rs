@@ -1,7 +1,8 @@
 //! Stale rules in the table of netavark's nftables driver, the one of Debian 13.
 //!
-//! No rule there says whose it is. Stale is what leads a port of the container to an address that no container with this port
-//! has; with it goes what only serves it, the jump to its chain and the marks. Decides nothing about other tables.
+//! No rule there says whose it is. Stale is what leads a port of the container to an address that no container with this
+//! port has; with it goes what only serves it, the jump to its chain and the marks. Containers of another store of Podman
+//! are not known here: two stores that publish the same port on one machine take it from each other.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -18,7 +19,7 @@ const TABLE: &str = "netavark";
 const HOOK: &str = "NETAVARK-HOSTPORT-DNAT";
 const BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), output_bytes: 4 << 20 };
 
-/// Deletes what is stale of a container that does not run. Who holds which address is asked after the rules were listed, so
+/// Deletes what is stale. Who holds which address is asked after the rules were listed, so
 /// a container that starts meanwhile loses nothing, and not at all where no rule is for these ports.
 pub async fn clear(ports: &[PortLine], held: impl Future<Output = Result<Vec<IpAddr>, String>>) {
     let listed = match nft(&["-j", "list", "table", "inet", TABLE], "").await {
