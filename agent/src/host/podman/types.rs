@@ -490,10 +490,12 @@ mod tests {
         assert!(running.address().is_some_and(|a| a.starts_with("10.88.")));
         let addresses = running.addresses();
         assert_eq!((addresses.len(), addresses[0].1), (1, 16), "{addresses:?}");
+        assert!(running.network_settings.all().contains(&addresses[0].0));
         let exited: ContainerDetail = read(include_str!("../captured/inspect_exit7.json"));
         assert_eq!((exited.state.status, exited.state.exit_code), (State::Exited, 7));
         let created: ContainerDetail = read(include_str!("../captured/inspect_created.json"));
         assert_eq!((created.state.status, created.address()), (State::Created, None));
+        assert!(created.network_settings.all().is_empty());
         assert_eq!(created.config.labels["x"], "y");
     }
 
@@ -566,5 +568,25 @@ mod tests {
         };
         assert!(happened("container", "died") && happened("container", "remove"));
         assert!(events.iter().any(|e| e.kind == "pod" && e.action == "start"));
+    }
+
+    #[test]
+    fn ports_that_meet_are_for_one_port_of_one_address() {
+        let port = |host_ip: &str, host_port, range| PortLine {
+            host_ip: host_ip.into(),
+            host_port,
+            range,
+            protocol: "tcp".into(),
+        };
+        let web = port("", 8080, 1);
+        assert_eq!((port("", 8080, 0).ports(), port("", 65535, 9).ports()), (8080..=8080, 65535..=65535));
+        for other in [port("127.0.0.1", 8080, 0), port("0.0.0.0", 8000, 81), port("::", 8080, 2)] {
+            assert!(web.meets(&other) && other.meets(&web), "{other:?}");
+        }
+        let udp = PortLine { protocol: "udp".into(), ..web.clone() };
+        for other in [port("", 8081, 1), port("", 8000, 80), udp] {
+            assert!(!web.meets(&other) && !other.meets(&web), "{other:?}");
+        }
+        assert!(!port("127.0.0.1", 8080, 1).meets(&port("192.0.2.1", 8080, 1)));
     }
 }
