@@ -168,13 +168,13 @@ async fn stale_forwardings_go() {
     use bramble_agent::host::podman::PortLine;
     const CAPTURED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/host/captured/nft_netavark.json");
     let port = |host_port| PortLine { host_ip: String::new(), host_port, range: 1, protocol: "tcp".into() };
-    let podman_knows = async || Ok(vec!["10.88.0.3".parse().unwrap()]);
+    let podman_knows = async || Ok(vec!["10.88.0.2".parse().unwrap()]);
     let rules = || nft(&["list", "ruleset"]);
 
     clear(&[port(8080)], async { panic!("there is no table, so nothing to ask for") }).await;
     nft(&["-j", "-f", CAPTURED]);
     let whole = rules();
-    assert!(whole.contains("tcp dport 8080 dnat ip to 10.88.0.3:"), "{whole}");
+    assert!(whole.contains("tcp dport 8080 dnat ip to 10.88.0.2:"), "{whole}");
     clear(&[port(8081)], async { panic!("no rule is for this port") }).await;
     clear(&[port(8080)], async { Err("Podman does not answer".into()) }).await;
     clear(&[port(8080)], podman_knows()).await;
@@ -183,14 +183,14 @@ async fn stale_forwardings_go() {
     let network = "nv_2f259bab_10_88_0_0_nm16_dnat";
     let cut_start = |port: u16| {
         let forwarding = format!(
-            "insert rule inet netavark {network} tcp dport {port} dnat ip to 10.88.0.2:8080;
+            "insert rule inet netavark {network} tcp dport {port} dnat ip to 10.88.0.9:8080;
              add rule inet netavark {network} ip saddr 127.0.0.1 tcp dport {port} jump NETAVARK-HOSTPORT-SETMARK;
              add rule inet netavark NETAVARK-HOSTPORT-DNAT tcp dport {port} jump {network}"
         );
         nft(&[&forwarding]);
     };
     cut_start(8081);
-    assert!(rules().contains("tcp dport 8081 dnat ip to 10.88.0.2:8080"));
+    assert!(rules().contains("tcp dport 8081 dnat ip to 10.88.0.9:8080"));
     clear(&[port(8081)], podman_knows()).await;
     assert_eq!(rules(), whole);
 
@@ -198,7 +198,7 @@ async fn stale_forwardings_go() {
     cut_start(8080);
     clear(&[port(8080)], podman_knows()).await;
     let left = rules();
-    assert!(!left.contains("10.88.0.2") && left.contains("tcp dport 8080 dnat ip to 10.88.0.3:"), "{left}");
+    assert!(!left.contains("10.88.0.9") && left.contains("tcp dport 8080 dnat ip to 10.88.0.2:"), "{left}");
     clear(&[port(8080)], async { Ok(Vec::new()) }).await;
     assert!(!rules().contains("8080"), "{}", rules());
 }
