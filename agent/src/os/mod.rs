@@ -20,7 +20,7 @@ use bramble_contracts::v2::AppReport;
 use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
-use crate::core::os::{Effect, Event, Facts, Ledger, LedgerFile, OsStatus, Phase, Verb, status, step, wake_at};
+use crate::core::os::{Effect, Event, Facts, Ledger, LedgerFile, OsStatus, Phase, Unit, Verb, status, step, wake_at};
 use crate::core::upgrade::System;
 use crate::host::clock::up_ms;
 use crate::host::os::{Files, Panics, Told, Units, Way};
@@ -269,7 +269,9 @@ impl Driver {
         tokio::pin!(idle);
         let mut own = self.between.hear_own();
         let on_trial = self.ledger.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.phase, Phase::Trial(_)));
-        let busy = self.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.started.is_some());
+        // What was begun for another wish has to end, too, before the next can begin.
+        let runs = facts.units.values().any(|unit| *unit == Unit::Running);
+        let busy = runs || self.ledger.upgrade.as_ref().is_some_and(|upgrade| upgrade.started.is_some());
         loop {
             tokio::select! {
                 () = &mut idle => return,
@@ -304,7 +306,7 @@ impl Driver {
             let found = fs::metadata(self.files.result_path(verb)).ok()?;
             Some((found.mtime(), found.mtime_nsec(), found.ino()))
         };
-        if self.ledger.upgrade.is_none() { vec![] } else { Verb::ALL.into_iter().map(mark).collect() }
+        Verb::ALL.into_iter().map(mark).collect()
     }
 }
 

@@ -113,11 +113,12 @@ impl<'a> Gate<'a> {
     fn newest_word(&self, device: &DeviceRecord, kind: RolloutKind) -> Option<(&'a Rollout, u32, Told)> {
         let all = self.rollouts?.readable().map(|(_, _, rollout)| rollout);
         let ours = all.filter(|r| r.kind() == kind && r.tenant == device.tenant);
-        let said = ours.filter(|r| r.state != RolloutState::Superseded).filter_map(|r| {
+        let said = ours.filter_map(|r| {
             let member = r.devices.get(&device.id).filter(|m| m.attempt > 0)?;
             let told = match member.turn {
                 RolloutTurn::Confirmed => Told::It,
-                _ if r.state == RolloutState::Aborted => Told::NotToGoOn,
+                // Another one has taken its place: until that speaks, none that is older still speaks again.
+                _ if matches!(r.state, RolloutState::Aborted | RolloutState::Superseded) => Told::NotToGoOn,
                 // It is to be told again, once its turn comes.
                 RolloutTurn::Waiting => Told::NothingNew,
                 RolloutTurn::Unreachable
@@ -228,6 +229,7 @@ mod tests {
         assert_eq!(wished(Some(2), Some(2), both(S::Running)), Some((3, 1)), "the newer one has its way");
         assert_eq!(wished(Some(3), Some(2), both(S::Aborted)), None, "given up, and the agent stays as it is");
         assert_eq!(wished(Some(2), Some(2), both(S::Superseded)), Some((2, 1)));
+        assert_eq!(wished(Some(3), Some(2), both(S::Superseded)), None, "what is older does not come back");
         let aborted = vec![of(2, 1, S::Aborted, Some((T::Confirmed, 1)))];
         assert_eq!(wished(Some(2), Some(2), aborted), Some((2, 1)), "who has it keeps it");
         let again = vec![of(2, 1, S::Running, Some((T::Waiting, 1)))];
