@@ -113,6 +113,7 @@ fn cuts(args: &Args, lab: &Lab, upgrade: Upgrade, numbers: &[u64], on: &dyn Fn()
         println!("   {} after {} s, {} boot(s): {}", row.end, row.serving, row.boots, row.said);
         rows::append(&args.rows, &row)?;
     }
+    lab.member.pi.cut_power();
     Ok(())
 }
 

@@ -48,11 +48,8 @@ impl Recorder {
         let work = pi.case().subdir("recording");
         let (base, tape) = (work.join("base.img"), work.join(format!("{name}.tape")));
         let card = pi.card().path();
-        if base.exists() {
-            copy(&base, card)?
-        } else {
-            copy(card, &base)?
-        }
+        let (from, to) = if base.exists() { (base.as_path(), card) } else { (card, base.as_path()) };
+        copy(from, to)?;
         pi.board().record(Some(tape.clone()))?;
         Ok(Recorder { base, tape, work, asked: 0 })
     }
