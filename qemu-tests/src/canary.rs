@@ -12,7 +12,7 @@ use bramble_contracts::v3::{OsPhase, OsUpgradeReport, Protection};
 use bramble_fleet_tests::clock::{full, unix_secs};
 use bramble_fleet_tests::wait_until;
 
-use crate::campaign::cut::choose;
+use crate::campaign::cut::{choose, kept};
 use crate::campaign::{Recorder, survive};
 use crate::clock::Clock;
 use crate::harm::{ANSWER, Besides, CONFIG, Does, End, HARD, HARMS, Harm, SOFT};
@@ -51,7 +51,8 @@ fn loses_its_power(lab: &Lab, recorder: Recorder) {
     let mut dice = lab.member.pi.case().dice();
     let cut = choose(&recording.stretches, &mut dice);
     println!("── power cut in {}, write {} of {}, lost: {}", cut.phase, cut.at, recording.tape.entries.len(), cut.loss);
-    let ending = survive(lab, &recording, &cut, &mut dice).unwrap_or_else(|err| panic!("{err:#}"));
+    let kept = kept(&recording.tape.entries, &cut, &mut dice);
+    let ending = survive(lab, &recording, &cut, &kept).unwrap_or_else(|err| panic!("{err:#}"));
     println!("── {} serves after {} boot(s): {}", ending.version, ending.boots, ending.reason);
 }
 

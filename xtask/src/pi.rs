@@ -244,7 +244,8 @@ pub fn down(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build() -> anyhow::Result<()> {
+/// The programs of the virtual Pi.
+pub(crate) fn build() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = Cmd::new(cargo).args(["build", "--quiet", "-p", "bramble-qemu-tests", "--bins"]).dir(paths::checkout());
     build.within(Duration::from_secs(3600)).show()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::prepare;
 use crate::run::Cmd;
-use crate::{fleet, paths};
+use crate::{fleet, paths, pi};
 
 /// A campaign may go on through a night.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -30,9 +30,7 @@ pub fn power_cuts(asked: &Asked) -> anyhow::Result<()> {
         return Err(fleet::again_as_root());
     }
     prepare::ready(true)?;
-    let cargo = Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).dir(paths::checkout());
-    let build = cargo.args(["build", "--quiet", "-p", "bramble-qemu-tests", "--bins"]);
-    build.within(Duration::from_secs(3600)).show()?;
+    pi::build()?;
     let docs = paths::checkout().join("docs");
     let mut cmd = Cmd::new(paths::built("bramble-power-cuts"))
         .args(["--count", &asked.count.to_string(), "--seed", &asked.seed.to_string(), "--commit", &tree()?])

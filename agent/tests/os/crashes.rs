@@ -1,13 +1,12 @@
 //! Power lost, processes killed, effects that fail, LVM that cannot be read: before and after every effect of the agent, its
 //! units, the probation timer and the boot guard, for every kind of new system. Each case ends confirmed or rolled back.
 
-use std::sync::Mutex;
-
 use bramble_agent::core::os::Protection;
 use bramble_contracts::boot::Slot;
 use bramble_contracts::v1::Status;
 
 use super::bugs::Bug;
+use super::cores::on_all_cores;
 use super::kinds::{self, Kind};
 use super::world::{Accident, Fuse, HOUR, MINUTE, When, World, wish};
 
@@ -217,29 +216,6 @@ pub fn first_wrong(bug: Bug) -> Option<(u32, String)> {
         }
     }
     None
-}
-
-/// As many threads as there are cores take one after the other.
-fn on_all_cores<T: Send>(work: Vec<T>, each: impl Fn(T) -> (u32, Option<String>) + Sync) -> u32 {
-    let (work, done) = (Mutex::new(work), Mutex::new((0, None)));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(next) = { work.lock().unwrap().pop() } {
-                    let (cases, wrong) = each(next);
-                    let mut done = done.lock().unwrap();
-                    done.0 += cases;
-                    done.1 = done.1.take().or(wrong);
-                    if done.1.is_some() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    let (cases, wrong) = done.into_inner().unwrap();
-    assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-    cases
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! Power lost, processes killed, the mesh lost, effects that fail: before and after every effect, for every kind of new
 //! version and every mood of the coordinator. Each case ends in one of the two versions, with one agent that acts.
 
-use std::sync::Mutex;
-
 use bramble_agent::core::upgrade::{Attempt, Event};
 use bramble_contracts::v1::Status;
 
 use super::coordinator::{self, Mood};
+use super::cores::on_all_cores;
 use super::kinds::{self, Kind};
 use super::world::{Accident, Fuse, HOUR, MINUTE, SECOND, When, World, version, wish};
 
@@ -225,29 +224,6 @@ fn enumerate(way: Way, mood: Mood) -> (u32, Option<String>) {
         }
     }
     (cases, suffer(&start, way, mood, &[], Blame::Exact))
-}
-
-/// As many threads as there are cores take one after the other.
-fn on_all_cores<T: Send>(work: Vec<T>, each: impl Fn(T) -> (u32, Option<String>) + Sync) -> u32 {
-    let (work, done) = (Mutex::new(work), Mutex::new((0, None)));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(next) = { work.lock().unwrap().pop() } {
-                    let (cases, wrong) = each(next);
-                    let mut done = done.lock().unwrap();
-                    done.0 += cases;
-                    done.1 = done.1.take().or(wrong);
-                    if done.1.is_some() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    let (cases, wrong) = done.into_inner().unwrap();
-    assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-    cases
 }
 
 #[test]

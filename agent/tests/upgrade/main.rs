@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
 mod coordinator;
+#[path = "../common/cores.rs"]
+mod cores;
 mod crashes;
 mod files;
 mod kinds;

@@ -2,16 +2,17 @@
 //! and adds a row for each cut. Decides which cut is of which upgrade, and goes on after the rows that are there.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bramble_fleet_tests::Watch;
 use bramble_fleet_tests::clock::Dice;
-use bramble_qemu_tests::campaign::cut::{Cut, choose};
+use bramble_qemu_tests::campaign::cut::{Cut, choose, kept};
 use bramble_qemu_tests::campaign::rows::{self, Row};
-use bramble_qemu_tests::campaign::{Ending, Recording, Upgrade, record, survive};
+use bramble_qemu_tests::campaign::{Ending, Kept, Recording, Upgrade, record, survive};
+use bramble_qemu_tests::card::CardFile;
 use bramble_qemu_tests::upgrade::Lab;
 use clap::Parser;
 use xtask::paths;
@@ -105,9 +106,10 @@ fn cuts(args: &Args, lab: &Lab, upgrade: Upgrade, numbers: &[u64], on: &dyn Fn()
         let mut dice = Dice::new(args.seed.wrapping_mul(1_000_003).wrapping_add(*number));
         let cut = choose(&recording.stretches, &mut dice);
         println!("── cut {number}: {} in {}, entry {}, lost: {}", upgrade.name(), cut.phase, cut.at, cut.loss);
-        let ending = survive(lab, &recording, &cut, &mut dice);
+        let kept = kept(&recording.tape.entries, &cut, &mut dice);
+        let ending = survive(lab, &recording, &cut, &kept);
         if ending.is_err() {
-            keep(lab, &recording, &cut, args, *number)?;
+            keep(lab, &recording, &kept, &format!("{}-{number}", args.seed))?;
         }
         let row = row(args, *number, upgrade, &recording, &cut, &ending);
         println!("   {} after {} s, {} boot(s): {}", row.end, row.serving, row.boots, row.said);
@@ -149,21 +151,15 @@ fn row(
 }
 
 /// What is needed to look at a failure: the card as it was cut, as it ended, and the serial line.
-fn keep(lab: &Lab, recording: &Recording, cut: &Cut, args: &Args, number: u64) -> anyhow::Result<()> {
-    let dir = paths::target().join("power-cuts").join(format!("{}-{number}", args.seed));
+fn keep(lab: &Lab, recording: &Recording, kept: &[Kept], name: &str) -> anyhow::Result<()> {
+    let dir = paths::target().join("power-cuts").join(name);
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let copy = |from: &Path, name: &str| {
-        std::fs::copy(from, dir.join(name)).map(drop).with_context(|| format!("cannot keep {name}"))
-    };
     let pi = &lab.member.pi;
     pi.cut_power();
-    copy(pi.card().path(), "ended.img")?;
-    copy(&pi.case().logs().join("pi-1.serial.log"), "serial.log")?;
-    let mut dice = Dice::new(args.seed.wrapping_mul(1_000_003).wrapping_add(number));
-    let again = choose(&recording.stretches, &mut dice);
-    debug_assert_eq!(again, *cut, "the dice say the same twice");
-    let kept = bramble_qemu_tests::campaign::cut::kept(&recording.tape.entries, cut, &mut dice);
-    recording.rewind(&dir.join("cut.img"), &kept)?;
+    CardFile::flash(pi.card().path(), &dir.join("ended.img"), 0)?;
+    std::fs::copy(pi.case().logs().join("pi-1.serial.log"), dir.join("serial.log"))
+        .context("cannot keep the serial line")?;
+    recording.rewind(&dir.join("cut.img"), kept)?;
     println!("   kept in {}", dir.display());
     Ok(())
 }

@@ -12,4 +12,5 @@ mod tape;
 mod upgrade;
 
 pub use recording::{Recorder, Recording};
+pub use tape::Kept;
 pub use upgrade::{Ending, Upgrade, record, survive};

@@ -5,14 +5,12 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
-use xtask::run::Cmd;
 
 use super::cut::{Follow, Phase, Seen, Stretch};
 use super::tape::{Kept, Kind, Tape};
-use crate::card::{CardFile, GROUP_PARTITION};
+use crate::card::{CardFile, GROUP_PARTITION, copy};
 use crate::pi::VirtualPi;
 
 /// LVM's label, header and texts are before the first extent.
@@ -97,15 +95,6 @@ impl Recording {
         let told = self.stretches.iter().map(|stretch| format!("{} {}", stretch.phase, stretch.to - stretch.from));
         told.collect::<Vec<_>>().join(", ")
     }
-}
-
-/// A copy with the same holes.
-///
-/// # Errors
-/// When it cannot be made.
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let cmd = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to);
-    cmd.within(Duration::from_secs(300)).check().map(drop).context("cannot copy the card")
 }
 
 /// Plays the tape onto `card`, looking whenever it may mean something else.

@@ -11,11 +11,11 @@ use bramble_contracts::api::{Connection, DeviceView};
 use bramble_contracts::boot::{self, Slot};
 use bramble_contracts::v1::{Health, Status};
 use bramble_contracts::v3::{OsPhase, OsUpgradeReport};
-use bramble_fleet_tests::clock::Dice;
 use bramble_fleet_tests::{Watch, wait_until};
 
-use super::cut::{Cut, Phase, kept};
+use super::cut::{Cut, Phase};
 use super::recording::{Recorder, Recording};
+use super::tape::Kept;
 use crate::harm::{HARD, SOFT};
 use crate::member::NAME;
 use crate::upgrade::{Lab, OF_AN_APP, OF_THE_STATE, OLD, Story};
@@ -139,14 +139,15 @@ fn view(lab: &Lab) -> Result<DeviceView, String> {
     lab.member.fleet.device_view(NAME)
 }
 
-/// The power goes in an upgrade, comes back, and the device is what it must be. It is left on.
+/// The power goes in an upgrade with so much of each write on the card, comes back, and the device is what it must be. It is
+/// left on.
 ///
 /// # Errors
 /// When it is not, with what was wrong.
-pub fn survive(lab: &Lab, recording: &Recording, cut: &Cut, dice: &mut Dice) -> anyhow::Result<Ending> {
+pub fn survive(lab: &Lab, recording: &Recording, cut: &Cut, kept: &[Kept]) -> anyhow::Result<Ending> {
     let pi = &lab.member.pi;
     pi.cut_power();
-    recording.rewind(pi.board().card().path(), &kept(&recording.tape.entries, cut, dice))?;
+    recording.rewind(pi.board().card().path(), kept)?;
     let ending = catch_unwind(AssertUnwindSafe(|| comes_back(lab, cut)));
     ending.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

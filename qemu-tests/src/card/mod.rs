@@ -41,8 +41,7 @@ impl CardFile {
     /// # Errors
     /// When it cannot be copied.
     pub fn flash(image: &Path, path: &Path, mib: u64) -> anyhow::Result<Self> {
-        let copy = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(image).arg(path);
-        copy.within(Duration::from_secs(300)).check()?;
+        copy(image, path)?;
         let file =
             OpenOptions::new().write(true).open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let bytes = (mib * 1024 * 1024).max(file.metadata()?.len());
@@ -162,6 +161,12 @@ impl CardFile {
         let file = file.with_context(|| format!("cannot open {}", self.path.display()))?;
         file.write_all_at(bytes, offset).with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+/// A copy of a card's file, with the same holes.
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let cmd = Cmd::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to);
+    cmd.within(Duration::from_secs(300)).check().map(drop).context("cannot copy the card")
 }
 
 #[cfg(test)]
