@@ -245,6 +245,10 @@ fn whoever_is_killed_in_the_middle_of_an_upgrade_it_ends_in_one_of_both_versions
         }
         alone(&pi, &have);
         assert_eq!(fleet.settled("web", &pi), running, "the app was touched");
+        // The blow may have come after the end of the upgrade: nothing is published while the broker is away.
+        let coordinator = fleet.coordinator();
+        soon("the broker to be back", || coordinator.broker_pid().ok_or_else(|| coordinator.proc().last_words()));
+        coordinator.ready();
     }
     visitor.leave();
 }
