@@ -73,6 +73,7 @@ const FOLDERS: &[(&str, u32)] = &[
 pub(crate) fn furnish(root: &Path, agent: &Path, note: &mut dyn FnMut(Done, &Path)) -> anyhow::Result<()> {
     programs(root, agent, note)?;
     payload::write(payload::INITRAMFS, root, note)?;
+    payload::write(payload::NEVER_STAYS, root, note)?;
     payload::write(payload::IMAGE, root, note)?;
     for (path, mode) in FOLDERS {
         files::folder(&root.join(path), *mode)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use bramble_contracts::boot::{GROUP, ROOT};
 use bramble_contracts::v1::{AgentVersion, Instance};
 
 use crate::files::{self, Done};
@@ -17,7 +18,8 @@ const BIN: &str = "/var/lib/bramble/bin";
 /// Stands before the version in their names.
 const PROGRAM: &str = "bramble-agent-v";
 const NOT_DONE: &str = "not done: the disk layout stays as it is, so operating system upgrades with a way back are not \
-                        possible on this device yet; hardware watchdog settings are left alone";
+                        possible on this device yet (`bramble-bootstrap convert` makes them so); hardware watchdog \
+                        settings are left alone";
 
 /// Does all of it. `tell` hears a line per step.
 pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Result<()> {
@@ -42,7 +44,9 @@ pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Resul
     } else {
         tell(format!("installed  below {}; the agent starts when it boots", wish.root.display()));
     }
-    tell(NOT_DONE.into());
+    if !Path::new("/dev").join(GROUP).join(ROOT).exists() {
+        tell(NOT_DONE.into());
+    }
     Ok(())
 }
 

@@ -34,6 +34,14 @@ pub(crate) const INITRAMFS: &[Carried] = carried!(
     "usr/share/initramfs-tools/scripts/local-top/bramble" 0o755,
 );
 
+/// What a machine besides needs that is to boot again whatever happens to it.
+pub(crate) const NEVER_STAYS: &[Carried] = carried!(
+    "bootstrap/files",
+    "etc/sysctl.d/50-bramble.conf" 0o644,
+    "etc/systemd/system/emergency.service.d/50-bramble.conf" 0o644,
+    "etc/systemd/system/rescue.service.d/50-bramble.conf" 0o644,
+);
+
 /// Settings of an image.
 pub(crate) const IMAGE: &[Carried] = carried!(
     "bootstrap/files",
@@ -45,13 +53,10 @@ pub(crate) const IMAGE: &[Carried] = carried!(
     "etc/modules-load.d/bramble.conf" 0o644,
     "etc/ssh/sshd_config.d/50-bramble.conf" 0o644,
     "etc/sudoers.d/bramble" 0o440,
-    "etc/sysctl.d/50-bramble.conf" 0o644,
     "etc/systemd/journald.conf.d/50-bramble.conf" 0o644,
     "etc/systemd/network/80-bramble.network" 0o644,
     "etc/systemd/system.conf.d/50-bramble.conf" 0o644,
     "etc/systemd/system/bramble-agent@.service.d/50-image.conf" 0o644,
-    "etc/systemd/system/emergency.service.d/50-bramble.conf" 0o644,
-    "etc/systemd/system/rescue.service.d/50-bramble.conf" 0o644,
     "etc/systemd/system/ssh.service.d/50-bramble.conf" 0o644,
     "usr/lib/clock-epoch" 0o644,
     "usr/lib/sysusers.d/bramble.conf" 0o644,
@@ -118,7 +123,8 @@ mod tests {
     #[test]
     fn every_file_of_the_folders_is_carried() {
         assert_eq!(names(INITRAMFS), tree("initramfs/files"));
-        assert_eq!(names(IMAGE), tree("bootstrap/files"));
+        let files: BTreeSet<String> = names(IMAGE).union(&names(NEVER_STAYS)).cloned().collect();
+        assert_eq!(files, tree("bootstrap/files"));
         let common = units::COMMON.map(|(name, _)| name.to_owned());
         let all: BTreeSet<String> = names(IMAGE_UNITS).into_iter().chain(common).collect();
         assert_eq!(all, tree("bootstrap/units"));

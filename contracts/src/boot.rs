@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 pub use firmware::{booted, root_is_ours, tryboot};
 pub use upgrade::{GROUP, Phase, PutBack, ROOT, SNAPSHOT, Snapshot, autoboot, autoboot_text};
 
+/// On a card with one set of boot files, in root and in its initramfs: a line with the device of their partition. Where this
+/// is, no slot can be tried, whatever the firmware is able to.
+pub const ONE_SET: &str = "/etc/bramble/boot-partition";
+
 /// One of the two sets of boot files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -91,7 +95,7 @@ pub enum Tryboot {
     Set,
     /// A plain boot.
     Clear,
-    /// This firmware has no one-shot boot: trials are counted instead.
+    /// No one-shot boot, for want of such firmware or of a second set of boot files: trials are counted instead.
     Unsupported,
 }
 

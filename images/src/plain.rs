@@ -68,5 +68,5 @@ fn fstab() -> String {
 fn cmdline(recipe: &Recipe) -> String {
     let consoles: String = recipe.boot.consoles.iter().map(|console| format!("console={console} ")).collect();
     let words = recipe.boot.words.join(" ");
-    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait panic=10 {words}\n")
+    format!("{consoles}root=PARTUUID={SIGNATURE:08x}-02 rootfstype=ext4 rootwait {words}\n")
 }

@@ -101,7 +101,7 @@ const WAIT_MAX_SECS: u32 = 600;
 pub fn decide(facts: &Facts) -> Action {
     match facts.volumes {
         Volumes::Plain => Action::Boot,
-        Volumes::Unreadable { times } => unreadable(facts.booted, times),
+        Volumes::Unreadable { times } => unreadable(facts, times),
         Volumes::Snapshot { phase: Phase::Apply, new_slot, returns, .. } => applied(facts, new_slot, returns),
         Volumes::Snapshot { phase: Phase::Trial, new_slot, attempt, .. } => trial(facts, new_slot, attempt),
         Volumes::Snapshot { phase: Phase::Failed, new_slot, returns, .. } => failed(facts, new_slot, returns),
@@ -149,11 +149,12 @@ fn failed(facts: &Facts, new_slot: Slot, returns: u32) -> Action {
     }
 }
 
-/// First a repair, then the other slot, then longer and longer pauses. A count that cannot be kept counts as high.
-fn unreadable(booted: Slot, times: Option<u32>) -> Action {
+/// First a repair, then the other slot, if one can be asked for, then longer and longer pauses. A count that cannot be kept
+/// counts as high.
+fn unreadable(facts: &Facts, times: Option<u32>) -> Action {
     match times {
         Some(0 | 1) => Action::RepairAndReboot,
-        Some(2) => Action::RebootToOther { slot: booted.other() },
+        Some(2) if facts.tryboot != Tryboot::Unsupported => Action::RebootToOther { slot: facts.booted.other() },
         Some(times) => Action::WaitAndReboot { secs: pause_secs(times.saturating_sub(3)) },
         None => Action::WaitAndReboot { secs: WAIT_MAX_SECS },
     }
@@ -212,6 +213,7 @@ mod tests {
             (snapshot(Failed, 1, 0), B, Unsupported, None, merge(Why::JudgedFailed)),
             (Volumes::Unreadable { times: Some(1) }, A, Clear, Some(A), RepairAndReboot),
             (Volumes::Unreadable { times: Some(2) }, A, Clear, Some(A), RebootToOther { slot: B }),
+            (Volumes::Unreadable { times: Some(2) }, A, Unsupported, None, WaitAndReboot { secs: 60 }),
             (Volumes::Unreadable { times: Some(3) }, A, Clear, Some(A), WaitAndReboot { secs: 60 }),
             (Volumes::Unreadable { times: Some(5) }, A, Clear, Some(A), WaitAndReboot { secs: 240 }),
             (Volumes::Unreadable { times: Some(u32::MAX) }, A, Clear, Some(A), WaitAndReboot { secs: 600 }),

@@ -107,7 +107,7 @@ fn counted(facts: &Facts) -> Option<Effect> {
 /// A plain boot gets the slot that autoboot.txt names; the other one is a boot on trial.
 fn to_other(facts: &Facts) -> Option<Effect> {
     let plain_is_other = facts.autoboot == Some(facts.booted.other());
-    (!plain_is_other && facts.tryboot != Tryboot::Unsupported).then_some(Effect::AskTryboot)
+    (!plain_is_other).then_some(Effect::AskTryboot)
 }
 
 /// What follows an effect that did not work.
@@ -189,7 +189,7 @@ mod tests {
             (facts(unreadable(Some(1)), A, Clear, Some(A)), vec![CountUnreadable(1), Repair, Reboot]),
             (facts(unreadable(Some(2)), A, Clear, Some(A)), vec![CountUnreadable(2), AskTryboot, Reboot]),
             (facts(unreadable(Some(2)), A, Set, Some(B)), vec![CountUnreadable(2), Reboot]),
-            (facts(unreadable(Some(2)), A, Unsupported, None), vec![CountUnreadable(2), Reboot]),
+            (facts(unreadable(Some(2)), A, Unsupported, None), vec![CountUnreadable(2), Wait(60), Reboot]),
             (facts(unreadable(Some(4)), A, Clear, Some(A)), vec![CountUnreadable(4), Wait(120), Reboot]),
             (facts(unreadable(None), A, Clear, None), vec![Wait(600), Reboot]),
         ];

@@ -1,10 +1,12 @@
-//! The first partition, seen from the initramfs: autoboot.txt, and counts of boots that did not work.
+//! The first partition, seen from the initramfs: autoboot.txt, and counts of boots that did not work. On a card with one set of
+//! boot files it is theirs, and has no autoboot.txt.
 //!
 //! Mounted for each look and for each write, so that it is whole whenever the power goes. Decides how a file there is
 //! replaced; not what is in it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -35,9 +37,10 @@ impl Drop for Mounted<'_> {
 }
 
 impl First {
-    /// By its label.
-    pub(crate) fn new(dev: &Path, run: &Path) -> Self {
-        Self { device: dev.join("disk/by-label/BRAMBLECFG"), at: run.join("first") }
+    /// The one that is named, else the one with our label.
+    pub(crate) fn new(named: Option<PathBuf>, dev: &Path, run: &Path) -> Self {
+        let device = named.unwrap_or_else(|| dev.join("disk/by-label/BRAMBLECFG"));
+        Self { device, at: run.join("first") }
     }
 
     fn mount(&self, flags: MsFlags) -> Result<Mounted<'_>, String> {
@@ -87,10 +90,14 @@ fn read(path: &Path) -> Result<Option<String>, String> {
     }
 }
 
-/// Written beside, synced, renamed, folder synced, read back.
+/// In place, where it is as long: one sector, which holds the one or the other whenever the power goes, and no table of the FAT
+/// takes part. Else written beside, synced, renamed, folder synced. Read back.
 pub(crate) fn replace(folder: &Path, name: &str, text: &str) -> Result<(), String> {
     let (path, beside) = (folder.join(name), folder.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
+        if overwrite(&path, text).is_ok_and(|done| done) {
+            return Ok(());
+        }
         let mut file = File::create(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
@@ -105,6 +112,16 @@ pub(crate) fn replace(folder: &Path, name: &str, text: &str) -> Result<(), Strin
     }
 }
 
+/// False where it is of another length.
+fn overwrite(path: &Path, text: &str) -> std::io::Result<bool> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() != text.len() as u64 {
+        return Ok(false);
+    }
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.sync_all().map(|()| true)
+}
+
 fn sync(folder: &Path) -> Result<(), String> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|err| format!("{}: {err}", folder.display()))
 }
@@ -116,7 +133,7 @@ mod tests {
     #[test]
     fn a_file_is_replaced_whole() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["1", "2\n", ""] {
+        for text in ["1", "2\n", "3\n", "", "4"] {
             replace(dir.path(), UNREADABLE, text).unwrap();
             assert_eq!(read(&dir.path().join(UNREADABLE)).unwrap().as_deref(), Some(text));
         }

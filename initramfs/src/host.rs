@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bramble_contracts::boot::{
-    ArmedWatchdog, BootRecord, GROUP, PutBack, SNAPSHOT, Slot, SlotBy, Why, autoboot, autoboot_text,
+    ArmedWatchdog, BootRecord, GROUP, ONE_SET, PutBack, SNAPSHOT, Slot, SlotBy, Tryboot, Why, autoboot, autoboot_text,
 };
 use nix::mount::MsFlags;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -40,12 +40,15 @@ pub struct Machine {
     sys: PathBuf,
     dev: PathBuf,
     run: PathBuf,
+    /// The partition of the boot files, where there is one set of them.
+    one_set: Option<PathBuf>,
 }
 
 impl Machine {
     /// This one.
     pub fn this() -> Self {
-        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into(), run: "/run".into() }
+        let one_set = fs::read_to_string(ONE_SET).ok().map(|line| PathBuf::from(line.trim()));
+        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into(), run: "/run".into(), one_set }
     }
 
     /// The kernel's command line.
@@ -54,7 +57,7 @@ impl Machine {
     }
 
     fn first(&self) -> First {
-        First::new(&self.dev, &self.run.join("bramble"))
+        First::new(self.one_set.clone(), &self.dev, &self.run.join("bramble"))
     }
 
     /// On the console and in the kernel's log, where the journal finds it.
@@ -64,6 +67,25 @@ impl Machine {
         let line = format!("<3>bramble: {text}\n");
         let write = OpenOptions::new().write(true).open(&path).and_then(|mut log| log.write_all(line.as_bytes()));
         write.map_err(|err| format!("{}: {err}", path.display()))
+    }
+
+    /// A kernel that stumbles is started anew, also where the command line does not say so: it would stay where it is.
+    pub fn lets_no_panic_stay(&self) -> Result<(), String> {
+        for (name, value) in [("panic", "10"), ("panic_on_oops", "1")] {
+            let path = self.proc.join("sys/kernel").join(name);
+            fs::write(&path, value).map_err(|err| format!("{}: {err}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Which slot was booted, and what the firmware says of it. With one set of boot files there are no slots.
+    fn booted(&self) -> (Slot, SlotBy, Tryboot) {
+        if self.one_set.is_some() {
+            return (Slot::A, SlotBy::Nobody, Tryboot::Unsupported);
+        }
+        let cell = |name: &str| fs::read(self.proc.join("device-tree/chosen/bootloader").join(name)).ok();
+        let (slot, by) = facts::booted(cell("partition").as_deref(), &self.cmdline());
+        (slot, by, facts::tryboot(cell("tryboot").as_deref()))
     }
 
     fn volumes(&self, times: Option<u32>, trouble: &mut Vec<String>) -> Volumes {
@@ -203,11 +225,10 @@ impl Host for Machine {
     }
 
     fn gather(&mut self) -> Gathered {
-        let cmdline = self.cmdline();
-        let cell = |name: &str| fs::read(self.proc.join("device-tree/chosen/bootloader").join(name)).ok();
-        let (booted, slot_by) = facts::booted(cell("partition").as_deref(), &cmdline);
+        let (booted, slot_by, tryboot) = self.booted();
+        let has_slots = self.one_set.is_none();
         let mut trouble = vec![];
-        if slot_by == SlotBy::Nobody {
+        if has_slots && slot_by == SlotBy::Nobody {
             trouble.push("neither the firmware nor the command line says which slot was booted".into());
         }
         let _settled = run("/usr/bin/udevadm", &["settle", "--timeout=30"]);
@@ -215,7 +236,7 @@ impl Host for Machine {
             Ok(texts) => {
                 let mut texts = texts.into_iter();
                 let autoboot: Option<Slot> = texts.next().flatten().as_deref().and_then(autoboot);
-                if autoboot.is_none() {
+                if has_slots && autoboot.is_none() {
                     trouble.push("autoboot.txt names no slot".into());
                 }
                 (autoboot, Some(number(texts.next().flatten()).saturating_add(1)))
@@ -226,7 +247,6 @@ impl Host for Machine {
             }
         };
         let volumes = self.volumes(times, &mut trouble);
-        let tryboot = facts::tryboot(cell("tryboot").as_deref());
         let facts = Facts { volumes, booted, tryboot, autoboot, attempts_max: ATTEMPTS_MAX, returns_max: RETURNS_MAX };
         Gathered { facts, slot_by, times, trouble }
     }
@@ -261,6 +281,8 @@ impl Host for Machine {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -271,11 +293,39 @@ mod tests {
         assert_eq!((number(None), number(Some("7\n".into())), number(Some("\0\0".into()))), (0, 7, 1));
     }
 
+    fn machine(base: &Path, one_set: Option<PathBuf>) -> Machine {
+        let at = |name: &str| base.join(name);
+        Machine { proc: at("proc"), sys: at("sys"), dev: at("dev"), run: at("run"), one_set }
+    }
+
+    #[test]
+    fn with_one_set_of_boot_files_there_are_no_slots_whatever_the_firmware_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let bootloader = dir.path().join("proc/device-tree/chosen/bootloader");
+        fs::create_dir_all(&bootloader).unwrap();
+        fs::write(bootloader.join("partition"), 2u32.to_be_bytes()).unwrap();
+        fs::write(bootloader.join("tryboot"), 0u32.to_be_bytes()).unwrap();
+        assert_eq!(machine(dir.path(), None).booted(), (Slot::A, SlotBy::Firmware, Tryboot::Clear));
+        let one = machine(dir.path(), Some("/dev/disk/by-partuuid/1-01".into()));
+        assert_eq!(one.booted(), (Slot::A, SlotBy::Nobody, Tryboot::Unsupported));
+        assert!(one.first().read(&["x"]).unwrap_err().contains("/dev/disk/by-partuuid/1-01 cannot be mounted"));
+    }
+
+    #[test]
+    fn a_panic_is_a_reboot() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine(dir.path(), None);
+        assert!(machine.lets_no_panic_stay().unwrap_err().contains("sys/kernel/panic"));
+        fs::create_dir_all(dir.path().join("proc/sys/kernel")).unwrap();
+        machine.lets_no_panic_stay().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("proc/sys/kernel/panic")).unwrap(), "10");
+    }
+
     #[test]
     fn a_firmware_that_takes_wishes_hears_one() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let machine = Machine { proc: at("proc"), sys: at("sys"), dev: at("dev"), run: at("run") };
+        let machine = machine(dir.path(), None);
         assert!(machine.ask_tryboot().unwrap_err().contains("takes no wishes"));
         let port = at("dev").join(VIRTUAL_FIRMWARE);
         fs::create_dir_all(port.parent().unwrap()).unwrap();

@@ -6,10 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use bramble_images::Programs;
 use xtask::{cross, paths, prepare};
 
-/// Where a stock card has the program.
-pub const STOCK_BOOTSTRAP: &str = "/var/lib/bramble-bootstrap";
+/// Where a stock card has the programs of a release: where a new one makes no new initramfs.
+const RELEASE: &str = "/var/lib/bramble-release";
+/// The one of them that is run there.
+pub const STOCK_BOOTSTRAP: &str = "/var/lib/bramble-release/bramble-bootstrap";
 
 /// Whom it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +52,8 @@ pub fn for_tests() -> PathBuf {
     make(Kind::Test).unwrap_or_else(|err| panic!("cannot make the image: {err:#}"))
 }
 
-/// The card of a device that has nothing of ours yet but `bramble-bootstrap`, with the control channel: one FAT, and root on
-/// one partition.
+/// The card of a device that has nothing of ours yet but the programs of a release, with the control channel and the demo
+/// image: one FAT, and root on one partition.
 ///
 /// # Panics
 /// When it cannot be made.
@@ -67,13 +70,15 @@ fn make_stock(mib: u64) -> anyhow::Result<PathBuf> {
     recipe.initramfs.files.clear();
     // Under emulation devices appear slowly.
     recipe.boot.words.push("systemd.default_device_timeout_sec=600".into());
-    let programs = paths::target().join("virtual-pi/stock");
-    // Where a new one makes no new initramfs.
-    let bootstrap = programs.join(STOCK_BOOTSTRAP.trim_start_matches('/'));
-    fs::create_dir_all(bootstrap.parent().context("it has one")?).context("cannot make the overlay")?;
-    fs::copy(xtask::image::programs()?.bootstrap, &bootstrap)
-        .with_context(|| format!("cannot write {}", bootstrap.display()))?;
-    recipe.overlay.extend([overlay("test"), overlay("stock"), programs]);
+    let tree = paths::target().join("virtual-pi/stock");
+    let release = tree.join(RELEASE.trim_start_matches('/'));
+    fs::create_dir_all(&release).context("cannot make the overlay")?;
+    let Programs { agent, bootstrap, bootguard } = xtask::image::programs()?;
+    for (name, program) in [("agent", agent), ("bootstrap", bootstrap), ("bootguard", bootguard)] {
+        let to = release.join(format!("bramble-{name}"));
+        fs::copy(program, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    }
+    recipe.overlay.extend([overlay("test"), overlay("stock"), overlay("demo"), demo_image()?, tree]);
     Ok(bramble_images::plain(&recipe, mib, &xtask::image::cache())?)
 }
 

@@ -47,13 +47,19 @@ impl Member {
     /// The same, and the guest reaches these of this machine, too: at [`HOST`], with the same port.
     #[must_use]
     pub fn with(case: &Arc<Case>, image: &Path, more: &[SocketAddr]) -> Self {
+        Self::on_card(case, image, Setup::default().card_mib, more)
+    }
+
+    /// The same, on a card of this size.
+    #[must_use]
+    pub fn on_card(case: &Arc<Case>, image: &Path, card_mib: u64, more: &[SocketAddr]) -> Self {
         let net = Arc::new(NetNs::new(case));
         let setup = FleetSetup { listen: net.host(), serve: vec!["--advertise".into(), HOST.to_string()] };
         let fleet = Fleet::start_in(Arc::clone(case), &setup);
         let wire = |host: SocketAddr| Wire { guest: (HOST, host.port()).into(), host };
         let fleets = [fleet.coordinator().address(), fleet.coordinator().broker()];
         let wires = fleets.iter().chain(more).copied().map(wire).collect();
-        let pi = VirtualPi::new(case, NAME, image, &Setup { ports: vec![APP], wires, ..Setup::default() });
+        let pi = VirtualPi::new(case, NAME, image, &Setup { card_mib, ports: vec![APP], wires, ..Setup::default() });
         Member { pi, fleet, net }
     }
 

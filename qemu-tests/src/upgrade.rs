@@ -43,6 +43,8 @@ pub struct Lab {
     pub member: Member,
     /// What it is upgraded from.
     pub repo: AptRepo,
+    /// How well it is protected.
+    protection: Protection,
     /// Of the newest package. One that failed is told from the next one by its version.
     version: AtomicU32,
 }
@@ -101,14 +103,14 @@ impl Lab {
         member.online();
         member.apply_hello();
         member.answers();
-        Self::of(member, repo)
+        Self::of(member, repo, Protection::Tryboot)
     }
 
-    /// The same of a device whose app answers, and which reaches the repository.
+    /// The same of a device whose app answers, which reaches the repository, and which is protected so well.
     #[must_use]
     #[track_caller]
-    pub fn of(member: Member, repo: AptRepo) -> Self {
-        let lab = Lab { member, repo, version: AtomicU32::new(1) };
+    pub fn of(member: Member, repo: AptRepo, protection: Protection) -> Self {
+        let lab = Lab { member, repo, protection, version: AtomicU32::new(1) };
         lab.settle_in();
         lab
     }
@@ -116,7 +118,7 @@ impl Lab {
     fn settle_in(&self) {
         let member = &self.member;
         wait_until("the device to say how it is protected", Duration::from_secs(300), || match self.os() {
-            Some(os) if os.protection == Protection::Tryboot && os.lacks.is_empty() => Ok(()),
+            Some(os) if os.protection == self.protection => Ok(()),
             other => Err(format!("{other:?}")),
         });
         self.repo.add(&[mark(OLD)]);
@@ -166,7 +168,8 @@ impl Lab {
         let limit = format!("{}s", UPGRADE.as_secs());
         let usual =
             ["os", "upgrade", "--device", NAME, "--batches", "100%", "--healthy-for", "1s", "--wait", "--timeout"];
-        let cmd = self.member.fleet.bramble().cmd().clone().args(usual).arg(limit).args(words);
+        let least: &[&str] = if self.protection == Protection::Tryboot { &[] } else { &["--least", "bootcount"] };
+        let cmd = self.member.fleet.bramble().cmd().clone().args(usual).arg(limit).args(least).args(words);
         let cmd = cmd.within(UPGRADE + Duration::from_secs(60));
         let command = std::thread::spawn(move || cmd.output().unwrap_or_else(|err| panic!("{err}")));
         Asked { command, before, watch: Watch::start() }

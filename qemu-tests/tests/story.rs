@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bramble_contracts::v2::ClockVerdict;
+use bramble_contracts::v3::Protection;
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::{full, unix_secs};
 use bramble_fleet_tests::wait_until;
@@ -35,7 +36,7 @@ fn a_flashed_card_becomes_a_device_and_stays_one() {
     // A short run does all it does on the same device; a full one takes all cases, each group on a device of its own.
     let recorder = Recorder::start(&member.pi, "story").unwrap();
     comes_back(&member);
-    let lab = Lab::of(member, repo);
+    let lab = Lab::of(member, repo, Protection::Tryboot);
     canary::short(&lab, recorder);
     strike(&lab.member, &[ALONE, HANGS, TRYBOOT].concat());
 }

@@ -10,6 +10,7 @@ mod build;
 mod compare;
 mod dress;
 mod dump;
+mod guard;
 mod journal;
 mod layout;
 mod lvmtext;

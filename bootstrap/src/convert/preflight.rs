@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use super::build::fit;
 use super::dump::{self, Dump};
+use super::guard;
 use super::layout::{self, EXTENT, Layout, Wish};
 use super::lvmtext::GROUP;
 use super::place::{Place, disk_of, read_mbr};
@@ -43,6 +44,8 @@ pub(crate) struct Found {
     pub(crate) packages: Vec<String>,
     /// Missing kernel modules.
     pub(crate) modules: Vec<String>,
+    /// The boot guard's program is there.
+    pub(crate) guard: bool,
     /// Volume groups.
     pub(crate) groups: Vec<String>,
     /// Power.
@@ -174,6 +177,12 @@ fn machine(found: &Found) -> Vec<String> {
     if !found.modules.is_empty() {
         refusals.push(format!("the running kernel has no modules {}", found.modules.join(" ")));
     }
+    if !found.guard {
+        refusals.push(
+            "bramble-bootguard lies neither beside this program nor in /usr/lib/bramble: copy it from the same release"
+                .into(),
+        );
+    }
     if found.groups.iter().any(|group| group == GROUP) {
         refusals.push(format!(
             "another disk has a volume group {GROUP} already: rename it (vgrename) or take the disk off"
@@ -259,6 +268,7 @@ pub(crate) fn look() -> Found {
         boot: boot().map_err(|err| format!("{err:#}")),
         packages: packages(),
         modules: MODULES.iter().filter(missing).map(|module| (*module).to_owned()).collect(),
+        guard: guard::found().is_some(),
         groups: groups.split_whitespace().map(str::to_owned).collect(),
         power: power(),
         used,
@@ -387,6 +397,7 @@ mod tests {
             }),
             packages: vec![],
             modules: vec![],
+            guard: true,
             groups: vec![],
             power: Power::Good,
             used: [0, 0],
@@ -436,7 +447,7 @@ mod tests {
     #[test]
     fn each_refusal_says_why() {
         type Change = fn(&mut Found);
-        let cases: [(Change, &str); 15] = [
+        let cases: [(Change, &str); 16] = [
             (|found| found.root = Err("root is btrfs; only ext4 is converted".into()), "btrfs"),
             (|found| part(found).dump.features = vec!["bigalloc".into()], "bigalloc"),
             (|found| part(found).least = 7 * GIB, "card is too small for what is on it: root needs 7591 MiB"),
@@ -449,6 +460,7 @@ mod tests {
             (|found| boot(found).device = "/dev/sda".into(), "another disk"),
             (|found| found.packages = vec!["lvm2".into()], "apt-get install --no-install-recommends lvm2"),
             (|found| found.modules = vec!["dm-thin-pool".into()], "no modules dm-thin-pool"),
+            (|found| found.guard = false, "bramble-bootguard lies neither"),
             (|found| found.groups = vec!["vg0".into()], "vgrename"),
             (|found| found.power = Power::Low, "voltage"),
             (|found| found.mounted = vec!["/var/lib/bramble".into()], "a mount of its own"),

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use bramble_contracts::boot::{BootRecord, GROUP, ROOT, Slot, SlotBy, Tryboot, booted, root_is_ours, tryboot};
+use bramble_contracts::boot::{BootRecord, GROUP, ONE_SET, ROOT, Slot, SlotBy, Tryboot, booted, root_is_ours, tryboot};
 
 use super::slots;
 use crate::core::os::Protection;
@@ -19,6 +19,7 @@ const PROGRAMS: [&str; 4] = ["usr/bin/apt-get", "usr/bin/apt-mark", "usr/bin/dpk
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     is_ours: bool,
+    one_set: bool,
     tryboot: Tryboot,
     booted: (Slot, SlotBy),
     record: Option<BootRecord>,
@@ -45,11 +46,19 @@ impl Machine {
     fn below(base: &Path) -> Self {
         let cmdline = fs::read_to_string(base.join("proc/cmdline")).unwrap_or_default();
         let cell = |name: &str| fs::read(base.join("proc/device-tree/chosen/bootloader").join(name)).ok();
-        let record = fs::read(base.join(BootRecord::PATH.trim_start_matches('/'))).ok();
+        let below = |path: &str| base.join(path.trim_start_matches('/'));
+        let record = fs::read(below(BootRecord::PATH)).ok();
+        let one_set = below(ONE_SET).exists();
+        let (tryboot, booted) = if one_set {
+            (Tryboot::Unsupported, (Slot::A, SlotBy::Nobody))
+        } else {
+            (tryboot(cell("tryboot").as_deref()), booted(cell("partition").as_deref(), &cmdline))
+        };
         Self {
             is_ours: root_is_ours(&cmdline) || has_volume(base),
-            tryboot: tryboot(cell("tryboot").as_deref()),
-            booted: booted(cell("partition").as_deref(), &cmdline),
+            one_set,
+            tryboot,
+            booted,
             record: record.and_then(|text| serde_json::from_slice(&text).ok()),
             lacks_unit: !base.join(UNIT).exists(),
             lacks_program: PROGRAMS.into_iter().find(|program| !base.join(program).exists()),
@@ -122,13 +131,15 @@ impl Machine {
                 none(format!("/{} is not there: which boot files root has is not known", slots::BOOT_FILES))
             }
             Protection::Tryboot if self.booted().is_none() => none("which slot was booted is not known".into()),
-            Protection::Bootcount => Strength {
-                protection: Protection::Bootcount,
-                lacks:
-                    "this firmware cannot boot a slot on trial (no tryboot in its device tree): boot files are held, \
-                        and root comes back after boots that failed"
-                        .into(),
-            },
+            Protection::Bootcount => {
+                let why = if self.one_set {
+                    "this card has one set of boot files"
+                } else {
+                    "this firmware cannot boot a slot on trial (no tryboot in its device tree)"
+                };
+                let lacks = format!("{why}: boot files are held, and root comes back after boots that failed");
+                Strength { protection: Protection::Bootcount, lacks }
+            }
             tier => Strength { protection: tier, lacks: String::new() },
         }
     }
@@ -209,5 +220,16 @@ pub(super) mod tests {
         let Strength { protection, lacks } = machine.strength();
         assert_eq!((protection, machine.booted()), (Protection::Bootcount, Some(Slot::B)), "by the command line");
         assert!(lacks.contains("no tryboot"), "{lacks}");
+    }
+
+    #[test]
+    fn with_one_set_of_boot_files_boots_are_counted_whatever_the_firmware_can() {
+        let dir = tempfile::tempdir().unwrap();
+        image(dir.path());
+        write(dir.path(), ONE_SET.trim_start_matches('/'), b"/dev/disk/by-partuuid/1-01\n");
+        let machine = Machine::below(dir.path());
+        let Strength { protection, lacks } = machine.strength();
+        assert_eq!((protection, machine.booted()), (Protection::Bootcount, None));
+        assert!(lacks.contains("one set of boot files"), "{lacks}");
     }
 }
