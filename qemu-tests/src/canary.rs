@@ -25,6 +25,9 @@ const SAYS: Duration = Duration::from_secs(300);
 const AGENT: &str = "/etc/bramble/agent.toml";
 const KEPT: &str = "/var/lib/bramble/of-the-old";
 const FILLER: &str = "/var/lib/bramble/filler";
+/// From behind the reserved sectors on: chains that lead nowhere, in a file system that says it was left in order.
+const DAMAGE_SLOT: &str = "case $(cat /proc/cmdline) in *bramble.slot=b*) slot=BOOT_A;; *) slot=BOOT_B;; esac\n\
+    dd if=/dev/urandom of=/dev/disk/by-label/$slot bs=512 seek=33 count=4000 conv=notrunc,fsync";
 
 /// A test is to end. What is well has more time than it needs: emulation is slow, and slower beside other work.
 fn words<'a>(name: &'a str, give_up: &'a str) -> [&'a str; 7] {
@@ -235,6 +238,7 @@ fn prepare(lab: &Lab, harm: &Harm) {
             let avail = "$(($(df --output=avail -k /var/lib/bramble | tail -n1) - 32768))";
             pi.ok(&format!("fallocate -l {avail}K {FILLER}"));
         }
+        Besides::SlotDamaged => drop(pi.ok(DAMAGE_SLOT)),
         Besides::Nothing | Besides::TrialClock(_) | Besides::StateFullAfter => {}
     }
 }
@@ -264,7 +268,7 @@ fn accompany(lab: &Lab, harm: &Harm, asked: &Asked, boots: u32) {
             lab.member.answers();
             pi.ok(&format!("rm {FILLER}"));
         }
-        Besides::Nothing | Besides::TrialClock(_) | Besides::ShortApply => {}
+        Besides::Nothing | Besides::TrialClock(_) | Besides::ShortApply | Besides::SlotDamaged => {}
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Besides {
     StateFullAfter,
     /// Packages may be written for two minutes.
     ShortApply,
+    /// The tables of the other slot's FAT are overwritten before.
+    SlotDamaged,
 }
 
 /// How it must end.
@@ -164,6 +166,7 @@ pub const HARMS: &[Harm] = &[
     stays("state-full-before", Does::Postinst("true"), Besides::StateFullBefore),
     stays("cmdline", Does::Postinst(CMDLINE), Besides::Nothing),
     stays("asks", Does::Asks, Besides::Nothing),
+    stays("slot-damaged", Does::Postinst("true"), Besides::SlotDamaged),
     stays("churn", Does::Postinst(CHURN), Besides::Nothing),
     stays("trial-1970", Does::Postinst("true"), Besides::TrialClock(Clock::Unset)),
     Harm {

@@ -37,7 +37,7 @@ fn packages_that_fail_are_not_tried() {
 
 #[test]
 fn what_does_no_harm_stays() {
-    suffers("os-stays", &["cmdline", "asks", "churn"]);
+    suffers("os-stays", &["cmdline", "asks", "slot-damaged", "churn"]);
 }
 
 #[test]

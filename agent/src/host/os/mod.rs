@@ -13,6 +13,7 @@ pub mod lvm;
 mod machine;
 mod mounts;
 mod panics;
+mod partition;
 mod probation;
 mod quiet;
 mod reboot;

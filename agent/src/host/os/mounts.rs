@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{major, minor};
 
-const LABELS: &str = "/dev/disk/by-label";
+pub(super) const LABELS: &str = "/dev/disk/by-label";
 const FIRST: &str = "BRAMBLECFG";
 
 /// Mounted until this is dropped.
@@ -34,9 +34,9 @@ impl Mounted {
         Self::label(FIRST, at, Use::Write)
     }
 
-    /// A slot.
-    pub(super) fn slot(slot: Slot, at: &Path, what_for: Use) -> Result<Self, String> {
-        Self::label(slot.label(), at, what_for)
+    /// A slot, to read.
+    pub(super) fn slot(slot: Slot, at: &Path) -> Result<Self, String> {
+        Self::label(slot.label(), at, Use::Read)
     }
 
     /// A folder, seen elsewhere.
@@ -48,13 +48,17 @@ impl Mounted {
     }
 
     fn label(label: &str, at: &Path, what_for: Use) -> Result<Self, String> {
-        let said = |err: &dyn std::fmt::Display| format!("{label} cannot be mounted: {err}");
+        Self::device(&Path::new(LABELS).join(label), at, what_for)
+    }
+
+    /// The file system of a partition.
+    pub(super) fn device(device: &Path, at: &Path, what_for: Use) -> Result<Self, String> {
+        let said = |err: &dyn std::fmt::Display| format!("{} cannot be mounted: {err}", device.display());
         fs::create_dir_all(at).map_err(|err| said(&err))?;
-        let device = Path::new(LABELS).join(label);
         let always = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-        let try_mount = |flags| mount(Some(&device), at, Some("vfat"), always | flags, None::<&str>);
+        let try_mount = |flags| mount(Some(device), at, Some("vfat"), always | flags, None::<&str>);
         // One that is mounted elsewhere to be written to cannot be mounted otherwise here, and the kernel's log says so.
-        let mounted = match (what_for, elsewhere(&device)) {
+        let mounted = match (what_for, elsewhere(device)) {
             (Use::Write, _) | (Use::Read, Some(Use::Write)) => try_mount(MsFlags::empty()),
             (Use::Read, Some(Use::Read) | None) => match try_mount(MsFlags::MS_RDONLY) {
                 Err(Errno::EBUSY) => try_mount(MsFlags::empty()),

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::files::Files;
 use super::look::{lvm, seen};
 use super::machine::Machine;
 use super::mounts::{Mounted, Use};
+use super::partition;
 use super::quiet::Quiet;
 use super::slots;
 use crate::core::os::{
@@ -89,7 +91,7 @@ impl Unit<'_> {
                 Protection::Bootcount | Protection::None => self.remove().await,
             },
             Verb::Remove => self.remove().await,
-            Verb::Resync => self.resync(&ground),
+            Verb::Resync => self.resync(&ground).await,
             Verb::Mend => self.flip(self.slot()?),
         }
     }
@@ -117,10 +119,12 @@ impl Unit<'_> {
         Ok(None)
     }
 
-    /// The only commit point: written beside, synced, renamed, folder synced, read back from the card.
+    /// The only commit point, and read back.
     fn flip(&self, slot: Slot) -> Done {
         let first = Mounted::first_writable(&self.files.run("os-first")).map_err(other)?;
-        replace(first.at(), "autoboot.txt", &autoboot_text(slot)).map_err(|err| of_disk(&err))?;
+        let text = autoboot_text(slot);
+        let done = overwrite(&first.at().join("autoboot.txt"), &text);
+        done.or_else(|_| replace(first.at(), "autoboot.txt", &text)).map_err(|err| of_disk(&err))?;
         let read = fs::read_to_string(first.at().join("autoboot.txt")).map_err(other)?;
         if autoboot(&read) == Some(slot) { Ok(None) } else { Err(other("autoboot.txt reads back otherwise")) }
     }
@@ -141,10 +145,9 @@ impl Unit<'_> {
 
     async fn apply_with_slot(&self) -> Result<(), UnitFailure> {
         let (to, root) = (self.slot()?, self.files.root());
-        let from = Mounted::slot(to.other(), &self.files.run("os-slot-from"), Use::Read).map_err(other)?;
+        let from = Mounted::slot(to.other(), &self.files.run("os-slot-from")).map_err(other)?;
         // Packages write their boot files where they always do.
-        let target = Mounted::slot(to, &root.join("boot/firmware"), Use::Write).map_err(other)?;
-        slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
+        let target = made_like(&from, to, &root.join("boot/firmware")).await?;
         self.quietly().await?;
         // The packages may have brought another map.
         let boot_files = slots::BootFiles::of(root).map_err(|err| failed(About::Packages, err))?;
@@ -176,13 +179,32 @@ impl Unit<'_> {
         quiet.end().map_err(|err| of_disk(&err)).and(done)
     }
 
-    fn resync(&self, ground: &Ground) -> Done {
+    async fn resync(&self, ground: &Ground) -> Done {
         let new = ground.booted.ok_or_else(|| other("which slot was booted is not known"))?;
-        let from = Mounted::slot(new, &self.files.run("os-slot-from"), Use::Read).map_err(other)?;
-        let to = Mounted::slot(new.other(), &self.files.run("os-slot-to"), Use::Write).map_err(other)?;
-        slots::copy(from.at(), to.at(), new.other()).map_err(|err| of_disk(&err))?;
-        Ok(None)
+        let from = Mounted::slot(new, &self.files.run("os-slot-from")).map_err(other)?;
+        made_like(&from, new.other(), &self.files.run("os-slot-to")).await.map(|_| None)
     }
+}
+
+/// The slot, mounted to be written, with the other one's files. One that the power went away from, or that cannot be made so,
+/// gets a new file system: nothing boots from it meanwhile, and otherwise no upgrade could ever write to it again.
+async fn made_like(from: &Mounted, to: Slot, at: &Path) -> Result<Mounted, UnitFailure> {
+    let device = partition::of(to).map_err(other)?;
+    let copied = || -> Result<Mounted, UnitFailure> {
+        let target = Mounted::device(&device, at, Use::Write).map_err(other)?;
+        slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
+        Ok(target)
+    };
+    let in_order =
+        partition::was_left_in_order(&device).map_err(|err| other(format!("{}: {err}", device.display())))?;
+    let why = match in_order.then(copied) {
+        Some(Ok(target)) => return Ok(target),
+        Some(Err(failure)) => failure.why,
+        None => "it was not unmounted".into(),
+    };
+    tracing::warn!(slot = %to, why, "its partition gets a new file system");
+    partition::format(&device, to).await.map_err(other)?;
+    copied()
 }
 
 /// One change of metadata: it is as it was, or all of it is done.
@@ -204,6 +226,18 @@ fn changes(held: &Snapshot, to: Phase) -> Vec<String> {
     gone.chain(came).collect()
 }
 
+/// In place, where it is as long: one sector, which holds the one or the other whenever the power goes. No table of the FAT
+/// takes part, which a new file and its rename leave in between for a while.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata()?.len() != text.len() as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is of another length", path.display())));
+    }
+    file.write_all_at(text.as_bytes(), 0)?;
+    slots::settle(&file)
+}
+
+/// Written beside, synced, read back, renamed, folder synced.
 fn replace(folder: &Path, name: &str, text: &str) -> io::Result<()> {
     let (path, beside) = (folder.join(name), folder.join(format!("{name}.new")));
     let mut file = File::create(&beside)?;
@@ -221,6 +255,8 @@ fn replace(folder: &Path, name: &str, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -238,13 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn autoboot_is_replaced_whole() {
+    fn autoboot_is_written_in_place_where_it_can_be() {
         let dir = tempfile::tempdir().unwrap();
-        for slot in [Slot::A, Slot::B, Slot::A] {
-            replace(dir.path(), "autoboot.txt", &autoboot_text(slot)).unwrap();
-            assert_eq!(autoboot(&fs::read_to_string(dir.path().join("autoboot.txt")).unwrap()), Some(slot));
+        let path = dir.path().join("autoboot.txt");
+        let names = || autoboot(&fs::read_to_string(&path).unwrap());
+        assert!(overwrite(&path, &autoboot_text(Slot::A)).is_err(), "there is none");
+        replace(dir.path(), "autoboot.txt", &autoboot_text(Slot::A)).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        for slot in [Slot::B, Slot::A] {
+            overwrite(&path, &autoboot_text(slot)).unwrap();
+            assert_eq!((names(), fs::metadata(&path).unwrap().ino()), (Some(slot), inode));
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::write(&path, "# by hand\n").unwrap();
+        assert!(overwrite(&path, &autoboot_text(Slot::B)).unwrap_err().to_string().contains("another length"));
+        replace(dir.path(), "autoboot.txt", &autoboot_text(Slot::B)).unwrap();
+        assert_eq!((names(), fs::read_dir(dir.path()).unwrap().count()), (Some(Slot::B), 1));
     }
 
     #[test]
