@@ -1,12 +1,13 @@
 //! An upgrade that was recorded: the card before it, all that was written since, and which of that belongs to which phase.
 //!
-//! Decides where phases begin: after each write to the boot settings or to LVM's metadata the card is read as from outside.
+//! Decides where phases begin: after each write to the boot settings or to LVM's metadata the card is read as from outside. Whatever
+//! write was the last one, the boot settings name a slot.
 
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use super::cut::{Follow, Phase, Seen, Stretch};
 use super::tape::{Kept, Kind, Tape};
@@ -110,8 +111,10 @@ fn stretches(card: &CardFile, tape: &Tape, boots: &[usize], asked: usize) -> any
         if touched || boots.contains(&number) {
             tape.play(card.path(), played, &vec![Kept::Whole; number + 1 - played])?;
             played = number + 1;
-            // Between two sectors of one change a card may mean nothing; what it meant before goes on.
-            if let (Ok(autoboot), Ok((snapshot, merging))) = (card.autoboot(), card.snapshot()) {
+            let autoboot = card.autoboot().with_context(|| format!("autoboot.txt after entry {number}"))?;
+            ensure!(autoboot.is_some(), "after entry {number} autoboot.txt names no slot");
+            // Between two sectors of one change of LVM's it may mean nothing; what it meant before goes on.
+            if let Ok((snapshot, merging)) = card.snapshot() {
                 let boot = boots.partition_point(|begins| *begins <= number);
                 phase = follow.phase(&Seen { autoboot, snapshot, merging, boot });
             }
