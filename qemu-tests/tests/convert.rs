@@ -68,9 +68,9 @@ fn a_machine_in_use_becomes_volumes_whenever_the_power_goes_and_is_upgraded_by_c
 fn joins(member: &Member) {
     let seed = member.seed();
     let pi = &member.pi;
-    pi.ok(&format!("umask 077; echo '{}' > /root/token", seed.token));
+    pi.ok(&format!("umask 077; echo '{}' > /run/token", seed.token));
     let install = format!(
-        "{STOCK_BOOTSTRAP} install --coordinator {} --token-file /root/token --name {NAME} && rm /root/token",
+        "{STOCK_BOOTSTRAP} install --coordinator {} --token-file /run/token --name {NAME} && rm /run/token",
         seed.coordinator
     );
     let said = long(pi, &install);

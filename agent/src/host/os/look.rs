@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use bramble_contracts::boot::{GROUP, Slot, autoboot};
+use bramble_contracts::boot::{GROUP, ONE_SET, Slot, autoboot};
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Files};
@@ -62,13 +62,19 @@ pub(super) async fn seen(files: &Files) -> Seen {
         Ok(printed) => (lvm::volumes(&printed), lvm::pool(&printed)),
         Err(why) => (Volumes::Unreadable(why), None),
     };
-    let named = Mounted::first(&files.run("os-first"))
+    // With one set of boot files nothing names a slot.
+    let autoboot = if Path::new(ONE_SET).exists() { None } else { named(files) };
+    Seen { boot: facts::boot_id(), volumes, pool, autoboot, stamp: files.stamp() }
+}
+
+/// The slot that autoboot.txt names.
+fn named(files: &Files) -> Option<Slot> {
+    let text = Mounted::first(&files.run("os-first"))
         .and_then(|first| fs::read_to_string(first.at().join("autoboot.txt")).map_err(|err| err.to_string()));
-    if let Err(why) = &named {
+    if let Err(why) = &text {
         tracing::warn!(why, "autoboot.txt cannot be read");
     }
-    let autoboot = named.ok().as_deref().and_then(autoboot);
-    Seen { boot: facts::boot_id(), volumes, pool, autoboot, stamp: files.stamp() }
+    autoboot(&text.ok()?)
 }
 
 /// Looks, and leaves what it saw for the agent.
