@@ -249,6 +249,31 @@ fn a_device_with_less_protection_than_asked_for_is_refused() {
     assert_eq!(world.boots, 1);
 }
 
+/// A boot on trial says so until the next one, also when what was tried in it has long been confirmed.
+#[test]
+fn an_upgrade_in_the_boot_that_the_one_before_was_tried_in_is_tried_in_a_boot_of_its_own() {
+    for protection in [Protection::Tryboot, Protection::Bootcount] {
+        for (kind, end) in [(Kind::Good, Status::Confirmed), (Kind::SickApp, Status::RolledBack)] {
+            let mut world = Story { protection, ..Story::of(Kind::Good) }.begin();
+            let mut upgrade = |kind, id: &str| {
+                (world.kind, world.base) = (kind, world.root.version);
+                world.disk.ledger.last = None;
+                world.wish = Some(Wish { id: id.into(), ..wish(1) });
+                world.news();
+                let end = world.now + 6 * HOUR;
+                assert!(world.run_until(end, |world| world.is_at_rest() && world.disk.ledger.last.is_some()));
+                assert_eq!(world.wrong, [""; 0], "{protection:?}, {kind:?}");
+                (world.disk.ledger.last.as_ref().map(|last| last.status), world.is_new(), world.boots)
+            };
+            assert_eq!(upgrade(Kind::Good, "first"), (Some(Status::Confirmed), true, 2));
+            let (status, is_new, boots) = upgrade(kind, "second");
+            let sound = end == Status::Confirmed;
+            assert_eq!((status, is_new), (Some(end), sound), "{protection:?}, {kind:?}");
+            assert_eq!(boots, if sound { 3 } else { 4 }, "{protection:?}, {kind:?}: a trial, and the way back");
+        }
+    }
+}
+
 #[test]
 fn the_agent_and_the_system_are_not_upgraded_at_once_and_apps_are_left_alone() {
     let mut world = Story::of(Kind::Good).begin();
