@@ -20,7 +20,10 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["boot"] => guarded(|machine| {
-            machine.lets_no_panic_stay().or_else(|why| machine.say(&why))?;
+            if let Err(why) = machine.lets_no_panic_stay() {
+                // Where even this fails there is nobody to tell.
+                let _told = machine.say(&why);
+            }
             boot::boot(machine).map(|ended| match ended {
                 boot::Ended::GoesOn | boot::Ended::Reboots => {}
             })
