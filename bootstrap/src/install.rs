@@ -44,7 +44,8 @@ pub(crate) fn run(wish: &Install, tell: &mut dyn FnMut(String)) -> anyhow::Resul
     } else {
         tell(format!("installed  below {}; the agent starts when it boots", wish.root.display()));
     }
-    if !Path::new("/dev").join(GROUP).join(ROOT).exists() {
+    let has_volumes = preflight::is_this_machine(wish) && Path::new("/dev").join(GROUP).join(ROOT).exists();
+    if !has_volumes {
         tell(NOT_DONE.into());
     }
     Ok(())

@@ -32,6 +32,9 @@ impl Watchdog {
     }
 }
 
+/// With less time than this, in seconds, a slow disk or a merge would become a loop of resets.
+const LEAST_S: u32 = 60;
+
 /// Arms it and lets go of it.
 pub(crate) fn arm(dev: &Path, sys: &Path) -> Result<ArmedWatchdog, String> {
     if !dev.join(NAME).exists() {
@@ -40,14 +43,21 @@ pub(crate) fn arm(dev: &Path, sys: &Path) -> Result<ArmedWatchdog, String> {
             let _absent = crate::process::run("/sbin/modprobe", &["-qb", driver]);
         }
     }
+    if let Some(time) = says(sys, "timeout").and_then(|text| text.parse::<u32>().ok()).filter(|time| *time < LEAST_S) {
+        return Err(format!("/dev/{NAME} has {time} s, and the way to systemd may take longer: it is left to systemd"));
+    }
     drop(Watchdog::open(dev)?);
     seen(sys)
 }
 
+fn says(sys: &Path, name: &str) -> Option<String> {
+    let path = sys.join("class/watchdog").join(NAME).join(name);
+    fs::read_to_string(path).map(|text| text.trim().to_owned()).ok()
+}
+
 /// What the kernel says of it. One that stopped when it was let go is told as that.
 fn seen(sys: &Path) -> Result<ArmedWatchdog, String> {
-    let folder = sys.join("class/watchdog").join(NAME);
-    let says = |name: &str| fs::read_to_string(folder.join(name)).map(|text| text.trim().to_owned()).ok();
+    let says = |name: &str| says(sys, name);
     if let Some(state) = says("state").filter(|state| state != "active") {
         return Err(format!("/dev/{NAME} is {state} once it is let go: this driver cannot be armed ahead of systemd"));
     }
@@ -75,6 +85,19 @@ mod tests {
         assert_eq!(seen(dir.path()), Ok(want));
         fs::write(folder.join("state"), "inactive\n").unwrap();
         assert!(seen(dir.path()).unwrap_err().contains("inactive"));
+    }
+
+    #[test]
+    fn one_with_little_time_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dev, folder) = (dir.path().join("dev"), dir.path().join("class/watchdog/watchdog0"));
+        fs::create_dir_all(&dev).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(dev.join(NAME), "").unwrap();
+        fs::write(folder.join("timeout"), "15\n").unwrap();
+        assert!(arm(&dev, dir.path()).unwrap_err().contains("has 15 s"));
+        fs::write(folder.join("timeout"), "180\n").unwrap();
+        assert_eq!(arm(&dev, dir.path()).unwrap().timeout_s, Some(180));
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn machine(found: &Found) -> Vec<String> {
     }
     if !found.guard {
         refusals.push(
-            "bramble-bootguard lies neither beside this program nor in /usr/lib/bramble: copy it from the same release"
+            "bramble-bootguard of this release lies neither beside this program nor in /usr/lib/bramble: copy it there"
                 .into(),
         );
     }
@@ -320,10 +320,11 @@ fn root() -> anyhow::Result<Root> {
 }
 
 fn boot() -> anyhow::Result<Boot> {
-    let place = ["/boot/firmware", "/boot"].into_iter().find(|place| mounted_from(place).is_ok());
-    let place =
-        place.context("neither /boot/firmware nor /boot is mounted: where does the firmware find its files?")?;
-    let (device, kind) = mounted_from(place)?;
+    // Where all of /boot is the FAT, packages write to it, and nothing could be held.
+    let place = "/boot/firmware";
+    let (device, kind) = mounted_from(place).context(
+        "boot files have to be at /boot/firmware, as Debian 12 and Raspberry Pi OS of 2023 and later have them",
+    )?;
     anyhow::ensure!(kind == "vfat", "{place} is {kind}, and not a FAT");
     let name = device.file_name().context("boot's device")?;
     let number = fs::read_to_string(Path::new("/sys/class/block").join(name).join("partition"));
@@ -460,7 +461,7 @@ mod tests {
             (|found| boot(found).device = "/dev/sda".into(), "another disk"),
             (|found| found.packages = vec!["lvm2".into()], "apt-get install --no-install-recommends lvm2"),
             (|found| found.modules = vec!["dm-thin-pool".into()], "no modules dm-thin-pool"),
-            (|found| found.guard = false, "bramble-bootguard lies neither"),
+            (|found| found.guard = false, "bramble-bootguard of this release lies neither"),
             (|found| found.groups = vec!["vg0".into()], "vgrename"),
             (|found| found.power = Power::Low, "voltage"),
             (|found| found.mounted = vec!["/var/lib/bramble".into()], "a mount of its own"),

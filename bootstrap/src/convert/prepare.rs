@@ -48,10 +48,8 @@ const UNITS: [Part; 2] = [
         0o644,
     ),
 ];
-/// Without these root on a volume cannot be mounted; the build of the initramfs fails before, this is the second look.
-const NEEDED: [&str; 5] = ["/lvm", "thin_check", "dm-thin-pool.ko", "ext4", "vfat.ko"];
-/// Without this root does not come back after an upgrade that failed.
-const GUARD: &str = "bramble-bootguard";
+/// Without these root on a volume cannot be mounted, or not put back; the build of the initramfs fails before, this is the second look.
+const NEEDED: [&str; 6] = ["/lvm", "thin_check", "dm-thin-pool.ko", "ext4", "vfat.ko", "bramble-bootguard"];
 /// And without these nothing is converted.
 const NEEDED_ONCE: [&str; 4] = ["bramble-bootstrap", "thin_restore", "resize2fs", "local-top/bramble-convert"];
 
@@ -108,7 +106,7 @@ fn install(fit: &Fit, tell: &mut dyn FnMut(String)) -> anyhow::Result<()> {
     let this = fs::read("/proc/self/exe").context("cannot read this program")?;
     files::folder(Path::new("/usr/lib/bramble"), 0o755)?;
     files::file(Path::new(PROGRAM), &this, 0o755)?;
-    guard::bring()?;
+    guard::bring(&fit.place)?;
     files::folder(Path::new("/etc/bramble"), 0o700)?;
     let text = serde_json::to_string_pretty(&fit.place).context("the place")? + "\n";
     files::file(Path::new(PLACE), text.as_bytes(), 0o600)?;
@@ -126,7 +124,7 @@ fn install(fit: &Fit, tell: &mut dyn FnMut(String)) -> anyhow::Result<()> {
     journal.store(&next)
 }
 
-/// Takes the converter out of the initramfs; what a root on a volume needs stays in it, and the boot guard comes.
+/// Takes the converter out of the initramfs; what a root on a volume needs stays in it.
 ///
 /// # Errors
 /// The initramfs cannot be built, or lacks something: then the old one, with the converter, is still there.
@@ -134,9 +132,9 @@ pub(crate) fn retire(place: &Place, tell: &mut dyn FnMut(String)) -> anyhow::Res
     for Part(path, _, _) in &CONVERTER {
         files::remove(Path::new(path)).with_context(|| format!("cannot remove {path}"))?;
     }
-    guard::put(place)?;
-    tell("building the initramfs with the boot guard, without the converter".into());
-    rebuild(place, &[&NEEDED[..], &[GUARD]].concat())
+    guard::stay()?;
+    tell("building the initramfs without the converter".into());
+    rebuild(place, &NEEDED)
 }
 
 /// The timer has nothing more to do.

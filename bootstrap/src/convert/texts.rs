@@ -33,10 +33,16 @@ pub(crate) fn fstab(text: &str) -> String {
     out
 }
 
-/// The kernel's command line with the new root; none when it names no root.
+/// Where a Raspberry Pi's watchdog is built into the kernel, the time that it gives from the initramfs to systemd.
+const HEARTBEAT: &str = "bcm2835_wdt.heartbeat=180";
+
+/// The kernel's command line with the new root, and with time for the watchdog; none when it names no root.
 pub(crate) fn cmdline(text: &str) -> Option<String> {
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut words: Vec<&str> = text.split_whitespace().collect();
     let named = words.iter().any(|word| word.starts_with("root="));
+    if !words.iter().any(|word| word.starts_with("bcm2835_wdt.heartbeat=")) {
+        words.push(HEARTBEAT);
+    }
     let word = |word: &&str| if word.starts_with("root=") { format!("root={ROOT}") } else { (*word).to_owned() };
     named.then(|| words.iter().map(word).collect::<Vec<_>>().join(" ") + "\n")
 }
@@ -99,7 +105,7 @@ mod tests {
     #[test]
     fn the_command_line_gets_the_new_root_and_keeps_the_rest() {
         let new = cmdline("console=tty1 root=PARTUUID=12-02 rootwait\n").unwrap();
-        assert_eq!(new, "console=tty1 root=/dev/vg0/root rootwait\n");
+        assert_eq!(new, "console=tty1 root=/dev/vg0/root rootwait bcm2835_wdt.heartbeat=180\n");
         assert_eq!(cmdline(&new).unwrap(), new);
         assert_eq!(cmdline("quiet"), None);
         assert_eq!(raspi_firmware("A=1\nROOTPART=LABEL=x\n"), "A=1\nROOTPART=/dev/vg0/root\n");

@@ -86,7 +86,8 @@ pub fn allows(order: &Order, ground: &Ground) -> Result<(), String> {
         }
         Verb::Commit => {
             let snapshot = ground.tagged(Phase::Trial)?;
-            holds(!slots || is_booted(snapshot.new_slot), "the new slot was not booted")
+            let was_tried = if slots { is_booted(snapshot.new_slot) } else { snapshot.attempt > 0 };
+            holds(was_tried, "the new system was not booted")
         }
         Verb::Remove => {
             let snapshot = ground.tagged(Phase::Trial)?;
@@ -151,8 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn with_one_set_of_boot_files_nothing_but_the_tag_counts() {
-        let on_trial = Ground { protection: Protection::Bootcount, ..ground(tagged(Phase::Trial), Slot::B, Slot::B) };
+    fn with_one_set_of_boot_files_nothing_but_the_tags_counts() {
+        let armed = Ground { protection: Protection::Bootcount, ..ground(tagged(Phase::Trial), Slot::B, Slot::B) };
+        assert_eq!(allowed(&armed), ["plan", "fetch", "fail"], "no boot of it was counted");
+        let tried = Snapshot { phase: Phase::Trial, attempt: 1, ..Snapshot::new(Slot::B) };
+        let on_trial = Ground { volumes: Volumes::Snapshot(tried), ..armed };
         assert_eq!(allowed(&on_trial), ["plan", "fetch", "fail", "commit"]);
         let applying = Ground { volumes: tagged(Phase::Apply), ..on_trial };
         assert_eq!(allowed(&applying), ["plan", "fetch", "apply", "arm", "fail"]);

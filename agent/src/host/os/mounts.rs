@@ -1,4 +1,4 @@
-//! Mounts for a moment, by label: the first partition, and the slots. The unit has mounts of its own, nobody else sees them.
+//! Mounts for a moment: the first partition, and the slots. The unit has mounts of its own, nobody else sees them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,8 +9,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{major, minor};
 
-pub(super) const LABELS: &str = "/dev/disk/by-label";
-const FIRST: &str = "BRAMBLECFG";
+use super::partition;
+
+/// The number of the first partition.
+const FIRST: u32 = 1;
 
 /// Mounted until this is dropped.
 #[derive(Debug)]
@@ -26,17 +28,17 @@ pub(super) enum Use {
 impl Mounted {
     /// The first partition, to read.
     pub(super) fn first(at: &Path) -> Result<Self, String> {
-        Self::label(FIRST, at, Use::Read)
+        Self::device(&partition::numbered(FIRST)?, at, Use::Read)
     }
 
     /// The same, to write.
     pub(super) fn first_writable(at: &Path) -> Result<Self, String> {
-        Self::label(FIRST, at, Use::Write)
+        Self::device(&partition::numbered(FIRST)?, at, Use::Write)
     }
 
     /// A slot, to read.
     pub(super) fn slot(slot: Slot, at: &Path) -> Result<Self, String> {
-        Self::label(slot.label(), at, Use::Read)
+        Self::device(&partition::numbered(slot.partition())?, at, Use::Read)
     }
 
     /// A folder, seen elsewhere.
@@ -45,10 +47,6 @@ impl Mounted {
         fs::create_dir_all(at).and_then(|()| fs::create_dir_all(folder)).map_err(|err| said(&err))?;
         mount(Some(folder), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|err| said(&err))?;
         Ok(Self(at.to_owned()))
-    }
-
-    fn label(label: &str, at: &Path, what_for: Use) -> Result<Self, String> {
-        Self::device(&Path::new(LABELS).join(label), at, what_for)
     }
 
     /// The file system of a partition.
@@ -83,7 +81,7 @@ impl Drop for Mounted {
 }
 
 /// How a device is mounted already; nothing where it is not, or that cannot be told.
-fn elsewhere(device: &Path) -> Option<Use> {
+pub(super) fn elsewhere(device: &Path) -> Option<Use> {
     let number = fs::metadata(device).ok()?.rdev();
     mounted(&fs::read_to_string("/proc/self/mountinfo").ok()?, &format!("{}:{}", major(number), minor(number)))
 }

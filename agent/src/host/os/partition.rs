@@ -1,111 +1,139 @@
-//! The partition of a slot's boot files: which device it is, how its file system was left, and a new one.
+//! The partitions beside root: which devices they are, whether a slot's file system is in order, and a new one.
 //!
-//! A FAT that the power went away from may hold anything: chains that lead nowhere, room that nobody owns. The kernel marks it
-//! while it is mounted to be written, and makes it read-only when it meets such a place. Decides what counts as left in order;
-//! not what is done about it.
+//! A FAT that the power went away from may hold anything: chains that lead nowhere, room that nobody owns. Linux makes it
+//! read-only when it meets such a place. Found by number on root's own disk, and never by label: another card in a reader has the
+//! same labels. Decides neither when a new file system is made, nor what comes onto it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bramble_contracts::boot::Slot;
+use nix::sys::stat::{major, minor};
 
-use super::mounts::LABELS;
-use crate::host::cmd::{self, Bounds};
+use crate::host::cmd::{self, Bounds, Finished};
 
+const EXAMINE: &str = "/usr/sbin/fsck.vfat";
 const MAKE: &str = "/usr/sbin/mkfs.vfat";
+/// Slow cards take their time.
+const BOUNDS: Bounds = Bounds { time: Duration::from_secs(300), output_bytes: 64 * 1024 };
+/// Volumes lie on volumes: root, its pool, the pool's data, the partition.
+const DEPTH_MAX: usize = 8;
 
-/// Its device: by its label, else, for the power may go while that is written, by its number on the other slot's disk.
-pub(super) fn of(slot: Slot) -> Result<PathBuf, String> {
-    below(Path::new("/"), slot)
+/// The device of a partition of root's disk.
+pub(super) fn numbered(number: u32) -> Result<PathBuf, String> {
+    let root = fs::metadata("/").map_err(|err| format!("/: {err}"))?.dev();
+    below(Path::new("/"), &format!("{}:{}", major(root), minor(root)), number)
 }
 
-fn below(base: &Path, slot: Slot) -> Result<PathBuf, String> {
-    let by_label = |slot: Slot| fs::canonicalize(base.join(LABELS.trim_start_matches('/')).join(slot.label()));
-    if let Ok(device) = by_label(slot) {
-        return Ok(device);
+fn below(base: &Path, root: &str, number: u32) -> Result<PathBuf, String> {
+    let said = |path: &Path, err: &dyn std::fmt::Display| format!("{}: {err}", path.display());
+    let link = base.join("sys/dev/block").join(root);
+    let mut at = fs::canonicalize(&link).map_err(|err| said(&link, &err))?;
+    for _ in 0..DEPTH_MAX {
+        if at.join("partition").is_file() {
+            let disk = at.parent().unwrap_or(&at);
+            let is_it = |path: &PathBuf| {
+                fs::read_to_string(path.join("partition")).is_ok_and(|text| text.trim() == number.to_string())
+            };
+            let found = children(disk)?.into_iter().find(is_it);
+            let name = found.as_deref().and_then(Path::file_name);
+            let name = name.ok_or_else(|| format!("{} has no partition {number}", disk.display()))?;
+            return Ok(base.join("dev").join(name));
+        }
+        let slaves = at.join("slaves");
+        let lower =
+            children(&slaves)?.into_iter().min().ok_or_else(|| format!("{} is on no partition", at.display()))?;
+        at = fs::canonicalize(&lower).map_err(|err| said(&lower, &err))?;
     }
-    let other = by_label(slot.other()).map_err(|err| format!("neither slot is there by its label: {err}"))?;
-    let class = base.join("sys/class/block");
-    let disk = fs::canonicalize(class.join(other.file_name().unwrap_or_default()).join(".."));
-    let siblings = disk.and_then(fs::read_dir).map_err(|err| format!("the disk of {}: {err}", other.display()))?;
-    let number = slot.partition().to_string();
-    let is_it = |path: &PathBuf| fs::read_to_string(path.join("partition")).is_ok_and(|found| found.trim() == number);
-    let found = siblings.flatten().map(|entry| entry.path()).find(is_it);
-    let name = found.as_deref().and_then(Path::file_name).ok_or_else(|| format!("there is no partition {number}"))?;
-    Ok(base.join("dev").join(name))
+    Err(format!("{} lies too deep", link.display()))
 }
 
-/// Was it unmounted, whole, when it was last written?
-pub(super) fn was_left_in_order(device: &Path) -> io::Result<bool> {
-    let mut sector = [0; 512];
-    File::open(device)?.read_exact(&mut sector)?;
-    Ok(is_in_order(&sector))
+fn children(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|err| format!("{}: {err}", folder.display()))?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// The first sector of a FAT32, and the mark that Linux sets in it (`fat_set_state` of its `fs/fat/inode.c`).
-fn is_in_order(sector: &[u8; 512]) -> bool {
-    sector[82..87] == *b"FAT32" && sector[510..] == [0x55, 0xaa] && sector[0x41] & 1 == 0
+/// Whether its tables are whole, and it was unmounted after it was last written.
+///
+/// # Errors
+/// It cannot be examined.
+pub(super) async fn is_in_order(device: &Path) -> Result<bool, String> {
+    Ok(run(EXAMINE, &["-n"], device).await?.status.success())
 }
 
 /// Makes a new file system, with nothing in it but the slot's label.
+///
+/// # Errors
+/// It cannot be made.
 pub(super) async fn format(device: &Path, slot: Slot) -> Result<(), String> {
-    let at = device.display().to_string();
-    let done = cmd::run(Path::new(MAKE), &["-F", "32", "-n", slot.label(), &at], Bounds::default()).await;
-    let done = done.map_err(|err| err.to_string())?;
-    if done.status.success() { Ok(()) } else { Err(format!("{MAKE} {at}: {}", done.stderr.trim())) }
+    let done = run(MAKE, &["-F", "32", "-n", slot.label()], device).await?;
+    if done.status.success() { Ok(()) } else { Err(format!("{MAKE} {}: {}", device.display(), done.stderr.trim())) }
+}
+
+async fn run(program: &str, args: &[&str], device: &Path) -> Result<Finished, String> {
+    let device = device.display().to_string();
+    cmd::run(Path::new(program), &[args, &[&device]].concat(), BOUNDS).await.map_err(|err| err.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::{FileExt as _, symlink};
 
     use super::*;
 
-    /// As on a virtual Pi: `/sys/class/block` leads to the partitions below their disk.
-    fn machine(labels: &[(&str, &str)]) -> tempfile::TempDir {
+    /// As on a virtual Pi: root on a pool on a partition, and a second disk with the same partitions.
+    fn machine() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
-        for folder in ["dev/disk/by-label", "sys/class/block"] {
-            fs::create_dir_all(at(folder)).unwrap();
+        for disk in ["sda", "vda"] {
+            for number in 1..=4 {
+                let folder = at(&format!("sys/devices/block/{disk}/{disk}{number}"));
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("partition"), format!("{number}\n")).unwrap();
+            }
         }
-        for number in 1..=4 {
-            let folder = at(&format!("sys/devices/virtio/block/vda/vda{number}"));
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join("partition"), format!("{number}\n")).unwrap();
-            symlink(&folder, at(&format!("sys/class/block/vda{number}"))).unwrap();
-            fs::write(at(&format!("dev/vda{number}")), "").unwrap();
+        for (upper, lowers) in [("dm-4", &["dm-3"][..]), ("dm-3", &["dm-1", "dm-2"]), ("dm-2", &["vda/vda4"])] {
+            let slaves = at(&format!("sys/devices/block/{upper}/slaves"));
+            fs::create_dir_all(&slaves).unwrap();
+            for lower in lowers {
+                symlink(at("sys/devices/block").join(lower), slaves.join(lower.rsplit('/').next().unwrap())).unwrap();
+            }
         }
-        for (label, device) in labels {
-            symlink(format!("../../{device}"), at("dev/disk/by-label").join(label)).unwrap();
-        }
+        fs::create_dir_all(at("sys/devices/block/dm-1/slaves")).unwrap();
+        symlink(at("sys/devices/block/vda/vda4"), at("sys/devices/block/dm-1/slaves/vda4")).unwrap();
+        fs::create_dir_all(at("sys/dev/block")).unwrap();
+        symlink(at("sys/devices/block/dm-4"), at("sys/dev/block/254:4")).unwrap();
         dir
     }
 
     #[test]
-    fn a_slot_is_found_by_its_label_or_beside_the_other_one() {
-        let names = |labels: &[(&str, &str)]| {
-            let dir = machine(labels);
-            below(dir.path(), Slot::B).map(|device| device.file_name().unwrap().to_string_lossy().into_owned())
-        };
-        assert_eq!(names(&[("BOOT_A", "vda2"), ("BOOT_B", "vda3")]), Ok("vda3".into()));
-        assert_eq!(names(&[("BOOT_A", "vda2")]), Ok("vda3".into()), "its label went with the power");
-        assert!(names(&[]).unwrap_err().contains("neither slot"));
+    fn partitions_are_those_of_the_disk_that_root_is_on() {
+        let dir = machine();
+        let name =
+            |number| below(dir.path(), "254:4", number).map(|device| device.strip_prefix(dir.path()).unwrap().into());
+        assert_eq!(name(Slot::B.partition()), Ok(PathBuf::from("dev/vda3")));
+        assert_eq!(name(1), Ok(PathBuf::from("dev/vda1")));
+        assert!(name(9).unwrap_err().contains("no partition 9"));
+        assert!(below(dir.path(), "0:27", 1).is_err(), "root of a container");
     }
 
     #[tokio::test]
-    async fn a_new_file_system_is_in_order_and_one_that_is_mounted_is_not() {
+    async fn a_new_file_system_is_in_order_and_one_that_the_power_left_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let device = dir.path().join("card");
-        File::create(&device).unwrap().set_len(64 << 20).unwrap();
-        assert!(!was_left_in_order(&device).unwrap(), "nothing is no file system");
+        fs::File::create(&device).unwrap().set_len(64 << 20).unwrap();
+        assert!(!is_in_order(&device).await.unwrap(), "nothing is no file system");
         format(&device, Slot::B).await.unwrap();
-        assert!(was_left_in_order(&device).unwrap());
-        let mut sector = [0; 512];
-        File::open(&device).unwrap().read_exact(&mut sector).unwrap();
+        assert!(is_in_order(&device).await.unwrap());
+        let sector = fs::read(&device).unwrap();
         assert_eq!(&sector[71..82], b"BOOT_B     ");
-        sector[0x41] |= 1;
-        assert!(!is_in_order(&sector));
+        // The mark that Linux sets while it is mounted to be written (`fat_set_state` of its `fs/fat/inode.c`).
+        let open = OpenOptions::new().write(true).open(&device).unwrap();
+        open.write_all_at(&[1], 0x41).unwrap();
+        assert!(!is_in_order(&device).await.unwrap());
         assert!(format(&dir.path().join("nothing"), Slot::A).await.unwrap_err().contains("nothing"));
     }
 }

@@ -17,7 +17,7 @@ use super::apt_run::Apt;
 use super::files::Files;
 use super::look::{lvm, seen};
 use super::machine::Machine;
-use super::mounts::{Mounted, Use};
+use super::mounts::{self, Mounted, Use};
 use super::partition;
 use super::quiet::Quiet;
 use super::slots;
@@ -186,25 +186,20 @@ impl Unit<'_> {
     }
 }
 
-/// The slot, mounted to be written, with the other one's files. One that the power went away from, or that cannot be made so,
-/// gets a new file system: nothing boots from it meanwhile, and otherwise no upgrade could ever write to it again.
+/// The slot, mounted to be written, with the other one's files. One that is not in order, as the power leaves them, gets a new
+/// file system: nothing boots from it meanwhile, and otherwise no upgrade could ever write to it again.
 async fn made_like(from: &Mounted, to: Slot, at: &Path) -> Result<Mounted, UnitFailure> {
-    let device = partition::of(to).map_err(other)?;
-    let copied = || -> Result<Mounted, UnitFailure> {
-        let target = Mounted::device(&device, at, Use::Write).map_err(other)?;
-        slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
-        Ok(target)
-    };
-    let in_order =
-        partition::was_left_in_order(&device).map_err(|err| other(format!("{}: {err}", device.display())))?;
-    let why = match in_order.then(copied) {
-        Some(Ok(target)) => return Ok(target),
-        Some(Err(failure)) => failure.why,
-        None => "it was not unmounted".into(),
-    };
-    tracing::warn!(slot = %to, why, "its partition gets a new file system");
-    partition::format(&device, to).await.map_err(other)?;
-    copied()
+    let device = partition::numbered(to.partition()).map_err(other)?;
+    if mounts::elsewhere(&device).is_some() {
+        return Err(other(format!("{} is mounted by somebody else: unmount it", device.display())));
+    }
+    if !partition::is_in_order(&device).await.map_err(other)? {
+        tracing::warn!(slot = %to, "its partition is not in order, and gets a new file system");
+        partition::format(&device, to).await.map_err(other)?;
+    }
+    let target = Mounted::device(&device, at, Use::Write).map_err(other)?;
+    slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
+    Ok(target)
 }
 
 /// One change of metadata: it is as it was, or all of it is done.
