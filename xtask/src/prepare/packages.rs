@@ -50,6 +50,8 @@ const TESTS: &[(&str, Option<&str>)] = &[
     ("libfaketime", None),
     // The guide types it.
     ("procps", Some("pgrep")),
+    // The agent makes a slot's file system.
+    ("dosfstools", Some("mkfs.vfat")),
     // Agents of other versions are sent without what is for debuggers.
     ("binutils", Some("strip")),
 ];

@@ -63,12 +63,12 @@ pub(super) async fn is_in_order(device: &Path) -> Result<bool, String> {
     Ok(run(EXAMINE, &["-n"], device).await?.status.success())
 }
 
-/// Makes a new file system, with nothing in it but the slot's label.
+/// Makes a new file system, as images have it, with nothing in it but the slot's label.
 ///
 /// # Errors
 /// It cannot be made.
 pub(super) async fn format(device: &Path, slot: Slot) -> Result<(), String> {
-    let done = run(MAKE, &["-F", "32", "-n", slot.label()], device).await?;
+    let done = run(MAKE, &["-F", "32", "-s", "1", "-n", slot.label()], device).await?;
     if done.status.success() { Ok(()) } else { Err(format!("{MAKE} {}: {}", device.display(), done.stderr.trim())) }
 }
 
