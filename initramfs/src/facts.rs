@@ -3,7 +3,7 @@
 //! Decides what each of them means. What cannot be read is told as that, and is never "no upgrade". Reads no file.
 
 use bramble_contracts::boot::{GROUP, ROOT, SNAPSHOT, Snapshot};
-pub use bramble_contracts::boot::{booted, root_is_ours, tryboot};
+pub use bramble_contracts::boot::{booted, root_is_ours, seen, tryboot};
 use serde::Deserialize;
 
 use crate::decide::Volumes;

@@ -78,14 +78,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Which slot was booted, and what the firmware says of it. With one set of boot files there are no slots.
+    /// Which slot was booted, and what the firmware says of it.
     fn booted(&self) -> (Slot, SlotBy, Tryboot) {
-        if self.one_set.is_some() {
-            return (Slot::A, SlotBy::Nobody, Tryboot::Unsupported);
-        }
         let cell = |name: &str| fs::read(self.proc.join("device-tree/chosen/bootloader").join(name)).ok();
-        let (slot, by) = facts::booted(cell("partition").as_deref(), &self.cmdline());
-        (slot, by, facts::tryboot(cell("tryboot").as_deref()))
+        facts::seen(self.one_set.is_some(), cell, &self.cmdline())
     }
 
     fn volumes(&self, times: Option<u32>, trouble: &mut Vec<String>) -> Volumes {

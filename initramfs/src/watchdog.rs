@@ -43,7 +43,7 @@ pub(crate) fn arm(dev: &Path, sys: &Path) -> Result<ArmedWatchdog, String> {
             let _absent = crate::process::run("/sbin/modprobe", &["-qb", driver]);
         }
     }
-    if let Some(time) = says(sys, "timeout").and_then(|text| text.parse::<u32>().ok()).filter(|time| *time < LEAST_S) {
+    if let Some(time) = timeout_s(sys).filter(|time| *time < LEAST_S) {
         return Err(format!("/dev/{NAME} has {time} s, and the way to systemd may take longer: it is left to systemd"));
     }
     drop(Watchdog::open(dev)?);
@@ -55,16 +55,19 @@ fn says(sys: &Path, name: &str) -> Option<String> {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).ok()
 }
 
+fn timeout_s(sys: &Path) -> Option<u32> {
+    says(sys, "timeout")?.parse().ok()
+}
+
 /// What the kernel says of it. One that stopped when it was let go is told as that.
 fn seen(sys: &Path) -> Result<ArmedWatchdog, String> {
-    let says = |name: &str| says(sys, name);
-    if let Some(state) = says("state").filter(|state| state != "active") {
+    if let Some(state) = says(sys, "state").filter(|state| state != "active") {
         return Err(format!("/dev/{NAME} is {state} once it is let go: this driver cannot be armed ahead of systemd"));
     }
     Ok(ArmedWatchdog {
         device: NAME.into(),
-        identity: says("identity").unwrap_or_default(),
-        timeout_s: says("timeout").and_then(|text| text.parse().ok()),
+        identity: says(sys, "identity").unwrap_or_default(),
+        timeout_s: timeout_s(sys),
     })
 }
 

@@ -30,7 +30,8 @@ const DAMAGE_SLOT: &str = "case $(cat /proc/cmdline) in *bramble.slot=b*) slot=B
     dd if=/dev/urandom of=/dev/disk/by-label/$slot bs=512 seek=33 count=4000 conv=notrunc,fsync";
 
 /// A test is to end. What is well has more time than it needs: emulation is slow, and slower beside other work.
-fn words<'a>(name: &'a str, give_up: &'a str) -> [&'a str; 7] {
+#[must_use]
+pub fn words<'a>(name: &'a str, give_up: &'a str) -> [&'a str; 7] {
     ["--full", "--name", name, "--confirm-for", "20s", "--give-up-after", give_up]
 }
 
@@ -212,7 +213,7 @@ pub fn suffers(lab: &Lab, harm: &Harm) {
 }
 
 /// For the table of `docs/tests/os-canary.md`.
-fn told(name: &str, story: &Story, more: &str) {
+pub fn told(name: &str, story: &Story, more: &str) {
     let (secs, end) = (story.took.as_secs_f64(), &story.end);
     println!("| {name} | {:?} | {} | {secs:.0} | {more} |", end.status, end.reason);
 }

@@ -118,7 +118,13 @@ impl Lab {
     fn settle_in(&self) {
         let member = &self.member;
         wait_until("the device to say how it is protected", Duration::from_secs(300), || match self.os() {
-            Some(os) if os.protection == self.protection => Ok(()),
+            // Only the best one lacks nothing.
+            Some(os)
+                if os.protection == self.protection
+                    && os.lacks.is_empty() == (self.protection == Protection::Tryboot) =>
+            {
+                Ok(())
+            }
             other => Err(format!("{other:?}")),
         });
         self.repo.add(&[mark(OLD)]);

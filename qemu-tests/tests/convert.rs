@@ -15,7 +15,7 @@ use bramble_qemu_tests::harm::harm;
 use bramble_qemu_tests::image::STOCK_BOOTSTRAP;
 use bramble_qemu_tests::member::{Member, NAME};
 use bramble_qemu_tests::upgrade::{Lab, MARK, OLD};
-use bramble_qemu_tests::{BOOT, VirtualPi, image};
+use bramble_qemu_tests::{BOOT, VirtualPi, canary, image};
 
 const CARD_MIB: u64 = 4096;
 /// What is not to change: plain and odd files, those of apps, programs.
@@ -150,16 +150,11 @@ fn upgraded(lab: &Lab, name: &str, end: Status, why: &str) -> String {
     });
     let boots = pi.board().boots();
     let give_up = if end == Status::Confirmed { "900s" } else { "240s" };
-    let asked = lab.ask(&["--full", "--name", name, "--confirm-for", "20s", "--give-up-after", give_up]);
+    let asked = lab.ask(&canary::words(name, give_up));
     let story = lab.watch(&asked, |_| ());
     drop(asked.output());
     let boots = pi.board().boots() - boots;
-    println!(
-        "| {name} | {:?} | {} | {:.0} s | {boots} boots |",
-        story.end.status,
-        story.end.reason,
-        story.took.as_secs_f64()
-    );
+    canary::told(name, &story, &format!("{boots} boots"));
     assert_eq!(story.end.status, end, "{story:?}");
     assert!(story.end.reason.contains(why), "{story:?}");
     // Two trials are counted, and the third boot goes back.

@@ -35,7 +35,7 @@ pub(super) fn bring(place: &Place) -> anyhow::Result<()> {
     let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
     files::file(Path::new(PROGRAM), &bytes, 0o755)?;
     payload::write(payload::INITRAMFS, Path::new("/"), &mut |_, _| {})?;
-    let line = format!("/dev/disk/by-partuuid/{}-{:02x}\n", place.disk, place.boot);
+    let line = format!("{}\n", place.link(place.boot).display());
     files::file(Path::new(ONE_SET), line.as_bytes(), 0o644).map(drop)
 }
 

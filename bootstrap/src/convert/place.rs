@@ -55,13 +55,18 @@ impl Place {
         serde_json::from_str(&text).with_context(|| PLACE.to_owned())
     }
 
+    /// How udev names a partition of the disk.
+    pub(crate) fn link(&self, number: usize) -> PathBuf {
+        PathBuf::from(format!("/dev/disk/by-partuuid/{}-{number:02x}", self.disk))
+    }
+
     /// Waits for the devices. They keep their identifiers when the table is turned.
     ///
     /// # Errors
     /// One does not appear.
     pub(crate) fn devices(&self) -> anyhow::Result<Devices> {
         let find = |number: usize| -> anyhow::Result<PathBuf> {
-            let link = PathBuf::from(format!("/dev/disk/by-partuuid/{}-{number:02x}", self.disk));
+            let link = self.link(number);
             appears(&link, DEVICES_SECS)?;
             fs::canonicalize(&link).with_context(|| format!("cannot follow {}", link.display()))
         };

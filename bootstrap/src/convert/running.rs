@@ -194,12 +194,12 @@ impl Site {
         if held.is_none() {
             place::write_entry(disk, number, Entry::lvm(start, sectors)?)?;
         }
-        let link = format!("/dev/disk/by-partuuid/{}-{number:02x}", self.place.disk);
-        if !Path::new(&link).exists() {
+        let link = self.place.link(number);
+        if !link.exists() {
             run(&["partx", "-a", "--nr", &number.to_string(), &disk.display().to_string()])?;
-            appears(Path::new(&link), 30)?;
+            appears(&link, 30)?;
         }
-        let device = fs::canonicalize(&link).with_context(|| link.clone())?.display().to_string();
+        let device = fs::canonicalize(&link).with_context(|| link.display().to_string())?.display().to_string();
         let known = run(&["pvs", "--noheadings", "-o", "pv_name,vg_name"])?;
         let fields = known.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let mine: Vec<Vec<&str>> = fields.filter(|fields| fields.first() == Some(&device.as_str())).collect();

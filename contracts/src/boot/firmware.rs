@@ -34,6 +34,15 @@ pub fn tryboot(cell: Option<&[u8]>) -> Tryboot {
     }
 }
 
+/// Both, and what the card is able to: with one set of boot files there are no slots, whatever the firmware says.
+pub fn seen(one_set: bool, cell: impl Fn(&str) -> Option<Vec<u8>>, cmdline: &str) -> (Slot, SlotBy, Tryboot) {
+    if one_set {
+        return (Slot::A, SlotBy::Nobody, Tryboot::Unsupported);
+    }
+    let (slot, by) = booted(cell("partition").as_deref(), cmdline);
+    (slot, by, tryboot(cell("tryboot").as_deref()))
+}
+
 fn big_endian(cell: &[u8]) -> Option<u32> {
     cell.try_into().ok().map(u32::from_be_bytes)
 }

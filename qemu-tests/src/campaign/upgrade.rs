@@ -16,6 +16,7 @@ use bramble_fleet_tests::{Watch, wait_until};
 use super::cut::{Cut, Phase};
 use super::recording::{Recorder, Recording};
 use super::tape::Kept;
+use crate::canary::words;
 use crate::harm::{HARD, SOFT};
 use crate::member::NAME;
 use crate::upgrade::{Lab, OF_AN_APP, OF_THE_STATE, OLD, Story};
@@ -100,7 +101,7 @@ pub fn record(lab: &Lab, upgrade: Upgrade) -> anyhow::Result<(Recording, Story)>
     recorder.mark()?;
     // A good one has more time than it needs, on a busy machine, too.
     let give_up = if upgrade == Upgrade::Good { "900s" } else { "240s" };
-    let asked = lab.ask(&["--full", "--name", upgrade.name(), "--confirm-for", "20s", "--give-up-after", give_up]);
+    let asked = lab.ask(&words(upgrade.name(), give_up));
     let mut written = false;
     let story = lab.watch(&asked, |told| {
         if told.phase == OsPhase::Applying && !written {

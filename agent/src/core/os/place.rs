@@ -48,7 +48,9 @@ pub fn place_of(
         Volumes::Snapshot(Snapshot { phase: Phase::Failed, .. }) => Place::Failed,
         Volumes::Snapshot(Snapshot { phase: Phase::Trial, new_slot, attempt, .. }) => match protection {
             Protection::Tryboot => by_slot(*new_slot, booted, autoboot),
-            Protection::Bootcount | Protection::None => by_record(*attempt, record),
+            // The guard counts each trial: before the first one its record may be of an upgrade before, tried in this boot.
+            Protection::Bootcount | Protection::None if *attempt == 0 => Place::BeforeTrial,
+            Protection::Bootcount | Protection::None => by_record(record),
         },
     }
 }
@@ -62,18 +64,12 @@ fn by_slot(new_slot: Slot, booted: Option<Slot>, autoboot: Option<Slot>) -> Plac
     }
 }
 
-/// With one set of boot files only the guard tells one boot from the other. It counts each trial: before the first one its
-/// record may be of an upgrade before, which was tried in this boot.
-fn by_record(attempt: u32, record: Option<&BootRecord>) -> Place {
+/// With one set of boot files only the guard tells one boot from the other.
+fn by_record(record: Option<&BootRecord>) -> Place {
     match record.map(|record| record.outcome) {
-        Some(Outcome::OnTrial) if attempt > 0 => Place::OnTrial,
-        Some(
-            Outcome::OnTrial
-            | Outcome::Plain
-            | Outcome::Committed
-            | Outcome::RolledBack { .. }
-            | Outcome::Degraded { .. },
-        )
-        | None => Place::BeforeTrial,
+        Some(Outcome::OnTrial) => Place::OnTrial,
+        Some(Outcome::Plain | Outcome::Committed | Outcome::RolledBack { .. } | Outcome::Degraded { .. }) | None => {
+            Place::BeforeTrial
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use bramble_contracts::boot::{BootRecord, GROUP, ONE_SET, ROOT, Slot, SlotBy, Tryboot, booted, root_is_ours, tryboot};
+use bramble_contracts::boot::{BootRecord, GROUP, ONE_SET, ROOT, Slot, SlotBy, Tryboot, root_is_ours, seen};
 
 use super::slots;
 use crate::core::os::Protection;
@@ -49,16 +49,12 @@ impl Machine {
         let below = |path: &str| base.join(path.trim_start_matches('/'));
         let record = fs::read(below(BootRecord::PATH)).ok();
         let one_set = below(ONE_SET).exists();
-        let (tryboot, booted) = if one_set {
-            (Tryboot::Unsupported, (Slot::A, SlotBy::Nobody))
-        } else {
-            (tryboot(cell("tryboot").as_deref()), booted(cell("partition").as_deref(), &cmdline))
-        };
+        let (slot, by, tryboot) = seen(one_set, cell, &cmdline);
         Self {
             is_ours: root_is_ours(&cmdline) || has_volume(base),
             one_set,
             tryboot,
-            booted,
+            booted: (slot, by),
             record: record.and_then(|text| serde_json::from_slice(&text).ok()),
             lacks_unit: !base.join(UNIT).exists(),
             lacks_program: PROGRAMS.into_iter().find(|program| !base.join(program).exists()),
