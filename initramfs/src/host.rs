@@ -104,8 +104,12 @@ impl Machine {
         run(LVM, &["lvchange", "--deltag", &old, "--addtag", &new, &snapshot]).map(drop)
     }
 
+    /// LVM does not look whether the pool has what it puts root back to: what cannot be activated would be lost, and root
+    /// with it.
     fn merge(&self) -> Result<(), String> {
         let snapshot = format!("{GROUP}/{SNAPSHOT}");
+        run(LVM, &["lvchange", "-ay", "--ignoreactivationskip", &snapshot])?;
+        run(LVM, &["lvchange", "-an", &snapshot])?;
         run(LVM, &["lvconvert", "-y", "--merge", &snapshot])?;
         run(LVM, &["vgchange", "-aay", "--sysinit", GROUP])?;
         let _settled = run("/usr/bin/udevadm", &["settle", "--timeout=30"]);

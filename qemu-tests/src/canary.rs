@@ -14,6 +14,7 @@ use bramble_fleet_tests::wait_until;
 
 use crate::campaign::cut::{choose, kept};
 use crate::campaign::{Recorder, survive};
+use crate::card::Marks;
 use crate::clock::Clock;
 use crate::harm::{ANSWER, Besides, CONFIG, Does, End, HARD, HARMS, Harm, SOFT};
 use crate::member::NAME;
@@ -136,7 +137,7 @@ fn is_foreseen(lab: &Lab, old: &str, new: &str) {
     assert_eq!((plan.refused.as_str(), plan.waits.as_str()), ("", ""));
     assert_eq!((lab.inside(), lab.os().and_then(|os| os.upgrade)), (before.0, before.1.and_then(|os| os.upgrade)));
     let outside = lab.outside();
-    assert_eq!(outside.snapshot, None);
+    assert_eq!(outside.marks, Marks::default());
 }
 
 /// One that is open three days from now: nothing begins, and the operator reads why.

@@ -18,7 +18,7 @@ use bramble_fleet_tests::{Watch, wait_until};
 use xtask::run::Output;
 
 use crate::apt::{AptRepo, Package};
-use crate::card::Outside;
+use crate::card::{Marks, Outside};
 use crate::image;
 use crate::member::{HOST, Member, NAME};
 
@@ -210,7 +210,7 @@ impl Lab {
         self.member.pi.ok("sync");
         let seen = self.member.pi.board().still(|card| card.outside(&self.work()));
         let outside = seen.and_then(|seen| seen).unwrap_or_else(|err| panic!("{err:#}"));
-        assert_eq!((outside.snapshot, outside.merging), (None, false), "{outside:?}");
+        assert_eq!(outside.marks, Marks::default(), "{outside:?}");
         assert!(outside.autoboot.is_some(), "{outside:?}");
         outside
     }

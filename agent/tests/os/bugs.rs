@@ -13,6 +13,8 @@ pub enum Bug {
     AgentTakesErrorForNone,
     /// The guard does.
     GuardTakesErrorForNone,
+    /// The snapshot is tagged before the pool has made it.
+    TaggedBeforeMade,
     /// The snapshot is not tagged for the trial.
     TrialTagForgotten,
     /// The snapshot does not say which slot is written.
@@ -40,11 +42,12 @@ pub enum Bug {
 }
 
 /// Every one.
-pub const ALL: [Bug; 16] = [
+pub const ALL: [Bug; 17] = [
     Bug::ActsBeforeStoring,
     Bug::LedgerNotDurable,
     Bug::AgentTakesErrorForNone,
     Bug::GuardTakesErrorForNone,
+    Bug::TaggedBeforeMade,
     Bug::TrialTagForgotten,
     Bug::SlotTagForgotten,
     Bug::FailTagForgotten,

@@ -76,8 +76,14 @@ fn live(world: &mut World, story: Story, blame: Blame) {
     let (fuses, boots) = (world.fuses.clone(), world.boots);
     world.wish = Some(wish(1));
     world.news();
-    let end = world.now + 72 * HOUR;
-    let well = world.run_until(end, |world| world.is_at_rest() && world.is_answered());
+    let to_its_end =
+        |world: &mut World| world.run_until(world.now + 72 * HOUR, |world| world.is_at_rest() && world.is_answered());
+    let mut well = to_its_end(world);
+    // The guard tried the other slot once, as the volumes could not be read: nothing begins in that boot, and people are told.
+    if !well && world.wrong.is_empty() && world.is_at_rest() && !world.bootcount && world.autoboot != Some(world.slot) {
+        world.lose_power();
+        well = to_its_end(world);
+    }
     if !world.wrong.is_empty() {
         return;
     }

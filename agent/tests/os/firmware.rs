@@ -22,9 +22,9 @@ impl World {
                 Volumes::Unreadable { times }
             };
         }
-        match self.disk.snapshot {
+        match self.tagged() {
             None => Volumes::Plain,
-            Some((Snapshot { phase, new_slot, attempt, returns }, _)) => {
+            Some(Snapshot { phase, new_slot, attempt, returns }) => {
                 Volumes::Snapshot { phase, new_slot, attempt, returns }
             }
         }
@@ -37,7 +37,7 @@ impl World {
             Effect::CountUnreadable(times) => self.disk.unreadable = *times,
             Effect::WriteAutoboot(slot) => (self.disk.autoboot, self.autoboot) = (Some(*slot), Some(*slot)),
             Effect::Recount(count, _, to) => {
-                let (tags, _) = self.disk.snapshot.as_mut().ok_or("no snapshot")?;
+                let tags = self.disk.snapshot.as_mut().and_then(|held| held.tags.as_mut()).ok_or("no snapshot")?;
                 match count {
                     Count::Attempt if bug == Some(Bug::AttemptNotCounted) => {}
                     Count::Attempt => tags.attempt = *to,
@@ -46,7 +46,10 @@ impl World {
             }
             Effect::Note(why) => self.disk.put_back = Some(*why),
             Effect::Merge => {
-                let (_, saved) = self.disk.snapshot.take().ok_or("no snapshot")?;
+                let Some(saved) = self.disk.snapshot.take().ok_or("no snapshot")?.saved else {
+                    self.is_wrong("root is put back to a snapshot that the pool never made");
+                    return Ok(());
+                };
                 (self.disk.root, self.root) = (saved.clone(), saved);
             }
             Effect::AskTryboot => self.flag = true,

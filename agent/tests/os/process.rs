@@ -72,10 +72,10 @@ impl World {
             boot: self.boot_id(),
             wish: self.wish.clone(),
             protection: if self.bootcount { Protection::Bootcount } else { Protection::Tryboot },
-            volumes: match &self.disk.snapshot {
+            volumes: match self.volumes() {
                 _ if unreadable => Volumes::Unreadable("input/output error".into()),
-                Some((tags, _)) if self.lvm_until <= self.now => Volumes::Snapshot(*tags),
-                Some(_) | None => Volumes::Plain,
+                _ if self.lvm_until > self.now => Volumes::Plain,
+                seen => seen,
             },
             booted: Some(self.slot),
             autoboot: self.autoboot,
@@ -128,7 +128,7 @@ impl World {
         let planned = next.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Planning);
         if begins && planned {
             self.run_number += u32::from(self.disk.ledger.last.is_some());
-            if self.disk.snapshot.is_some() || self.own_upgrade == OwnUpgrade::UnderWay {
+            if self.tagged().is_some() || self.own_upgrade == OwnUpgrade::UnderWay {
                 self.is_wrong("an upgrade begins while another one is under way");
             }
         }
@@ -223,8 +223,8 @@ impl World {
         self.judged_failed = true;
         let store = |world: &mut Self| world.disk.sentence = Some(said.clone());
         let tag = |world: &mut Self| {
-            if let Some((tags, _)) = world.disk.snapshot.as_mut().filter(|_| world.bug != Some(Bug::FailTagForgotten)) {
-                tags.phase = Tagged::Failed;
+            if world.bug != Some(Bug::FailTagForgotten) {
+                world.tag(Tagged::Failed);
             }
         };
         let mut done = self.effect(&|| format!("probation: say why: {}", said.reason), store);

@@ -2,13 +2,13 @@
 //! time. What is written is lost without power until it is synced.
 
 use bramble_agent::core::os::{
-    About, Change, Ground, Order, Plan, Protection, Ticket, UnitFailure, UnitResult, Verb, Volumes, allows,
+    About, Change, Ground, Order, Plan, Protection, Ticket, UnitFailure, UnitResult, Verb, allows,
 };
 use bramble_contracts::boot::{Phase, Slot, Snapshot};
 
 use super::bugs::Bug;
 use super::kinds::Kind;
-use super::world::{Done, Due, Files, MINUTE, Root, SECOND, World};
+use super::world::{Done, Due, Files, Held, MINUTE, Root, SECOND, World};
 
 /// A unit at work.
 #[derive(Clone, Debug)]
@@ -21,7 +21,10 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Look,
-    CreateSnapshot,
+    DropUntagged,
+    NameSnapshot,
+    MakeSnapshot,
+    TagSnapshot,
     CopySlot,
     HalfRoot,
     Hang,
@@ -42,8 +45,12 @@ fn steps(verb: Verb, world: &World) -> Vec<Step> {
     use Step::*;
     let bug = world.bug;
     match verb {
-        Verb::Plan | Verb::Fetch => vec![End],
-        Verb::Snapshot => vec![Look, CreateSnapshot, End],
+        Verb::Plan => vec![DropUntagged, End],
+        Verb::Fetch => vec![End],
+        Verb::Snapshot if bug == Some(Bug::TaggedBeforeMade) => {
+            vec![Look, DropUntagged, NameSnapshot, TagSnapshot, MakeSnapshot, End]
+        }
+        Verb::Snapshot => vec![Look, DropUntagged, NameSnapshot, MakeSnapshot, TagSnapshot, End],
         Verb::Apply if world.kind == Kind::AptHangs => vec![Look, CopySlot, HalfRoot, Hang, End],
         Verb::Apply if bug == Some(Bug::ApplyNotSynced) => vec![Look, CopySlot, HalfRoot, WholeRoot, WriteSlot, End],
         Verb::Apply => vec![Look, CopySlot, HalfRoot, WholeRoot, WriteSlot, Sync, End],
@@ -65,7 +72,7 @@ impl World {
     /// The condition of a verb, looked at under the lock.
     fn allows(&self, order: &Order) -> bool {
         let ground = Ground {
-            volumes: self.disk.snapshot.as_ref().map_or(Volumes::Plain, |(tags, _)| Volumes::Snapshot(*tags)),
+            volumes: self.volumes(),
             booted: Some(self.slot),
             autoboot: self.autoboot,
             stamp: self.root.stamp.clone(),
@@ -131,13 +138,13 @@ impl World {
         let (running, slot) = (self.slot, order.slot);
         match step {
             Step::Look | Step::Hang | Step::End => {}
-            Step::CreateSnapshot => {
-                let mut tags = Snapshot::new(slot.unwrap());
-                if self.bug == Some(Bug::SlotTagForgotten) {
-                    tags = Snapshot::from_tags("bramble.phase=apply");
-                }
-                self.disk.snapshot = Some((tags, self.root.clone()));
+            Step::DropUntagged => drop(self.disk.snapshot.take_if(|held| held.tags.is_none())),
+            Step::NameSnapshot => self.disk.snapshot = Some(Held { tags: None, saved: None }),
+            Step::MakeSnapshot => self.held().saved = Some(self.root.clone()),
+            Step::TagSnapshot if self.bug == Some(Bug::SlotTagForgotten) => {
+                self.held().tags = Snapshot::from_tags("bramble.phase=apply");
             }
+            Step::TagSnapshot => self.held().tags = Some(Snapshot::new(slot.unwrap())),
             Step::CopySlot if self.bootcount => {}
             Step::CopySlot => {
                 let from = self.files[running as usize];
@@ -171,8 +178,12 @@ impl World {
         &mut self.files[slot as usize]
     }
 
-    fn tag(&mut self, phase: Phase) {
-        if let Some((tags, _)) = &mut self.disk.snapshot {
+    fn held(&mut self) -> &mut Held {
+        self.disk.snapshot.as_mut().expect("there is a snapshot")
+    }
+
+    pub fn tag(&mut self, phase: Phase) {
+        if let Some(tags) = self.disk.snapshot.as_mut().and_then(|held| held.tags.as_mut()) {
             tags.phase = phase;
             if phase == Phase::Failed {
                 tags.returns = 0;
@@ -182,7 +193,7 @@ impl World {
 
     /// The version that the packages of this story bring.
     fn new_version(&self) -> u32 {
-        self.disk.snapshot.as_ref().map_or(self.root.version, |(_, saved)| saved.version) + 1
+        self.disk.snapshot.as_ref().and_then(|held| held.saved.as_ref()).unwrap_or(&self.root).version + 1
     }
 
     fn end_unit(&mut self, order: &Order, ended: Result<(), (About, String)>) {

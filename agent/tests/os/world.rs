@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bramble_agent::core::os::{
-    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb, What,
-    Wish,
+    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb,
+    Volumes, What, Wish,
 };
 use bramble_contracts::boot::{BootRecord, Outcome, Slot, Snapshot, Tryboot, Why};
 use bramble_contracts::v1::Status;
@@ -43,11 +43,20 @@ pub struct Files {
     pub half: bool,
 }
 
+/// The snapshot of root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// None until it is tagged.
+    pub tags: Option<Snapshot>,
+    /// None as long as only LVM's metadata has it: the pool makes it after that.
+    pub saved: Option<Root>,
+}
+
 /// What lasts.
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub ledger: Ledger,
-    pub snapshot: Option<(Snapshot, Root)>,
+    pub snapshot: Option<Held>,
     pub root: Root,
     pub files: [Files; 2],
     pub autoboot: Option<Slot>,
@@ -452,6 +461,10 @@ impl World {
     fn goes_on(&mut self) {
         (self.up_since, self.silent_boots, self.connected) = (self.now, 0, None);
         let (files, root) = (self.files[self.slot as usize], self.root.clone());
+        // LVM has the pool make what is missing when root is activated.
+        if let Some(held) = &mut self.disk.snapshot {
+            held.saved.get_or_insert_with(|| root.clone());
+        }
         let outcome = self.record.as_ref().map(|record| record.outcome);
         self.say(|| format!("   goes on: {outcome:?}, {root:?}"));
         if root.half {
@@ -464,7 +477,7 @@ impl World {
         if outcome == Some(Outcome::OnTrial) && self.judged_failed && !disturbed {
             self.is_wrong("what was judged failed is tried again");
         }
-        if self.disk.snapshot.is_none() {
+        if self.tagged().is_none() {
             self.judged_failed = false;
         }
         let new = self.is_new();
@@ -479,10 +492,20 @@ impl World {
         }
     }
 
+    /// The tags of the snapshot; one without them is of no upgrade, and goes with the next plan.
+    pub fn tagged(&self) -> Option<Snapshot> {
+        self.disk.snapshot.as_ref()?.tags
+    }
+
+    /// The same as the agent and its units see it.
+    pub fn volumes(&self) -> Volumes {
+        self.tagged().map_or(Volumes::Plain, Volumes::Snapshot)
+    }
+
     /// Nothing is under way, and the agent is there.
     pub fn is_at_rest(&self) -> bool {
         let alive = !self.dark && self.agent.is_some() && self.job.is_none();
-        alive && self.disk.ledger.upgrade.is_none() && self.disk.snapshot.is_none()
+        alive && self.disk.ledger.upgrade.is_none() && self.tagged().is_none()
     }
 
     /// Is this wish answered for good?

@@ -66,22 +66,23 @@ impl Snapshot {
         Self { phase: Phase::Apply, new_slot, attempt: 0, returns: 0 }
     }
 
-    /// What `lv_tags` of `lvs` means. One without tags we know is of an upgrade that had only begun.
-    pub fn from_tags(tags: &str) -> Self {
+    /// What `lv_tags` of `lvs` means. Tags come after the snapshot, and nothing is written before they are there: without a
+    /// phase it belongs to no upgrade. With one that nobody knows, root may be half written.
+    pub fn from_tags(tags: &str) -> Option<Self> {
         let tag = |name: &str| tags.split(',').find_map(|tag| tag.trim().strip_prefix(name)?.strip_prefix('='));
         let number = |name: &str| tag(name).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let (phase, new_slot) = match (tag(Self::PHASE), tag(Self::SLOT)) {
-            (Some("trial"), Some("a")) => (Phase::Trial, Slot::A),
-            (Some("trial"), Some("b")) => (Phase::Trial, Slot::B),
-            (Some("failed"), Some("a")) => (Phase::Failed, Slot::A),
-            (Some("failed"), Some("b")) => (Phase::Failed, Slot::B),
+        let (phase, new_slot) = match (tag(Self::PHASE)?, tag(Self::SLOT)) {
+            ("trial", Some("a")) => (Phase::Trial, Slot::A),
+            ("trial", Some("b")) => (Phase::Trial, Slot::B),
+            ("failed", Some("a")) => (Phase::Failed, Slot::A),
+            ("failed", Some("b")) => (Phase::Failed, Slot::B),
             (_, Some("a")) => (Phase::Apply, Slot::A),
             (_, _) => (Phase::Apply, Slot::B),
         };
-        Self { phase, new_slot, attempt: number(Self::ATTEMPT), returns: number(Self::RETURNS) }
+        Some(Self { phase, new_slot, attempt: number(Self::ATTEMPT), returns: number(Self::RETURNS) })
     }
 
-    /// As tags for `lvcreate` and `lvchange`.
+    /// As tags for `lvchange`.
     pub fn tags(&self) -> Vec<String> {
         let Self { phase, new_slot, attempt, returns } = self;
         let counted = (*returns > 0).then(|| format!("{}={returns}", Self::RETURNS));
@@ -151,17 +152,24 @@ mod tests {
         for phase in [Phase::Apply, Phase::Trial, Phase::Failed] {
             for (new_slot, attempt, returns) in [(Slot::A, 0, 0), (Slot::B, 2, 3)] {
                 let snapshot = Snapshot { phase, new_slot, attempt, returns };
-                assert_eq!(Snapshot::from_tags(&snapshot.tags().join(",")), snapshot);
+                assert_eq!(Snapshot::from_tags(&snapshot.tags().join(",")), Some(snapshot));
             }
         }
         assert_eq!(Snapshot::new(Slot::B).tags(), ["bramble.phase=apply", "bramble.slot=b", "bramble.attempt=0"]);
     }
 
     #[test]
-    fn what_was_never_tagged_had_only_begun() {
-        assert_eq!(Snapshot::from_tags(""), Snapshot::new(Slot::B));
-        assert_eq!(Snapshot::from_tags("bramble.phase=trial"), Snapshot::new(Slot::B), "a trial of nobody knows what");
-        assert_eq!(Snapshot::from_tags("bramble.phase=apply, bramble.slot=a"), Snapshot::new(Slot::A));
+    fn what_was_never_tagged_is_of_no_upgrade_and_what_is_half_known_is_half_written() {
+        assert_eq!(Snapshot::from_tags(""), None);
+        assert_eq!(Snapshot::from_tags("somebody.else=1,bramble.slot=a"), None);
+        for (tags, slot) in [
+            ("bramble.phase=trial", Slot::B),
+            ("bramble.phase=trial,bramble.slot=c", Slot::B),
+            ("bramble.phase=,bramble.slot=a", Slot::A),
+            ("bramble.phase=apply, bramble.slot=a", Slot::A),
+        ] {
+            assert_eq!(Snapshot::from_tags(tags), Some(Snapshot::new(slot)), "{tags}");
+        }
     }
 
     #[test]

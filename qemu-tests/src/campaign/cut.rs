@@ -6,10 +6,11 @@
 
 use std::fmt;
 
-use bramble_contracts::boot::{self, Slot, Snapshot};
+use bramble_contracts::boot::{self, Slot};
 use bramble_fleet_tests::clock::Dice;
 
 use super::tape::{Entry, Kept, Kind};
+use crate::card::Marks;
 
 /// So many entries from an edge are near it.
 const NEAR: u64 = 24;
@@ -19,6 +20,8 @@ const NEAR: u64 = 24;
 pub enum Phase {
     /// Planned, packages being fetched: nothing that counts has been written.
     Before,
+    /// The snapshot is being made.
+    Snapshot,
     /// Snapshot made; apt writes root and the other slot.
     Applying,
     /// To be tried; the old system still runs.
@@ -41,6 +44,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Before => "before",
+            Self::Snapshot => "snapshot",
             Self::Applying => "applying",
             Self::Armed => "armed",
             Self::Trial => "trial",
@@ -58,10 +62,8 @@ impl fmt::Display for Phase {
 pub struct Seen {
     /// The slot that a plain boot gets.
     pub autoboot: Option<Slot>,
-    /// The snapshot of root.
-    pub snapshot: Option<Snapshot>,
-    /// Is root being put back?
-    pub merging: bool,
+    /// What the volume group says.
+    pub marks: Marks,
     /// Boots so far.
     pub boot: usize,
 }
@@ -84,12 +86,13 @@ impl Follow {
 
     /// The phase that this moment belongs to.
     pub fn phase(&mut self, seen: &Seen) -> Phase {
-        self.begun |= seen.snapshot.is_some() || seen.merging;
-        if seen.merging {
+        let Marks { snapshot, untagged, merging } = seen.marks;
+        self.begun |= snapshot.is_some() || merging;
+        if merging {
             return Phase::Merging;
         }
         let away = seen.autoboot.is_some_and(|slot| slot != self.home);
-        match seen.snapshot.map(|snapshot| snapshot.phase) {
+        match snapshot.map(|snapshot| snapshot.phase) {
             Some(boot::Phase::Apply) => Phase::Applying,
             Some(boot::Phase::Failed) => Phase::Failed,
             Some(boot::Phase::Trial) if away => Phase::Committing,
@@ -97,6 +100,7 @@ impl Follow {
             Some(boot::Phase::Trial) => Phase::Trial,
             None if away => Phase::Committed,
             None if self.begun => Phase::Returned,
+            None if untagged => Phase::Snapshot,
             None => Phase::Before,
         }
     }
@@ -192,6 +196,8 @@ pub fn kept(entries: &[Entry], cut: &Cut, dice: &mut Dice) -> Vec<Kept> {
 
 #[cfg(test)]
 mod tests {
+    use bramble_contracts::boot::Snapshot;
+
     use super::*;
 
     fn entry(kind: Kind) -> Entry {
@@ -201,12 +207,17 @@ mod tests {
     #[test]
     fn phases_follow_one_another_as_the_card_tells() {
         let snapshot = |phase| Some(Snapshot { phase, ..Snapshot::new(Slot::B) });
-        let seen = |autoboot, snapshot, merging, boot| Seen { autoboot: Some(autoboot), snapshot, merging, boot };
+        let seen = |autoboot, snapshot, merging, boot| {
+            let marks = Marks { snapshot, merging, ..Marks::default() };
+            Seen { autoboot: Some(autoboot), marks, boot }
+        };
+        let untagged = Seen { marks: Marks { untagged: true, ..Marks::default() }, ..seen(Slot::A, None, false, 1) };
         let (apply, trial, failed) =
             (snapshot(boot::Phase::Apply), snapshot(boot::Phase::Trial), snapshot(boot::Phase::Failed));
         let mut good = Follow::new(Slot::A);
         let moments = [
             (seen(Slot::A, None, false, 1), Phase::Before),
+            (untagged, Phase::Snapshot),
             (seen(Slot::A, apply, false, 1), Phase::Applying),
             (seen(Slot::A, trial, false, 1), Phase::Armed),
             (seen(Slot::A, trial, false, 2), Phase::Trial),

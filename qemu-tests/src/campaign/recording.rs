@@ -114,9 +114,9 @@ fn stretches(card: &CardFile, tape: &Tape, boots: &[usize], asked: usize) -> any
             let autoboot = card.autoboot().with_context(|| format!("autoboot.txt after entry {number}"))?;
             ensure!(autoboot.is_some(), "after entry {number} autoboot.txt names no slot");
             // Between two sectors of one change of LVM's it may mean nothing; what it meant before goes on.
-            if let Ok((snapshot, merging)) = card.snapshot() {
+            if let Ok(marks) = card.marks() {
                 let boot = boots.partition_point(|begins| *begins <= number);
-                phase = follow.phase(&Seen { autoboot, snapshot, merging, boot });
+                phase = follow.phase(&Seen { autoboot, marks, boot });
             }
         }
         match found.last_mut().filter(|last| last.phase == phase) {

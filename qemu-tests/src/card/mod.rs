@@ -21,7 +21,7 @@ use crate::firmware;
 pub use lvm::{LogicalVolume, VolumeGroup};
 pub use mbr::Partition;
 pub(crate) use outside::GROUP_PARTITION;
-pub use outside::Outside;
+pub use outside::{Marks, Outside};
 
 /// A card: a raw image in a file.
 #[derive(Debug, Clone)]

@@ -14,15 +14,24 @@ use super::CardFile;
 pub(crate) const GROUP_PARTITION: u32 = 4;
 const CMDLINE: &str = "cmdline.txt";
 
+/// What the volume group says; all of it is as in [`Marks::default`] between upgrades.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The snapshot of root, by its tags.
+    pub snapshot: Option<Snapshot>,
+    /// Is there one without tags?
+    pub untagged: bool,
+    /// Is root being merged back?
+    pub merging: bool,
+}
+
 /// The same, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outside {
     /// The slot that autoboot.txt names.
     pub autoboot: Option<Slot>,
-    /// The snapshot of root, by its tags.
-    pub snapshot: Option<Snapshot>,
-    /// Is root being merged back?
-    pub merging: bool,
+    /// What the volume group says.
+    pub marks: Marks,
     /// Files that are on one slot only, or otherwise on the other.
     pub differ: Vec<String>,
 }
@@ -36,15 +45,16 @@ impl CardFile {
         Ok(autoboot(&self.text(1, "autoboot.txt")?))
     }
 
-    /// The snapshot of root, and whether it is being merged back.
+    /// What the volume group says of an upgrade.
     ///
     /// # Errors
     /// When the volume group cannot be read: this card would not boot.
-    pub fn snapshot(&self) -> anyhow::Result<(Option<Snapshot>, bool)> {
+    pub fn marks(&self) -> anyhow::Result<Marks> {
         let group = self.volume_group(GROUP_PARTITION)?;
         let merging = group.volumes.values().any(|volume| volume.merging_into.is_some());
-        let snapshot = group.volumes.get(SNAPSHOT).map(|volume| Snapshot::from_tags(&volume.tags.join(",")));
-        Ok((snapshot, merging))
+        let named = group.volumes.get(SNAPSHOT);
+        let snapshot = named.and_then(|volume| Snapshot::from_tags(&volume.tags.join(",")));
+        Ok(Marks { snapshot, untagged: named.is_some() && snapshot.is_none(), merging })
     }
 
     /// Reads all of it; `work` is a folder for copies of both slots.
@@ -53,12 +63,12 @@ impl CardFile {
     /// When a part cannot be read: this card would not boot.
     pub fn outside(&self, work: &Path) -> anyhow::Result<Outside> {
         let autoboot = self.autoboot()?;
-        let (snapshot, merging) = self.snapshot()?;
+        let marks = self.marks()?;
         let [a, b] = [Slot::A, Slot::B].map(|slot| self.slot_files(slot, work));
         let (a, b) = (a?, b?);
         let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
         let differ = names.filter(|name| a.get(*name) != b.get(*name)).cloned().collect();
-        Ok(Outside { autoboot, snapshot, merging, differ })
+        Ok(Outside { autoboot, marks, differ })
     }
 
     /// A slot's files. Its command line is without its own name, which must be there.

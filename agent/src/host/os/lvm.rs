@@ -84,8 +84,8 @@ pub fn volumes(printed: &str) -> Volumes {
     if !ours(&all).any(|lv| lv.lv_name == ROOT) {
         return Volumes::Unreadable(format!("the group {GROUP} has no volume {ROOT}"));
     }
-    let snapshot = ours(&all).find(|lv| lv.lv_name == SNAPSHOT);
-    snapshot.map_or(Volumes::Plain, |lv| Volumes::Snapshot(Snapshot::from_tags(&lv.lv_tags)))
+    let snapshot = ours(&all).find(|lv| lv.lv_name == SNAPSHOT).and_then(|lv| Snapshot::from_tags(&lv.lv_tags));
+    snapshot.map_or(Volumes::Plain, Volumes::Snapshot)
 }
 
 /// The pool that root lies in; absent where it cannot be read, or is not active.

@@ -80,7 +80,10 @@ impl Unit<'_> {
         let ground = seen(self.files).await.ground(&self.machine);
         allows(self.order, &ground).map_err(|why| failed(About::Condition, why))?;
         match self.order.verb {
-            Verb::Plan => self.apt().plan().await.map(Some),
+            Verb::Plan => {
+                self.drop_untagged(&ground.volumes).await?;
+                self.apt().plan().await.map(Some)
+            }
             Verb::Fetch => self.apt().fetch().await.map(|()| None),
             Verb::Snapshot => self.snapshot().await,
             Verb::Apply => self.apply().await,
@@ -104,14 +107,23 @@ impl Unit<'_> {
         self.order.slot.ok_or_else(|| other("the order names no slot"))
     }
 
-    /// The tags come with it: there is no snapshot without them.
+    /// The tags come last: LVM writes the snapshot into its metadata before the pool makes it, and root must not be put back
+    /// to one that the pool has not made.
     async fn snapshot(&self) -> Done {
-        let tags = Snapshot::new(self.slot()?).tags();
-        let tags: Vec<&str> = tags.iter().flat_map(|tag| ["--addtag", tag]).collect();
+        let new = Snapshot::new(self.slot()?);
+        self.drop_untagged(&Volumes::Plain).await?;
         let origin = format!("{GROUP}/{ROOT}");
-        let create = ["lvcreate", "-y", "--quiet", "--snapshot", "--name", SNAPSHOT];
-        lvm(&[&create[..], &tags, &[&origin]].concat()).await.map_err(other)?;
-        Ok(None)
+        lvm(&["lvcreate", "-y", "--quiet", "--snapshot", "--name", SNAPSHOT, &origin]).await.map_err(other)?;
+        retag(&Volumes::Snapshot(new), new.phase).await.map_err(other).map(|()| None)
+    }
+
+    /// What was made and never tagged: nothing was written since. It takes room until it goes.
+    async fn drop_untagged(&self, volumes: &Volumes) -> Result<(), UnitFailure> {
+        if *volumes != Volumes::Plain {
+            return Ok(());
+        }
+        let named = format!("lv_name={SNAPSHOT}");
+        lvm(&["lvremove", "-y", "--quiet", "--select", &named, GROUP]).await.map_err(other).map(drop)
     }
 
     async fn remove(&self) -> Done {
