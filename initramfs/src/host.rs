@@ -18,6 +18,7 @@ use crate::decide::{Facts, Volumes};
 use crate::effects::Effect;
 use crate::facts;
 use crate::first::{self, First};
+use crate::metadata;
 use crate::process::run;
 use crate::watchdog::{self, Watchdog};
 
@@ -144,9 +145,29 @@ impl Machine {
     }
 
     fn repair(&self) -> Result<(), String> {
+        if run(LVM, &["vgs", GROUP]).is_err() {
+            return self.recall();
+        }
         let _seen = run(LVM, &["vgck", "--updatemetadata", GROUP]);
         run(LVM, &["vgchange", "-an", GROUP])?;
         run(LVM, &["lvconvert", "-y", "--repair", &format!("{GROUP}/pool")]).map(drop)
+    }
+
+    /// Makes the newest text of LVM's metadata that can be read the one that counts.
+    fn recall(&self) -> Result<(), String> {
+        let listed = run(LVM, &["pvs", "--noheadings", "-o", "pv_name"])?;
+        let mut found = vec![];
+        for device in listed.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let printed = run(LVM, &["pvck", "--dump", "metadata_search", device])?;
+            found.extend(metadata::newest(&printed).map(|at| (device, at)));
+        }
+        let [(device, at)] = found[..] else {
+            return Err(format!("{} disks have metadata of the group {GROUP}, not one", found.len()));
+        };
+        let (at, text) = (format!("metadata_offset={at}"), self.run.join("bramble/metadata").display().to_string());
+        fs::create_dir_all(self.run.join("bramble")).map_err(|err| format!("no folder for {text}: {err}"))?;
+        run(LVM, &["pvck", "--dump", "metadata_search", "--settings", &at, "--file", &text, device])?;
+        run(LVM, &["pvck", "-y", "--repairtype", "metadata", "--file", &text, device]).map(drop)
     }
 
     /// Waits under the watchdog.

@@ -10,5 +10,6 @@ pub mod facts;
 mod first;
 mod handover;
 pub mod host;
+mod metadata;
 mod process;
 mod watchdog;

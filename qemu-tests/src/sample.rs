@@ -11,6 +11,7 @@ const PLAIN: &[&str] = &[
     "reboot-offline",
     "clock-1970",
     "clock-ahead",
+    "metadata-lost",
     "hang-init",
     "hang-processors",
     "panic",

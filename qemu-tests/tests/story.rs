@@ -19,7 +19,12 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// Name of a sampled case, and what is done.
 type Blow = (&'static str, fn(&Member));
 
-const ALONE: &[Blow] = &[("reboot-offline", reboot_offline), ("clock-1970", clock_1970), ("clock-ahead", clock_ahead)];
+const ALONE: &[Blow] = &[
+    ("reboot-offline", reboot_offline),
+    ("clock-1970", clock_1970),
+    ("clock-ahead", clock_ahead),
+    ("metadata-lost", metadata_lost),
+];
 const HANGS: &[Blow] = &[("hang-init", hang_init), ("hang-processors", hang_processors), ("panic", panic_reboots)];
 const TRYBOOT: &[Blow] = &[("tryboot", tryboot)];
 
@@ -180,6 +185,25 @@ fn clock_ahead(member: &Member) {
         ClockVerdict::Fit => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+/// LVM's last change was lost, but for the header that leads to it: the guard goes back to the one before.
+fn metadata_lost(member: &Member) {
+    let (pi, boots) = (&member.pi, member.pi.board().boots());
+    let tags = || pi.ok("lvm vgs --noheadings -o vg_tags vg0").trim().to_owned();
+    pi.ok("lvm vgchange --addtag before vg0");
+    pi.ok("lvm vgchange --addtag after vg0");
+    assert_eq!(tags(), "after,before");
+    pi.switch_off();
+    pi.card().lose_metadata(4).unwrap();
+    assert!(pi.card().volume_group(4).unwrap_err().to_string().contains("checksum"));
+    pi.boot();
+    member.answers();
+    assert_eq!(tags(), "before");
+    assert_eq!(pi.board().boots(), boots + 2, "one to mend it, one that goes on");
+    member.is_sound();
+    pi.ok("lvm vgchange --deltag before vg0");
+    member.online();
 }
 
 fn hang_init(member: &Member) {

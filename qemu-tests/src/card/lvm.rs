@@ -43,7 +43,25 @@ pub(super) fn read(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> any
     parse(&text(&bytes)?)
 }
 
-fn text(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<String> {
+/// The newest text, as the header has it.
+struct Newest {
+    /// Of the metadata area.
+    start: u64,
+    /// Of the metadata area.
+    length: u64,
+    /// Of the text, from the area's beginning on.
+    offset: u64,
+    size: u64,
+    crc: u32,
+}
+
+/// Where the newest text begins, in bytes of the physical volume, and how long it is.
+pub(super) fn newest(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<(u64, u64)> {
+    let Newest { start, offset, size, .. } = header(bytes)?;
+    Ok((start + offset, size))
+}
+
+fn header(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<Newest> {
     let head = bytes(0, 4 * 512)?;
     let label =
         head.chunks(512).position(|sector| sector.starts_with(b"LABELONE") && sector[24..].starts_with(b"LVM2 001"));
@@ -61,11 +79,15 @@ fn text(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result
     ensure!(header[4..20] == *MAGIC, "the metadata area of the physical volume is damaged");
     let (offset, size) = (le64(&header, 40)?, le64(&header, 48)?);
     ensure!(offset >= MDA_HEADER && size > 0 && size < length, "the physical volume belongs to no volume group");
+    Ok(Newest { start, length, offset, size, crc: le32(&header, 56)? })
+}
+
+fn text(bytes: impl Fn(u64, usize) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<String> {
+    let Newest { start, length, offset, size, crc } = header(&bytes)?;
     // The ring goes on behind its header.
     let before_end = size.min(length - offset);
     let mut text = bytes(start + offset, usize::try_from(before_end)?)?;
     text.extend(bytes(start + MDA_HEADER, usize::try_from(size - before_end)?)?);
-    let crc = le32(&header, 56)?;
     ensure!(crc_of(&text) == crc, "the newest metadata of the physical volume is damaged: its checksum is wrong");
     Ok(String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned())
 }

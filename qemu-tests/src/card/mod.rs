@@ -140,6 +140,16 @@ impl CardFile {
         lvm::read(|offset, length| self.bytes(self.partition(number)?.start + offset, length))
     }
 
+    /// Loses the newest text of LVM's metadata on this partition, and keeps the header that leads to it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn lose_metadata(&self, number: u32) -> anyhow::Result<()> {
+        let start = self.partition(number)?.start;
+        let (at, length) = lvm::newest(|offset, length| self.bytes(start + offset, length))?;
+        self.overwrite(start + at, &vec![0; usize::try_from(length.min(512))?])
+    }
+
     /// Bytes of the card.
     ///
     /// # Errors
