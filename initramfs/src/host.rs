@@ -157,7 +157,7 @@ impl Machine {
     fn recall(&self) -> Result<(), String> {
         let listed = run(LVM, &["pvs", "--noheadings", "-o", "pv_name"])?;
         let mut found = vec![];
-        for device in listed.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for device in metadata::disks(&listed) {
             let printed = run(LVM, &["pvck", "--dump", "metadata_search", device])?;
             found.extend(metadata::newest(&printed).map(|at| (device, at)));
         }

@@ -5,6 +5,11 @@
 
 use bramble_contracts::boot::GROUP;
 
+/// The disks in what `pvs -o pv_name` prints, among other things that it has to say.
+pub(crate) fn disks(printed: &str) -> impl Iterator<Item = &str> {
+    printed.lines().map(str::trim).filter(|line| line.starts_with('/'))
+}
+
 /// Where the newest whole text of our group begins, in bytes, by `pvck --dump metadata_search`.
 pub(crate) fn newest(printed: &str) -> Option<u64> {
     printed.lines().filter_map(text).max_by_key(|(seqno, _)| *seqno).map(|(_, at)| at)
@@ -33,6 +38,12 @@ mod tests {
     #[test]
     fn the_newest_text_of_our_group_counts_wherever_it_is() {
         assert_eq!(newest(PRINTED), Some(5632));
+    }
+
+    #[test]
+    fn disks_are_told_from_words() {
+        let printed = "  Retrying metadata scan.\n  /dev/vda4 \n  Retrying metadata scan.\n\n  /dev/sda\n";
+        assert_eq!(disks(printed).collect::<Vec<_>>(), ["/dev/vda4", "/dev/sda"]);
     }
 
     #[test]

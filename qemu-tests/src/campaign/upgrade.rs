@@ -165,12 +165,14 @@ enum Must {
     Either,
 }
 
-/// By the card alone, as it was cut.
+/// By the card alone, as it was cut. Where the newest text of LVM's metadata is lost, the one before counts, whichever that is.
 fn must(lab: &Lab) -> anyhow::Result<Must> {
     let card = lab.member.pi.card();
-    let Marks { snapshot, merging, .. } = card.marks().context("the volume group as it was cut")?;
+    let marks = card.marks();
+    let Marks { snapshot, merging, .. } = marks.as_ref().copied().unwrap_or_default();
     Ok(match (card.autoboot().context("autoboot.txt as it was cut")?, snapshot.map(|s| s.phase)) {
         (Some(Slot::B), _) => Must::New,
+        (_, _) if marks.is_err() => Must::Either,
         (_, Some(boot::Phase::Apply | boot::Phase::Failed)) => Must::Old,
         (_, _) if merging => Must::Old,
         (_, Some(boot::Phase::Trial) | None) => Must::Either,
