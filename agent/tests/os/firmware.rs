@@ -22,7 +22,7 @@ impl World {
                 Volumes::Unreadable { times }
             };
         }
-        match self.tagged() {
+        match self.disk.tagged() {
             None => Volumes::Plain,
             Some(Snapshot { phase, new_slot, attempt, returns }) => {
                 Volumes::Snapshot { phase, new_slot, attempt, returns }

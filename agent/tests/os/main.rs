@@ -5,6 +5,7 @@ mod bugs;
 #[path = "../common/cores.rs"]
 mod cores;
 mod crashes;
+mod disk;
 mod files;
 mod firmware;
 mod kinds;

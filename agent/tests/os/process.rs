@@ -72,7 +72,7 @@ impl World {
             boot: self.boot_id(),
             wish: self.wish.clone(),
             protection: if self.bootcount { Protection::Bootcount } else { Protection::Tryboot },
-            volumes: match self.volumes() {
+            volumes: match self.disk.volumes() {
                 _ if unreadable => Volumes::Unreadable("input/output error".into()),
                 _ if self.lvm_until > self.now => Volumes::Plain,
                 seen => seen,
@@ -128,7 +128,7 @@ impl World {
         let planned = next.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::Planning);
         if begins && planned {
             self.run_number += u32::from(self.disk.ledger.last.is_some());
-            if self.tagged().is_some() || self.own_upgrade == OwnUpgrade::UnderWay {
+            if self.disk.tagged().is_some() || self.own_upgrade == OwnUpgrade::UnderWay {
                 self.is_wrong("an upgrade begins while another one is under way");
             }
         }

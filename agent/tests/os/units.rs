@@ -7,8 +7,9 @@ use bramble_agent::core::os::{
 use bramble_contracts::boot::{Phase, Slot, Snapshot};
 
 use super::bugs::Bug;
+use super::disk::{Files, Held, Root};
 use super::kinds::Kind;
-use super::world::{Done, Due, Files, Held, MINUTE, Root, SECOND, World};
+use super::world::{Done, Due, MINUTE, SECOND, World};
 
 /// A unit at work.
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ impl World {
     /// The condition of a verb, looked at under the lock.
     fn allows(&self, order: &Order) -> bool {
         let ground = Ground {
-            volumes: self.volumes(),
+            volumes: self.disk.volumes(),
             booted: Some(self.slot),
             autoboot: self.autoboot,
             stamp: self.root.stamp.clone(),

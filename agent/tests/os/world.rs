@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use bramble_agent::core::os::{
-    Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, Sentence, Ticket, UnitResult, Verb,
-    Volumes, What, Wish,
-};
-use bramble_contracts::boot::{BootRecord, Outcome, Slot, Snapshot, Tryboot, Why};
+use bramble_agent::core::os::{Closed, Event, Ledger, LedgerFile, Order, OwnUpgrade, Protection, Room, What, Wish};
+use bramble_contracts::boot::{BootRecord, Outcome, Slot, Tryboot};
 use bramble_contracts::v1::Status;
 use bramble_initramfs::boot::{Ended, boot};
 
 use super::bugs::Bug;
+use super::disk::{Disk, Files, Root};
 use super::kinds::Kind;
 use super::units::Job;
 
@@ -27,44 +25,6 @@ const WATCHDOG: u64 = MINUTE;
 /// More boots in a row than it may take until one goes on.
 const BOOTS_MAX: u32 = 25;
 const EVENTS_MAX: u32 = 30_000;
-
-/// What root is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Root {
-    pub version: u32,
-    pub half: bool,
-    pub stamp: Option<Ticket>,
-}
-
-/// What a slot is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Files {
-    pub version: u32,
-    pub half: bool,
-}
-
-/// The snapshot of root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// None until it is tagged.
-    pub tags: Option<Snapshot>,
-    /// None as long as only LVM's metadata has it: the pool makes it after that.
-    pub saved: Option<Root>,
-}
-
-/// What lasts.
-#[derive(Clone, Debug)]
-pub struct Disk {
-    pub ledger: Ledger,
-    pub snapshot: Option<Held>,
-    pub root: Root,
-    pub files: [Files; 2],
-    pub autoboot: Option<Slot>,
-    pub results: BTreeMap<Verb, UnitResult>,
-    pub sentence: Option<Sentence>,
-    pub put_back: Option<Why>,
-    pub unreadable: u32,
-}
 
 /// What goes wrong once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,17 +156,7 @@ impl World {
             up_since: 0,
             boots: 0,
             silent_boots: 0,
-            disk: Disk {
-                ledger: Ledger::default(),
-                snapshot: None,
-                root: root.clone(),
-                files: [files; 2],
-                autoboot,
-                results: BTreeMap::new(),
-                sentence: None,
-                put_back: None,
-                unreadable: 0,
-            },
+            disk: Disk::new(root.clone(), files, autoboot),
             root,
             files: [files; 2],
             autoboot,
@@ -477,7 +427,7 @@ impl World {
         if outcome == Some(Outcome::OnTrial) && self.judged_failed && !disturbed {
             self.is_wrong("what was judged failed is tried again");
         }
-        if self.tagged().is_none() {
+        if self.disk.tagged().is_none() {
             self.judged_failed = false;
         }
         let new = self.is_new();
@@ -492,20 +442,10 @@ impl World {
         }
     }
 
-    /// The tags of the snapshot; one without them is of no upgrade, and goes with the next plan.
-    pub fn tagged(&self) -> Option<Snapshot> {
-        self.disk.snapshot.as_ref()?.tags
-    }
-
-    /// The same as the agent and its units see it.
-    pub fn volumes(&self) -> Volumes {
-        self.tagged().map_or(Volumes::Plain, Volumes::Snapshot)
-    }
-
     /// Nothing is under way, and the agent is there.
     pub fn is_at_rest(&self) -> bool {
         let alive = !self.dark && self.agent.is_some() && self.job.is_none();
-        alive && self.disk.ledger.upgrade.is_none() && self.tagged().is_none()
+        alive && self.disk.ledger.upgrade.is_none() && self.disk.tagged().is_none()
     }
 
     /// Is this wish answered for good?
