@@ -139,6 +139,8 @@ mod tests {
     struct Sim {
         snapshot: Option<(Phase, Slot, u32, u32)>,
         group_broken: bool,
+        text_lost: bool,
+        begun: bool,
         merge_broken: bool,
         first_partition_broken: bool,
         autoboot: Slot,
@@ -160,6 +162,8 @@ mod tests {
             Self {
                 snapshot: Some((Phase::Trial, Slot::B, attempt, 0)),
                 group_broken: false,
+                text_lost: false,
+                begun: false,
                 merge_broken: false,
                 first_partition_broken: false,
                 autoboot: Slot::A,
@@ -216,7 +220,8 @@ mod tests {
         fn gather(&mut self) -> Gathered {
             let times = (!self.first_partition_broken).then_some(self.unreadable + 1);
             let volumes = match self.snapshot {
-                _ if self.group_broken => Volumes::Unreadable { times },
+                _ if self.group_broken || self.text_lost => Volumes::Unreadable { times },
+                None if self.begun => Volumes::Begun,
                 None => Volumes::Plain,
                 Some((phase, new_slot, attempt, returns)) => Volumes::Snapshot { phase, new_slot, attempt, returns },
             };
@@ -236,6 +241,15 @@ mod tests {
             }
             match effect {
                 Effect::Say(_) | Effect::Repair | Effect::Reboot => Ok(()),
+                Effect::Recall => {
+                    self.text_lost = false;
+                    Ok(())
+                }
+                Effect::Drop if self.merge_broken => Err("cannot remove".into()),
+                Effect::Drop => {
+                    self.begun = false;
+                    Ok(())
+                }
                 Effect::CountUnreadable(_) | Effect::WriteAutoboot(_) if self.first_partition_broken => {
                     Err("read-only".into())
                 }
@@ -318,6 +332,28 @@ mod tests {
         let mut sim = Sim { first_partition_broken: true, ..sim };
         assert_eq!(sim.run(1), None);
         assert_eq!(sim.waited, 900 + 600, "what cannot be counted counts as high");
+    }
+
+    #[test]
+    fn a_text_that_is_lost_is_recalled_whenever_the_power_goes_meanwhile() {
+        let start = Sim { text_lost: true, snapshot: None, root_is_new: false, ..Sim::after_trial(0) };
+        for fuse in 1..6 {
+            for unreadable in [0, 1, 2, 5] {
+                let mut sim = Sim { fuse: Some(fuse), unreadable, ..start.clone() };
+                let record = sim.run(6).unwrap_or_else(|| panic!("with a cut at {fuse} it never comes up: {sim:?}"));
+                assert_eq!((record.outcome, sim.unreadable), (Outcome::Plain, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_had_only_begun_goes_and_hinders_no_boot() {
+        let start = Sim { begun: true, snapshot: None, root_is_new: false, ..Sim::after_trial(0) };
+        for (merge_broken, stays) in [(false, false), (true, true)] {
+            let mut sim = Sim { merge_broken, ..start.clone() };
+            assert_eq!(sim.run(1).unwrap().outcome, Outcome::Plain);
+            assert_eq!(sim.begun, stays);
+        }
     }
 
     #[test]

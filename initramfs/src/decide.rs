@@ -17,6 +17,8 @@ pub enum Volumes {
     },
     /// Read, and there is no snapshot.
     Plain,
+    /// Read, and an upgrade had only begun: there is a snapshot that no phase is tagged to, and root is as it was.
+    Begun,
     /// An upgrade is under way.
     Snapshot {
         /// How far it was.
@@ -80,7 +82,7 @@ pub enum Action {
         /// For the report.
         why: Why,
     },
-    /// Try to repair the pool's metadata, then reboot.
+    /// Try to repair what is wrong with the volumes, then reboot.
     RepairAndReboot,
     /// Boot the other slot.
     RebootToOther {
@@ -100,7 +102,7 @@ const WAIT_MAX_SECS: u32 = 600;
 /// The decision.
 pub fn decide(facts: &Facts) -> Action {
     match facts.volumes {
-        Volumes::Plain => Action::Boot,
+        Volumes::Plain | Volumes::Begun => Action::Boot,
         Volumes::Unreadable { times } => unreadable(facts, times),
         Volumes::Snapshot { phase: Phase::Apply, new_slot, returns, .. } => applied(facts, new_slot, returns),
         Volumes::Snapshot { phase: Phase::Trial, new_slot, attempt, .. } => trial(facts, new_slot, attempt),
@@ -190,6 +192,7 @@ mod tests {
         let rows = [
             (Volumes::Plain, A, Clear, Some(A), Boot),
             (Volumes::Plain, B, Set, None, Boot),
+            (Volumes::Begun, A, Clear, Some(A), Boot),
             (snapshot(Apply, 0, 0), A, Clear, Some(A), merge(Why::PowerCutInApply)),
             (snapshot(Apply, 0, 0), B, Set, Some(A), RebootTo { slot: A }),
             (snapshot(Apply, 0, 0), B, Clear, None, MendAutoboot { to: A }),
@@ -234,6 +237,7 @@ mod tests {
         prop_oneof![
             any::<Option<u32>>().prop_map(|times| Volumes::Unreadable { times }),
             Just(Volumes::Plain),
+            Just(Volumes::Begun),
             (phase, slot(), any::<u32>(), any::<u32>()).prop_map(|(phase, new_slot, attempt, returns)| {
                 Volumes::Snapshot { phase, new_slot, attempt, returns }
             }),
@@ -261,7 +265,7 @@ mod tests {
             let action = decide(&facts);
             let merges = matches!(action, Action::MergeAndBoot { .. });
             match facts.volumes {
-                Volumes::Plain => prop_assert_eq!(action, Action::Boot),
+                Volumes::Plain | Volumes::Begun => prop_assert_eq!(action, Action::Boot),
                 // An error while reading is never "no upgrade pending".
                 Volumes::Unreadable { .. } => {
                     let waits = matches!(

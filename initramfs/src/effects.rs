@@ -42,8 +42,12 @@ pub enum Effect {
     WriteAutoboot(Slot),
     /// Asks the firmware for one boot on trial.
     AskTryboot,
-    /// Tries to mend the pool's metadata.
+    /// Removes a snapshot that is of no upgrade.
+    Drop,
+    /// Tries to mend the pool's map.
     Repair,
+    /// Makes an older text of LVM's count, where LVM knows no group for want of the newest.
+    Recall,
     /// Waits, and keeps the watchdog quiet meanwhile.
     Wait(u32),
     /// Boots again.
@@ -54,12 +58,13 @@ pub enum Effect {
 pub fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
     let (attempt, returns) = match facts.volumes {
         Volumes::Snapshot { attempt, returns, .. } => (attempt, returns),
-        Volumes::Plain | Volumes::Unreadable { .. } => (0, 0),
+        Volumes::Plain | Volumes::Begun | Volumes::Unreadable { .. } => (0, 0),
     };
     let tried = Effect::Recount(Count::Attempt, attempt, attempt.saturating_add(1));
     let returned = Effect::Recount(Count::Returns, returns, returns.saturating_add(1));
     let say = |text: String| Effect::Say(text);
     match action {
+        Action::Boot if facts.volumes == Volumes::Begun => vec![Effect::Drop],
         Action::Boot | Action::BootCommitted => vec![],
         Action::BootOnTrial if facts.tryboot == Tryboot::Unsupported => vec![tried],
         Action::BootOnTrial => vec![],
@@ -84,15 +89,16 @@ pub fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
         Action::BootDegraded { why } => vec![say(format!("degraded: {why}"))],
         Action::RepairAndReboot => {
             let said = say("the volumes cannot be read; a repair is tried".into());
-            counted(facts).into_iter().chain([said, Effect::Repair, Effect::Reboot]).collect()
+            counted(facts).into_iter().chain([said, Effect::Repair, Effect::Recall, Effect::Reboot]).collect()
         }
         Action::RebootToOther { slot } => {
             let said = say(format!("the volumes cannot be read, again; slot {slot} is tried"));
-            counted(facts).into_iter().chain([said]).chain(to_other(facts)).chain([Effect::Reboot]).collect()
+            let mend = [said, Effect::Recall];
+            counted(facts).into_iter().chain(mend).chain(to_other(facts)).chain([Effect::Reboot]).collect()
         }
         Action::WaitAndReboot { secs } => {
             let said = say(format!("the volumes cannot be read, whatever was tried; next boot in {secs} s"));
-            counted(facts).into_iter().chain([said, Effect::Wait(secs), Effect::Reboot]).collect()
+            counted(facts).into_iter().chain([said, Effect::Recall, Effect::Wait(secs), Effect::Reboot]).collect()
         }
     }
 }
@@ -100,7 +106,7 @@ pub fn effects(facts: &Facts, action: Action) -> Vec<Effect> {
 fn counted(facts: &Facts) -> Option<Effect> {
     match facts.volumes {
         Volumes::Unreadable { times: Some(times) } => Some(Effect::CountUnreadable(times)),
-        Volumes::Unreadable { times: None } | Volumes::Plain | Volumes::Snapshot { .. } => None,
+        Volumes::Unreadable { times: None } | Volumes::Plain | Volumes::Begun | Volumes::Snapshot { .. } => None,
     }
 }
 
@@ -128,7 +134,9 @@ pub fn failed(facts: &Facts, action: Action, effect: &Effect, times: Option<u32>
     };
     let in_phase = |wanted: Phase| matches!(facts.volumes, Volumes::Snapshot { phase, .. } if phase == wanted);
     match effect {
-        Effect::Say(_) | Effect::Note(_) | Effect::Repair | Effect::Wait(_) => Failed::GoOn,
+        Effect::Say(_) | Effect::Note(_) | Effect::Drop | Effect::Repair | Effect::Recall | Effect::Wait(_) => {
+            Failed::GoOn
+        }
         Effect::CountUnreadable(_) => match action {
             // Nothing further down would wait less.
             Action::WaitAndReboot { .. } => Failed::GoOn,
@@ -175,6 +183,7 @@ mod tests {
         let unreadable = |times| Volumes::Unreadable { times };
         let rows = [
             (facts(Volumes::Plain, A, Clear, Some(A)), vec![]),
+            (facts(Volumes::Begun, A, Clear, Some(A)), vec![Drop]),
             (facts(snapshot(Phase::Trial), B, Set, Some(A)), vec![]),
             (facts(snapshot(Phase::Trial), B, Clear, Some(B)), vec![]),
             (facts(snapshot(Phase::Trial), B, Unsupported, None), vec![Recount(Count::Attempt, 1, 2)]),
@@ -186,12 +195,12 @@ mod tests {
                 facts(snapshot(Phase::Failed), B, Clear, Some(B)),
                 vec![Recount(Count::Returns, 2, 3), WriteAutoboot(A), Reboot],
             ),
-            (facts(unreadable(Some(1)), A, Clear, Some(A)), vec![CountUnreadable(1), Repair, Reboot]),
-            (facts(unreadable(Some(2)), A, Clear, Some(A)), vec![CountUnreadable(2), AskTryboot, Reboot]),
-            (facts(unreadable(Some(2)), A, Set, Some(B)), vec![CountUnreadable(2), Reboot]),
-            (facts(unreadable(Some(2)), A, Unsupported, None), vec![CountUnreadable(2), Wait(60), Reboot]),
-            (facts(unreadable(Some(4)), A, Clear, Some(A)), vec![CountUnreadable(4), Wait(120), Reboot]),
-            (facts(unreadable(None), A, Clear, None), vec![Wait(600), Reboot]),
+            (facts(unreadable(Some(1)), A, Clear, Some(A)), vec![CountUnreadable(1), Repair, Recall, Reboot]),
+            (facts(unreadable(Some(2)), A, Clear, Some(A)), vec![CountUnreadable(2), Recall, AskTryboot, Reboot]),
+            (facts(unreadable(Some(2)), A, Set, Some(B)), vec![CountUnreadable(2), Recall, Reboot]),
+            (facts(unreadable(Some(2)), A, Unsupported, None), vec![CountUnreadable(2), Recall, Wait(60), Reboot]),
+            (facts(unreadable(Some(4)), A, Clear, Some(A)), vec![CountUnreadable(4), Recall, Wait(120), Reboot]),
+            (facts(unreadable(None), A, Clear, None), vec![Recall, Wait(600), Reboot]),
         ];
         for (facts, want) in rows {
             assert_eq!(done(&facts), want, "{facts:?}");

@@ -31,13 +31,11 @@ pub fn volumes(printed: &str) -> Result<Volumes, String> {
     if !all.iter().any(|lv| lv.lv_name == ROOT) {
         return Err(format!("the group {GROUP} has no volume {ROOT}"));
     }
-    let snapshot = all.iter().find(|lv| lv.lv_name == SNAPSHOT).and_then(|lv| Snapshot::from_tags(&lv.lv_tags));
-    Ok(snapshot.map_or(Volumes::Plain, |Snapshot { phase, new_slot, attempt, returns }| Volumes::Snapshot {
-        phase,
-        new_slot,
-        attempt,
-        returns,
-    }))
+    let Some(snapshot) = all.iter().find(|lv| lv.lv_name == SNAPSHOT) else { return Ok(Volumes::Plain) };
+    Ok(match Snapshot::from_tags(&snapshot.lv_tags) {
+        None => Volumes::Begun,
+        Some(Snapshot { phase, new_slot, attempt, returns }) => Volumes::Snapshot { phase, new_slot, attempt, returns },
+    })
 }
 
 #[cfg(test)]
@@ -96,7 +94,7 @@ mod tests {
             volumes(&format!(r#"{{"report":[{{"lv":[{root},{{"lv_name":"root_preupgrade","lv_tags":"{tags}"}}]}}]}}"#))
         };
         let of = |phase, new_slot, attempt, returns| Ok(Volumes::Snapshot { phase, new_slot, attempt, returns });
-        assert_eq!(lvs(""), Ok(Volumes::Plain), "made, and nothing was written since");
+        assert_eq!(lvs(""), Ok(Volumes::Begun), "nothing was written since");
         assert_eq!(lvs("bramble.phase=apply,bramble.slot=a"), of(Phase::Apply, Slot::A, 0, 0));
         assert_eq!(lvs("bramble.attempt=2,bramble.phase=trial,bramble.slot=b"), of(Phase::Trial, Slot::B, 2, 0));
         assert_eq!(lvs("bramble.phase=failed,bramble.returns=3,bramble.slot=b"), of(Phase::Failed, Slot::B, 0, 3));

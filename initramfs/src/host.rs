@@ -5,7 +5,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bramble_contracts::boot::{
     ArmedWatchdog, BootRecord, GROUP, ONE_SET, PutBack, SNAPSHOT, Slot, SlotBy, Tryboot, Why, autoboot, autoboot_text,
@@ -19,18 +19,17 @@ use crate::effects::Effect;
 use crate::facts;
 use crate::first::{self, First};
 use crate::metadata;
-use crate::process::run;
+use crate::process::{LVM, run};
 use crate::watchdog::{self, Watchdog};
 
 /// Trials after the first one.
 const ATTEMPTS_MAX: u32 = 2;
 const RETURNS_MAX: u32 = 3;
-/// Cards and disks on USB show up late.
-const LOOKS_MAX: u32 = 120;
+/// Cards and disks on USB show up late. Looks that take their time leave enough of the watchdog's for a repair.
+const LOOK_FOR: Duration = Duration::from_secs(60);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// Well within the time of every watchdog.
 const PET_EVERY: Duration = Duration::from_secs(5);
-const LVM: &str = "/usr/sbin/lvm";
 const LVS: &[&str] = &["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags", GROUP];
 /// Where the firmware model of virtual Pis listens.
 const VIRTUAL_FIRMWARE: &str = "virtio-ports/org.bramble.firmware";
@@ -87,16 +86,18 @@ impl Machine {
 
     fn volumes(&self, times: Option<u32>, trouble: &mut Vec<String>) -> Volumes {
         let _settled = run("/usr/bin/udevadm", &["settle", "--timeout=30"]);
-        let mut why = String::new();
-        for _ in 0..LOOKS_MAX {
+        #[allow(clippy::disallowed_methods, reason = "how long is waited for disks is decided here")]
+        let begun = Instant::now();
+        loop {
             match run(LVM, LVS).and_then(|printed| facts::volumes(&printed)) {
                 Ok(volumes) => return volumes,
-                Err(err) => why = err,
+                Err(why) if begun.elapsed() >= LOOK_FOR => {
+                    trouble.push(why);
+                    return Volumes::Unreadable { times };
+                }
+                Err(_) => std::thread::sleep(BETWEEN_LOOKS),
             }
-            std::thread::sleep(BETWEEN_LOOKS);
         }
-        trouble.push(why);
-        Volumes::Unreadable { times }
     }
 
     fn recount(&self, tag: &str, from: u32, to: u32) -> Result<(), String> {
@@ -110,15 +111,22 @@ impl Machine {
     fn merge(&self) -> Result<(), String> {
         let snapshot = format!("{GROUP}/{SNAPSHOT}");
         run(LVM, &["lvchange", "-ay", "--ignoreactivationskip", &snapshot])?;
-        run(LVM, &["lvchange", "-an", &snapshot])?;
+        let _inactive = run(LVM, &["lvchange", "-an", &snapshot]);
         run(LVM, &["lvconvert", "-y", "--merge", &snapshot])?;
         run(LVM, &["vgchange", "-aay", "--sysinit", GROUP])?;
         let _settled = run("/usr/bin/udevadm", &["settle", "--timeout=30"]);
         // It is gone only when it is.
         match facts::volumes(&run(LVM, LVS)?)? {
             Volumes::Plain => Ok(()),
-            Volumes::Snapshot { .. } | Volumes::Unreadable { .. } => Err("the snapshot is still there".into()),
+            Volumes::Begun | Volumes::Snapshot { .. } | Volumes::Unreadable { .. } => {
+                Err("the snapshot is still there".into())
+            }
         }
+    }
+
+    /// LVM first has the pool make it, where the power went in between.
+    fn drop_untagged(&self) -> Result<(), String> {
+        run(LVM, &["lvremove", "-y", &format!("{GROUP}/{SNAPSHOT}")]).map(drop)
     }
 
     /// The volume is the agent's; it is mounted for this moment only.
@@ -145,29 +153,9 @@ impl Machine {
     }
 
     fn repair(&self) -> Result<(), String> {
-        if run(LVM, &["vgs", GROUP]).is_err() {
-            return self.recall();
-        }
         let _seen = run(LVM, &["vgck", "--updatemetadata", GROUP]);
         run(LVM, &["vgchange", "-an", GROUP])?;
         run(LVM, &["lvconvert", "-y", "--repair", &format!("{GROUP}/pool")]).map(drop)
-    }
-
-    /// Makes the newest text of LVM's metadata that can be read the one that counts.
-    fn recall(&self) -> Result<(), String> {
-        let listed = run(LVM, &["pvs", "--noheadings", "-o", "pv_name"])?;
-        let mut found = vec![];
-        for device in metadata::disks(&listed) {
-            let printed = run(LVM, &["pvck", "--dump", "metadata_search", device])?;
-            found.extend(metadata::newest(&printed).map(|at| (device, at)));
-        }
-        let [(device, at)] = found[..] else {
-            return Err(format!("{} disks have metadata of the group {GROUP}, not one", found.len()));
-        };
-        let (at, text) = (format!("metadata_offset={at}"), self.run.join("bramble/metadata").display().to_string());
-        fs::create_dir_all(self.run.join("bramble")).map_err(|err| format!("no folder for {text}: {err}"))?;
-        run(LVM, &["pvck", "--dump", "metadata_search", "--settings", &at, "--file", &text, device])?;
-        run(LVM, &["pvck", "-y", "--repairtype", "metadata", "--file", &text, device]).map(drop)
     }
 
     /// Waits under the watchdog.
@@ -281,7 +269,9 @@ impl Host for Machine {
             Effect::Merge => self.merge(),
             Effect::WriteAutoboot(slot) => self.first().write(first::AUTOBOOT, &autoboot_text(*slot)),
             Effect::AskTryboot => self.ask_tryboot(),
+            Effect::Drop => self.drop_untagged(),
             Effect::Repair => self.repair(),
+            Effect::Recall => metadata::recall(&self.run.join("bramble")),
             Effect::Wait(secs) => {
                 self.wait(*secs);
                 Ok(())

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+/// Of its commands each is a word after this.
+pub(crate) const LVM: &str = "/usr/sbin/lvm";
+
 /// Runs a program to its end and gives its output, or the last thing it said of its failure.
 pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that starts processes here")]

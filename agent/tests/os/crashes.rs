@@ -80,7 +80,9 @@ fn live(world: &mut World, story: Story, blame: Blame) {
         |world: &mut World| world.run_until(world.now + 72 * HOUR, |world| world.is_at_rest() && world.is_answered());
     let mut well = to_its_end(world);
     // The guard tried the other slot once, as the volumes could not be read: nothing begins in that boot, and people are told.
-    if !well && world.wrong.is_empty() && world.is_at_rest() && !world.bootcount && world.autoboot != Some(world.slot) {
+    let lvm = fuses.iter().any(|fuse| fuse.accident == Accident::Lvm);
+    let away = !world.bootcount && world.autoboot != Some(world.slot);
+    if !well && world.wrong.is_empty() && world.is_at_rest() && lvm && away {
         world.lose_power();
         well = to_its_end(world);
     }
@@ -146,6 +148,9 @@ fn cold_boot(world: &mut World) {
     world.lose_power();
     world.run(10 * MINUTE);
     let (same, at_rest) = (world.root.version == version, world.is_at_rest());
+    if world.disk.snapshot.is_some() {
+        world.is_wrong("a snapshot stays");
+    }
     if !(same && at_rest && world.boots == boots + 1 && world.disk.ledger.last == ledger.last) {
         world.is_wrong("after a cold boot it is not as it was");
     }

@@ -60,7 +60,7 @@ impl Disk {
         }
     }
 
-    /// The tags of the snapshot; one without them is of no upgrade, and goes with the next plan.
+    /// The tags of the snapshot; one without them is of no upgrade.
     pub fn tagged(&self) -> Option<Snapshot> {
         self.snapshot.as_ref()?.tags
     }

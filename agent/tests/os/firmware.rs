@@ -23,6 +23,7 @@ impl World {
             };
         }
         match self.disk.tagged() {
+            None if self.disk.snapshot.is_some() => Volumes::Begun,
             None => Volumes::Plain,
             Some(Snapshot { phase, new_slot, attempt, returns }) => {
                 Volumes::Snapshot { phase, new_slot, attempt, returns }
@@ -33,7 +34,8 @@ impl World {
     fn guard_does(&mut self, effect: &Effect) -> Result<(), String> {
         let bug = self.bug;
         match effect {
-            Effect::Say(_) | Effect::Repair | Effect::Wait(_) | Effect::Reboot => {}
+            Effect::Say(_) | Effect::Repair | Effect::Recall | Effect::Wait(_) | Effect::Reboot => {}
+            Effect::Drop => self.disk.snapshot = None,
             Effect::CountUnreadable(times) => self.disk.unreadable = *times,
             Effect::WriteAutoboot(slot) => (self.disk.autoboot, self.autoboot) = (Some(*slot), Some(*slot)),
             Effect::Recount(count, _, to) => {

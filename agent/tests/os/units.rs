@@ -46,8 +46,7 @@ fn steps(verb: Verb, world: &World) -> Vec<Step> {
     use Step::*;
     let bug = world.bug;
     match verb {
-        Verb::Plan => vec![DropUntagged, End],
-        Verb::Fetch => vec![End],
+        Verb::Plan | Verb::Fetch => vec![End],
         Verb::Snapshot if bug == Some(Bug::TaggedBeforeMade) => {
             vec![Look, DropUntagged, NameSnapshot, TagSnapshot, MakeSnapshot, End]
         }

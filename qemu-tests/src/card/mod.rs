@@ -140,14 +140,15 @@ impl CardFile {
         lvm::read(|offset, length| self.bytes(self.partition(number)?.start + offset, length))
     }
 
-    /// Loses the newest text of LVM's metadata on this partition, and keeps the header that leads to it.
+    /// Loses the newest text of LVM's metadata on this partition from its byte `from` on, and keeps the header that leads to it.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn lose_metadata(&self, number: u32) -> anyhow::Result<()> {
+    /// When there is none, or it has no such byte.
+    pub fn lose_metadata(&self, number: u32, from: u64) -> anyhow::Result<()> {
         let start = self.partition(number)?.start;
         let (at, length) = lvm::newest(|offset, length| self.bytes(start + offset, length))?;
-        self.overwrite(start + at, &vec![0; usize::try_from(length.min(512))?])
+        let lost = length.checked_sub(from).context("the text is shorter")?;
+        self.overwrite(start + at + from, &vec![0; usize::try_from(lost)?])
     }
 
     /// Bytes of the card.

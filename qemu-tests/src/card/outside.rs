@@ -19,7 +19,7 @@ const CMDLINE: &str = "cmdline.txt";
 pub struct Marks {
     /// The snapshot of root, by its tags.
     pub snapshot: Option<Snapshot>,
-    /// Is there one without tags?
+    /// Is there one that no phase is tagged to?
     pub untagged: bool,
     /// Is root being merged back?
     pub merging: bool,

@@ -17,7 +17,7 @@ pub enum Verb {
     Plan,
     /// Fetch what the plan names.
     Fetch,
-    /// Make the snapshot, tagged `apply`; only where there is none.
+    /// Make the snapshot, then tag it `apply`; only where there is none that is tagged.
     Snapshot,
     /// Copy the active slot to the other one, mend and run apt with the other one mounted, check the result, stamp root
     /// with the ticket, sync; only where the snapshot is tagged `apply`.

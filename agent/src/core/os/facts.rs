@@ -65,7 +65,7 @@ pub struct Facts {
 pub enum Volumes {
     /// It could not be, in words; never the same as "no upgrade".
     Unreadable(String),
-    /// There is no snapshot.
+    /// There is no snapshot, or one without a phase among its tags, which is of no upgrade.
     Plain,
     /// An upgrade is under way.
     Snapshot(Snapshot),

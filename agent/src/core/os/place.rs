@@ -14,7 +14,7 @@ use super::wish::Protection;
 pub enum Place {
     /// It cannot be read, in words. Nothing follows from that.
     Unknown(String),
-    /// There is no snapshot.
+    /// There is no snapshot of an upgrade.
     Clean,
     /// Packages are written.
     Applying,

@@ -143,6 +143,12 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_without_a_phase_is_of_no_upgrade() {
+        assert!(TRIAL.contains("bramble.phase=trial"));
+        assert_eq!(volumes(&TRIAL.replace("bramble.phase=trial", "other")), Volumes::Plain);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_never_no_snapshot() {
         for printed in ["", "{}", "[]", r#"{"report":[]}"#, r#"{"report":[{"lv":[{"lv_name":"swap"}]}]}"#] {
             assert!(matches!(volumes(printed), Volumes::Unreadable(_)), "{printed}");

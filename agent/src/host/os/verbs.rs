@@ -80,10 +80,7 @@ impl Unit<'_> {
         let ground = seen(self.files).await.ground(&self.machine);
         allows(self.order, &ground).map_err(|why| failed(About::Condition, why))?;
         match self.order.verb {
-            Verb::Plan => {
-                self.drop_untagged(&ground.volumes).await?;
-                self.apt().plan().await.map(Some)
-            }
+            Verb::Plan => self.apt().plan().await.map(Some),
             Verb::Fetch => self.apt().fetch().await.map(|()| None),
             Verb::Snapshot => self.snapshot().await,
             Verb::Apply => self.apply().await,
@@ -111,19 +108,15 @@ impl Unit<'_> {
     /// to one that the pool has not made.
     async fn snapshot(&self) -> Done {
         let new = Snapshot::new(self.slot()?);
-        self.drop_untagged(&Volumes::Plain).await?;
+        drop_untagged().await.map_err(other)?;
         let origin = format!("{GROUP}/{ROOT}");
         lvm(&["lvcreate", "-y", "--quiet", "--snapshot", "--name", SNAPSHOT, &origin]).await.map_err(other)?;
-        retag(&Volumes::Snapshot(new), new.phase).await.map_err(other).map(|()| None)
-    }
-
-    /// What was made and never tagged: nothing was written since. It takes room until it goes.
-    async fn drop_untagged(&self, volumes: &Volumes) -> Result<(), UnitFailure> {
-        if *volumes != Volumes::Plain {
-            return Ok(());
+        if let Err(why) = retag(&Volumes::Snapshot(new), new.phase).await {
+            // It would take room that the next one needs. The guard removes what stays.
+            let _stays = drop_untagged().await;
+            return Err(other(why));
         }
-        let named = format!("lv_name={SNAPSHOT}");
-        lvm(&["lvremove", "-y", "--quiet", "--select", &named, GROUP]).await.map_err(other).map(drop)
+        Ok(None)
     }
 
     async fn remove(&self) -> Done {
@@ -212,6 +205,12 @@ async fn made_like(from: &Mounted, to: Slot, at: &Path) -> Result<Mounted, UnitF
     let target = Mounted::device(&device, at, Use::Write).map_err(other)?;
     slots::copy(from.at(), target.at(), to).map_err(|err| of_disk(&err))?;
     Ok(target)
+}
+
+/// Removes a snapshot that was made and never tagged, as a unit leaves it that is killed; under the lock, and where there is
+/// none that was tagged.
+async fn drop_untagged() -> Result<(), String> {
+    lvm(&["lvremove", "-y", "--quiet", "--select", &format!("lv_name={SNAPSHOT}"), GROUP]).await.map(drop)
 }
 
 /// One change of metadata: it is as it was, or all of it is done.
