@@ -103,7 +103,8 @@ const BROKEN_INIT: &str =
     "rm -f /usr/sbin/init; printf '#!/bin/sh\\nexit 1\\n' > /usr/sbin/init; chmod 755 /usr/sbin/init";
 const MISSING_DISK: &str =
     "echo '/dev/disk/by-uuid/not-there /srv ext4 defaults,x-systemd.device-timeout=5s 0 2' >> /etc/fstab";
-const NO_AGENT: &str = "find /etc/systemd/system /usr/lib/systemd/system -name 'bramble-agent@*' -delete";
+const NO_AGENT: &str =
+    "find /etc/systemd/system /usr/lib/systemd/system -name 'bramble-agent@*' -prune -exec rm -r {} +";
 const AGENT_LOOPS: &str = "mkdir -p /etc/systemd/system/bramble-agent@.service.d\n\
     printf '[Service]\\nLimitAS=1M\\n' > /etc/systemd/system/bramble-agent@.service.d/90-harm.conf";
 /// To the last byte that root may take; its script goes on as if nothing were.

@@ -21,7 +21,21 @@ const PLAIN: &[&str] = &[
     "state-full",
 ];
 
-/// Cases of which a short run takes one.
+/// Cases that have not passed a whole run yet, and so are in full runs only: when a short run fails, something broke. Each leaves
+/// this list with its row in `docs/tests/os-canary.md`.
+const UNPROVEN: &[&str] = &[
+    "emergency",
+    "hang-userspace",
+    "hang-unit",
+    "no-agent",
+    "agent-loops",
+    "newer-store",
+    "trial-ahead",
+    "state-full-before",
+    "state-full-on-trial",
+];
+
+/// Cases of which a short run takes one, if they are proven.
 fn cases() -> Vec<&'static str> {
     PLAIN.iter().copied().chain(HARMS.iter().map(|harm| harm.name)).collect()
 }
@@ -57,8 +71,13 @@ fn only() -> Option<String> {
 
 fn chosen(cases: &[&'static str]) -> &'static str {
     let seed = std::env::var("BRAMBLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(unix_secs);
-    let index = Dice::new(seed).below(cases.len() as u64);
-    cases[usize::try_from(index).expect("invariant: below a length")]
+    pick(cases, seed)
+}
+
+fn pick(cases: &[&'static str], seed: u64) -> &'static str {
+    let proven: Vec<&str> = cases.iter().copied().filter(|case| !UNPROVEN.contains(case)).collect();
+    let index = Dice::new(seed).below(proven.len() as u64);
+    proven[usize::try_from(index).expect("invariant: below a length")]
 }
 
 #[cfg(test)]
@@ -66,10 +85,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_case_is_chosen_by_some_seed() {
+    fn every_proven_case_is_chosen_by_some_seed_and_no_other() {
         let cases = cases();
-        let chosen: std::collections::BTreeSet<_> =
-            (0..1000).map(|seed| cases[usize::try_from(Dice::new(seed).below(cases.len() as u64)).unwrap()]).collect();
-        assert_eq!(chosen.len(), cases.len());
+        assert!(UNPROVEN.iter().all(|case| cases.contains(case)), "{cases:?}");
+        let chosen: std::collections::BTreeSet<_> = (0..1000).map(|seed| pick(&cases, seed)).collect();
+        assert_eq!(chosen.len(), cases.len() - UNPROVEN.len());
+        assert!(UNPROVEN.iter().all(|case| !chosen.contains(case)));
     }
 }
