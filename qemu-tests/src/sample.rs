@@ -27,7 +27,6 @@ const UNPROVEN: &[&str] = &[
     "emergency",
     "hang-userspace",
     "hang-unit",
-    "no-agent",
     "agent-loops",
     "newer-store",
     "trial-ahead",
