@@ -26,7 +26,7 @@ pub struct Files {
 pub struct Held {
     /// None until it is tagged.
     pub tags: Option<Snapshot>,
-    /// None as long as only LVM's metadata has it: the pool makes it after that.
+    /// None as long as only LVM's metadata has it: the pool makes it after that, and no boot makes up for it.
     pub saved: Option<Root>,
 }
 

@@ -411,10 +411,6 @@ impl World {
     fn goes_on(&mut self) {
         (self.up_since, self.silent_boots, self.connected) = (self.now, 0, None);
         let (files, root) = (self.files[self.slot as usize], self.root.clone());
-        // LVM has the pool make what is missing when root is activated.
-        if let Some(held) = &mut self.disk.snapshot {
-            held.saved.get_or_insert_with(|| root.clone());
-        }
         let outcome = self.record.as_ref().map(|record| record.outcome);
         self.say(|| format!("   goes on: {outcome:?}, {root:?}"));
         if root.half {
