@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bramble_fleet_tests::case::Case;
+use bramble_fleet_tests::clock::unix_secs;
 use bramble_fleet_tests::wait_until;
 
 use crate::board::{Board, Cable, Parts, State};
@@ -246,6 +247,26 @@ impl VirtualPi {
     /// What the clock shows from the next boot on.
     pub fn set_clock(&self, clock: Clock) {
         self.board.set_clock(clock);
+    }
+
+    /// Whatever its clock showed at power-on, it is not before the time floor.
+    ///
+    /// # Panics
+    /// When it is.
+    #[track_caller]
+    pub fn is_past_floor(&self) {
+        let said = self.ok("date +%Y");
+        let year: Option<u32> = said.trim().parse().ok();
+        assert!(year.is_some_and(|year| year >= 2026), "the time floor holds: {said}");
+    }
+
+    /// Does what a time server would; none is reached from here.
+    ///
+    /// # Panics
+    /// When the guest does not take it.
+    #[track_caller]
+    pub fn put_time_right(&self) {
+        self.ok(&format!("date -u -s @{}", unix_secs()));
     }
 
     /// Makes the guest hang. What ends it is its own watchdog.
