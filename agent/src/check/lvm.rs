@@ -2,6 +2,8 @@
 //!
 //! Decides when it should be looked at. Parses what `lvs` says of itself.
 
+use bramble_contracts::boot::WORDS_APART;
+
 use super::{Answer, failed, look, machine, ok};
 use crate::host::os::lvm::{ARGS, Lv, rows};
 
@@ -15,7 +17,7 @@ pub(super) async fn thin_pool() -> Answer {
     if machine::program("lvs").is_none() {
         return ok("is not used here: LVM is not installed");
     }
-    match machine::printed("lvs", ARGS).await {
+    match machine::printed_with("lvs", ARGS, &[WORDS_APART]).await {
         Ok(printed) => judge(&printed),
         Err(why) => look(format!("cannot be looked at: {why}")),
     }

@@ -153,8 +153,13 @@ pub(super) fn program(name: &str) -> Option<PathBuf> {
 
 /// What a program prints, when it ends well.
 pub(super) async fn printed(name: &str, args: &[&str]) -> Result<String, String> {
+    printed_with(name, args, &[]).await
+}
+
+/// The same, with these variables beyond ours.
+pub(super) async fn printed_with(name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<String, String> {
     let program = program(name).ok_or_else(|| format!("{name} is not installed"))?;
-    let finished = Box::pin(cmd::run(&program, args, COMMAND)).await.map_err(|err| err.to_string())?;
+    let finished = Box::pin(cmd::run_env(&program, args, env, COMMAND)).await.map_err(|err| err.to_string())?;
     if finished.status.success() {
         return Ok(finished.stdout);
     }

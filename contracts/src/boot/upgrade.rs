@@ -12,6 +12,9 @@ use super::{Slot, Why};
 
 /// The volume group of our layout.
 pub const GROUP: &str = "vg0";
+/// With this variable LVM's words on another disk's trouble go where its errors go (`LVM_OUT_FD` in lvm(8)). Without it they
+/// stand amid the JSON of a report, which nobody can read then.
+pub const WORDS_APART: (&str, &str) = ("LVM_OUT_FD", "2");
 /// The volume that is mounted as root.
 pub const ROOT: &str = "root";
 /// The snapshot of root that an upgrade leaves behind until it is committed.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use bramble_contracts::boot::{GROUP, ONE_SET, Slot, autoboot};
+use bramble_contracts::boot::{GROUP, ONE_SET, Slot, WORDS_APART, autoboot};
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Files};
@@ -47,7 +47,7 @@ impl Seen {
 
 /// Runs one of LVM's commands.
 pub(super) async fn lvm(args: &[&str]) -> Result<String, String> {
-    let done = cmd::run(Path::new(LVM), args, TOOL).await.map_err(|err| err.to_string())?;
+    let done = cmd::run_env(Path::new(LVM), args, &[WORDS_APART], TOOL).await.map_err(|err| err.to_string())?;
     if done.status.success() {
         return Ok(done.stdout);
     }
