@@ -25,6 +25,8 @@ use crate::upgrade::{Asked, Lab, MARK, OF_AN_APP, OF_THE_STATE, Story};
 const SAYS: Duration = Duration::from_secs(300);
 const AGENT: &str = "/etc/bramble/agent.toml";
 const KEPT: &str = "/var/lib/bramble/of-the-old";
+/// Of the boot on trial, which the journal outlives.
+const JOURNAL: &str = "journalctl -b -1 -o short-monotonic --no-pager -t systemd -u 'bramble-*' | tail -n 400";
 const FILLER: &str = "/var/lib/bramble/filler";
 /// From behind the reserved sectors on: chains that lead nowhere, in a file system that says it was left in order.
 const DAMAGE_SLOT: &str = "case $(cat /proc/cmdline) in *bramble.slot=b*) slot=BOOT_A;; *) slot=BOOT_B;; esac\n\
@@ -194,6 +196,9 @@ pub fn suffers(lab: &Lab, harm: &Harm) {
         End::Back => {
             assert_eq!(story.end.status, Status::RolledBack, "{story:?}");
             let words = |text: &str| harm.says.iter().any(|says| text.contains(says));
+            if !words(&story.end.reason) {
+                println!("{}", pi.ok(JOURNAL));
+            }
             assert!(words(&story.end.reason), "{}", story.end.reason);
             assert!(!said.status.success() && words(&said.stderr), "{}{}", said.stdout, said.stderr);
             lab.member.answers();

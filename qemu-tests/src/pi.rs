@@ -91,6 +91,7 @@ impl VirtualPi {
         let machine = Machine {
             card: card.path().into(),
             tape: None,
+            cpus: cpus()?,
             memory_mib: setup.memory_mib,
             rtc: "utc".into(),
             forwards: forwards.clone(),
@@ -291,6 +292,13 @@ impl VirtualPi {
 }
 
 /// A port nobody listens on now.
+/// Two, or what `BRAMBLE_GUEST_CPUS` says: a boot with one takes a fifth less of this machine's time, so that of several guests
+/// at a time more get done.
+fn cpus() -> anyhow::Result<u32> {
+    let Ok(text) = std::env::var("BRAMBLE_GUEST_CPUS") else { return Ok(2) };
+    text.parse().with_context(|| format!("BRAMBLE_GUEST_CPUS is {text:?}, not a number of processors"))
+}
+
 fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())

@@ -102,6 +102,7 @@ fn board(run: &Run) -> anyhow::Result<()> {
     let machine = Machine {
         card: card.path().into(),
         tape: None,
+        cpus: 2,
         memory_mib: 1024,
         rtc: "utc".into(),
         forwards,

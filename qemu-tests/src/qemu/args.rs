@@ -18,6 +18,8 @@ pub struct Machine {
     pub card: PathBuf,
     /// Where everything written to the card is recorded, too.
     pub tape: Option<PathBuf>,
+    /// Processors.
+    pub cpus: u32,
     /// MiB of memory.
     pub memory_mib: u32,
     /// The clock at power-on: `utc` or a time such as `1970-01-01T00:00:00`.
@@ -51,10 +53,10 @@ pub struct Wire {
 }
 
 /// The board itself, which the device tree depends on.
-pub(super) fn board(memory_mib: u32) -> Vec<String> {
-    let memory = memory_mib.to_string();
+pub(super) fn board(machine: &Machine) -> Vec<String> {
+    let (cpus, memory) = (machine.cpus.to_string(), machine.memory_mib.to_string());
     // Signed pointers cost a third of the time under TCG.
-    ["-cpu", "max,pauth=off", "-smp", "2", "-m", &memory, "-nodefaults", "-no-user-config"].map(String::from).into()
+    ["-cpu", "max,pauth=off", "-smp", &cpus, "-m", &memory, "-nodefaults", "-no-user-config"].map(String::from).into()
 }
 
 /// Machine type with its options.
@@ -63,7 +65,7 @@ pub(super) const TYPE: &str = "virt,gic-version=3";
 /// The whole command line, for one boot.
 pub(super) fn of(machine: &Machine, boot: &Boot, files: &Path, dtb: &Path) -> Vec<String> {
     let mut args = vec!["-M".to_owned(), TYPE.to_owned()];
-    args.extend(board(machine.memory_mib));
+    args.extend(board(machine));
     let mut add = |words: &[&str]| args.extend(words.iter().map(|word| (*word).to_owned()));
     let path = |path: &Path| path.display().to_string();
     add(&["-accel", "tcg,thread=multi,tb-size=512", "-display", "none", "-no-reboot", "-action", "watchdog=reset"]);
@@ -125,6 +127,7 @@ mod tests {
         Machine {
             card: "/c/card.img".into(),
             tape: None,
+            cpus: 2,
             memory_mib: 1024,
             rtc: "utc".into(),
             forwards: vec![Forward { host: 12345, guest: 8080 }],

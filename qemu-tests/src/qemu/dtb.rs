@@ -12,7 +12,7 @@ use crate::firmware::Boot;
 pub(super) fn make(machine: &Machine, boot: &Boot, work: &Path) -> anyhow::Result<PathBuf> {
     let dtb = work.join("board.dtb");
     let dump = format!("{},dumpdtb={}", args::TYPE, dtb.display());
-    let board = Cmd::new("qemu-system-aarch64").args(["-M", &dump]).args(args::board(machine.memory_mib));
+    let board = Cmd::new("qemu-system-aarch64").args(["-M", &dump]).args(args::board(machine));
     board.args(["-display", "none"]).within(Duration::from_secs(60)).check()?;
     let node = "/chosen/bootloader";
     Cmd::new("fdtput").args(["-c", "-p"]).arg(&dtb).arg(node).check()?;
