@@ -26,7 +26,7 @@ const SAYS: Duration = Duration::from_secs(300);
 const AGENT: &str = "/etc/bramble/agent.toml";
 const KEPT: &str = "/var/lib/bramble/of-the-old";
 /// Of the boot on trial, which the journal outlives.
-const JOURNAL: &str = "journalctl -b -1 -o short-monotonic --no-pager -t systemd -u 'bramble-*' | tail -n 400";
+const JOURNAL: &str = "journalctl -b -1 -o short-monotonic --no-pager -u 'bramble-*' | tail -n 400";
 const FILLER: &str = "/var/lib/bramble/filler";
 /// From behind the reserved sectors on: chains that lead nowhere, in a file system that says it was left in order.
 const DAMAGE_SLOT: &str = "case $(cat /proc/cmdline) in *bramble.slot=b*) slot=BOOT_A;; *) slot=BOOT_B;; esac\n\

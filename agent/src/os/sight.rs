@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bramble_contracts::boot::PutBack;
 use bramble_contracts::v1::{ContainerState, Phase, Status};
-use bramble_contracts::v2::AppReport;
+use bramble_contracts::v2::{AppReport, ClockVerdict};
 
 use super::wire;
 use crate::core::clock;
@@ -31,6 +31,7 @@ pub(super) struct Sight {
     pub(super) machine: Machine,
     mesh: Mesh,
     clock: Clock,
+    verdict: ClockVerdict,
     wish: Option<Wish>,
     /// Of the last look; kept while nothing is under way.
     seen: Option<Seen>,
@@ -47,6 +48,7 @@ impl Sight {
             machine: if by_systemd { machine } else { machine.without_units() },
             mesh: Mesh::Down,
             clock: Clock::Unfit("nobody has told the device the time yet".into()),
+            verdict: ClockVerdict::Unknown,
             wish: None,
             seen: None,
             bounds,
@@ -69,8 +71,10 @@ impl Sight {
             Some(document) => document.os.as_ref().map(wire::wish),
             None => self.wish.clone(),
         };
-        let changed = (&mesh, &clock, &wish) != (&self.mesh, &self.clock, &self.wish);
-        (self.mesh, self.clock, self.wish) = (mesh, clock, wish);
+        // The words count seconds: they are others each time.
+        let verdict = view.clock.verdict;
+        let changed = (&mesh, verdict, &wish) != (&self.mesh, self.verdict, &self.wish);
+        (self.mesh, self.clock, self.verdict, self.wish) = (mesh, clock, verdict, wish);
         changed
     }
 
@@ -268,6 +272,7 @@ fn sick(report: &AppReport) -> Option<String> {
 mod tests {
     use bramble_contracts::boot::{Slot, Snapshot};
     use bramble_contracts::v1::{ContainerReport, ContainerRole};
+    use bramble_contracts::v2::ClockReport;
     use bramble_contracts::{Revision, Tenant, Uid};
 
     use super::*;
@@ -313,6 +318,22 @@ mod tests {
         assert_eq!(apps["probed"].sick.as_deref(), Some("container main is unhealthy"));
         let other = AppReport { tenant: "acme".parse().unwrap(), ..report("web", Status::Staged, "") };
         assert_eq!(of_reports(&[other])["acme/web"].sick.as_deref(), Some("it does not run yet"));
+    }
+
+    #[test]
+    fn a_wrong_clock_is_news_once() {
+        let wrong_by = |seconds: u32| View {
+            clock: ClockReport {
+                verdict: ClockVerdict::Skewed,
+                detail: format!("clock skew {seconds}s"),
+                ..ClockReport::default()
+            },
+            ..View::default()
+        };
+        let mut sight = Sight::new(Bounds::default());
+        assert_eq!([315, 315, 316].map(|seconds| sight.saw(&wrong_by(seconds))), [true, false, false]);
+        assert_eq!(sight.clock, Clock::Unfit("clock skew 316s".into()), "the newest words are told");
+        assert!(sight.saw(&View::default()));
     }
 
     #[test]

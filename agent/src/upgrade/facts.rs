@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bramble_contracts::release::Target;
 use bramble_contracts::v1::{AgentVersion, Instance};
-use bramble_contracts::v2::AgentWish;
+use bramble_contracts::v2::{AgentWish, ClockVerdict};
 
 use super::Site;
 use crate::core::clock;
@@ -24,6 +24,7 @@ pub(super) struct Sight {
     target: Option<Target>,
     mesh: Mesh,
     clock: Clock,
+    verdict: ClockVerdict,
     wish: Option<AgentWish>,
     /// What `confirmed` named at the start, or else this very program.
     confirmed: AgentVersion,
@@ -39,6 +40,7 @@ impl Sight {
             target: replaces_itself.then(version::target),
             mesh: Mesh::Down,
             clock: Clock::Unfit("nobody has told the device the time yet".into()),
+            verdict: ClockVerdict::Unknown,
             wish: None,
             confirmed: links.map_or_else(version::number, |links| links.confirmed),
         }
@@ -63,8 +65,10 @@ impl Sight {
         let wish = view.desired.as_ref().and_then(|document| document.agent.clone());
         // While it does not act it holds no document; what it knew last stays.
         let wish = if view.desired.is_some() { wish } else { self.wish.clone() };
-        let changed = (&mesh, &clock, &wish) != (&self.mesh, &self.clock, &self.wish);
-        (self.mesh, self.clock, self.wish) = (mesh, clock, wish);
+        // The words count seconds: they are others each time.
+        let verdict = view.clock.verdict;
+        let changed = (&mesh, verdict, &wish) != (&self.mesh, self.verdict, &self.wish);
+        (self.mesh, self.clock, self.verdict, self.wish) = (mesh, clock, verdict, wish);
         changed
     }
 
