@@ -26,14 +26,17 @@ pub(crate) fn recall(work: &Path) -> Result<(), String> {
     }
     fs::create_dir_all(work).map_err(|err| format!("{}: {err}", work.display()))?;
     let listed = run(LVM, &["pvs", "--noheadings", "-o", "pv_name"])?;
-    let with_ours = disks(&listed).filter_map(|disk| {
-        // One that cannot be read is not the one.
-        let texts = copies(disk, work).ok().filter(|texts| !texts.is_empty())?;
-        Some((disk, texts))
-    });
-    let found: Vec<(&str, Vec<String>)> = with_ours.collect();
+    let (mut found, mut unread) = (vec![], String::new());
+    for disk in disks(&listed) {
+        match copies(disk, work) {
+            Ok(texts) if texts.is_empty() => {}
+            Ok(texts) => found.push((disk, texts)),
+            // It is not the one.
+            Err(why) => unread = format!("; {why}"),
+        }
+    }
     let [(disk, texts)] = &found[..] else {
-        return Err(format!("{} disks have texts of the group {GROUP}, not one", found.len()));
+        return Err(format!("{} disks have texts of the group {GROUP}, not one{unread}", found.len()));
     };
     for text in texts {
         run(LVM, &["pvck", "-y", "--repairtype", "metadata", "--file", text, disk])?;
@@ -53,7 +56,7 @@ fn is_known() -> bool {
 fn copies(disk: &str, work: &Path) -> Result<Vec<String>, String> {
     let mut header = [0; 512];
     File::open(disk).and_then(|file| file.read_exact_at(&mut header, AREA)).map_err(|err| format!("{disk}: {err}"))?;
-    let length = area_length(&header).ok_or("it has no header")?;
+    let length = area_length(&header).ok_or_else(|| format!("{disk}: it has no header of LVM's"))?;
     let area = format!("mda_offset={AREA} mda_size={length}");
     let search = |settings: &str, more: &[&str]| {
         run(LVM, &[&["pvck", "--dump", "metadata_search", "--settings", settings][..], more, &[disk]].concat())
