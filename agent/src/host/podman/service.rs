@@ -166,7 +166,8 @@ pub struct Service {
 }
 
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// A slow or busy device gets longer the next time: ended at the same moment each time, it would never start.
+const START_TIMES: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(300));
 const STOP_TIME_MAX: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// So often in a row a damaged store has to be found before it is mended.
@@ -223,12 +224,11 @@ async fn supervise(config: ServiceConfig, out: watch::Sender<Told>, mut stop: wa
     let mender = Mender::new(&config.store);
     let (mut failures, mut damaged) = (0, 0);
     while !*stop.borrow() && stop.has_changed().is_ok() {
-        let began = clock::uptime();
-        let mut end = run_once(&config, &mender, &tell, &mut stop).await;
+        let mut end = run_once(&config, &mender, START_TIMES.delay(failures + 1), &tell, &mut stop).await;
         if *stop.borrow() {
             break;
         }
-        if clock::uptime().saturating_sub(began) >= STEADY {
+        if end.answered_for >= STEADY {
             failures = 0;
         }
         failures += 1;
@@ -261,11 +261,18 @@ struct End {
     why: String,
     /// What of the store kept it from working.
     damage: Option<StoreDamage>,
+    /// Since it answered first.
+    answered_for: Duration,
 }
 
 impl End {
     fn of(why: String) -> Self {
-        Self { why, damage: None }
+        Self { why, damage: None, answered_for: Duration::ZERO }
+    }
+
+    /// With what its words say of the store.
+    fn told(why: String, words: &str) -> Self {
+        Self { damage: store_damage(words), ..Self::of(why) }
     }
 }
 
@@ -273,6 +280,7 @@ impl End {
 async fn run_once(
     config: &ServiceConfig,
     mender: &Mender,
+    start_time: Duration,
     tell: &impl Fn(ServiceState),
     stop: &mut watch::Receiver<bool>,
 ) -> End {
@@ -280,7 +288,7 @@ async fn run_once(
     let places = config.clone();
     let prepared = tokio::task::spawn_blocking(move || places.prepare()).await;
     if let Err(why) = prepared.unwrap_or_else(|err| Err(format!("preparing Podman's places broke off: {err}"))) {
-        return End { damage: store_damage(&why), why };
+        return End::told(why.clone(), &why);
     }
     let words = FirstWords::default();
     let mut child = match cmd::start_heard(&config.program, &config.args(), &config.env(), &words) {
@@ -288,7 +296,7 @@ async fn run_once(
         Err(err) => return End::of(format!("{err}")),
     };
     let up = tokio::select! {
-        answered = answers(&config.socket) => answered,
+        answered = answers(&config.socket, start_time) => answered,
         status = child.wait() => Err(ended(status, &words.text())),
         () = told(stop) => Err("stopped".to_owned()),
     };
@@ -296,23 +304,26 @@ async fn run_once(
         Ok(version) => tracing::info!(version, socket = %config.socket.display(), "podman's service answers"),
         Err(why) => {
             end(&mut child).await;
-            return End { damage: store_damage(&format!("{why}\n{}", words.text())), why };
+            let words = format!("{why}\n{}", words.text());
+            return End::told(why, &words);
         }
     }
     tell(ServiceState::Ready);
+    let ready = clock::uptime();
     let steady = async {
         tokio::time::sleep(STEADY).await;
         mender.worked();
         std::future::pending::<()>().await;
     };
     let end_of_life = tokio::select! {
-        status = child.wait() => return End::of(ended(status, "")),
-        why = breaks(&config.socket) => End { damage: store_damage(&why), why },
+        status = child.wait() => End::of(ended(status, "")),
+        why = breaks(&config.socket) => End::told(why.clone(), &why),
         () = told(stop) => End::of("stopped".into()),
         () = steady => End::of(String::new()),
     };
+    let answered_for = clock::uptime().saturating_sub(ready);
     end(&mut child).await;
-    end_of_life
+    End { answered_for, ..end_of_life }
 }
 
 /// Ends with what Podman says when it cannot even list what there is any more. Nobody tells that a store has broken under a
@@ -361,7 +372,7 @@ fn cut(words: &str) -> String {
 }
 
 /// Waits until it answers, and can list what there is.
-async fn answers(socket: &Path) -> Result<String, String> {
+async fn answers(socket: &Path, within: Duration) -> Result<String, String> {
     let podman = Podman::new(socket);
     let asking = async {
         loop {
@@ -372,13 +383,14 @@ async fn answers(socket: &Path) -> Result<String, String> {
             }
         }
     };
-    let late = |_| format!("podman's service did not answer within {} s", START_TIME_MAX.as_secs());
-    tokio::time::timeout(START_TIME_MAX, asking).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    let late = |_| format!("podman's service did not answer within {} s", within.as_secs());
+    tokio::time::timeout(within, asking).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
+/// Where it has not ended by itself.
 async fn end(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
-        && kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok()
+    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+    if kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok()
         && tokio::time::timeout(STOP_TIME_MAX, child.wait()).await.is_ok()
     {
         return;
@@ -429,6 +441,8 @@ fn is_service_line(cmdline: &[u8], url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -437,6 +451,22 @@ mod tests {
         assert!(is_service_line(line, "unix:///r/podman.sock"));
         assert!(!is_service_line(line, "unix:///r/podman"));
         assert!(!is_service_line(b"less\0unix:///r/podman.sock\0", "unix:///r/podman.sock"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_starts_late_gets_longer_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let silent = dir.path().join("silent");
+        fs::write(&silent, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        fs::set_permissions(&silent, fs::Permissions::from_mode(0o755)).unwrap();
+        let config = ServiceConfig { program: silent, ..ServiceConfig::below(dir.path(), &dir.path().join("run")) };
+        let service = Service::start(config);
+        let mut told = service.told();
+        for seconds in [60, 120, 240, 300] {
+            let late = ServiceState::Down(format!("podman's service did not answer within {seconds} s"));
+            told.wait_for(|told| told.state == late).await.unwrap();
+        }
+        service.stop().await;
     }
 
     #[test]
