@@ -21,20 +21,7 @@ const PLAIN: &[&str] = &[
     "state-full",
 ];
 
-/// Cases that have not passed a whole run yet, and so are in full runs only: when a short run fails, something broke. Each leaves
-/// this list with its row in `docs/tests/os-canary.md`.
-const UNPROVEN: &[&str] = &[
-    "emergency",
-    "hang-userspace",
-    "hang-unit",
-    "agent-loops",
-    "newer-store",
-    "trial-ahead",
-    "state-full-before",
-    "state-full-on-trial",
-];
-
-/// Cases of which a short run takes one, if they are proven.
+/// Cases of which a short run takes one.
 fn cases() -> Vec<&'static str> {
     PLAIN.iter().copied().chain(HARMS.iter().map(|harm| harm.name)).collect()
 }
@@ -74,9 +61,8 @@ fn chosen(cases: &[&'static str]) -> &'static str {
 }
 
 fn pick(cases: &[&'static str], seed: u64) -> &'static str {
-    let proven: Vec<&str> = cases.iter().copied().filter(|case| !UNPROVEN.contains(case)).collect();
-    let index = Dice::new(seed).below(proven.len() as u64);
-    proven[usize::try_from(index).expect("invariant: below a length")]
+    let index = Dice::new(seed).below(cases.len() as u64);
+    cases[usize::try_from(index).expect("invariant: below a length")]
 }
 
 #[cfg(test)]
@@ -84,11 +70,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_proven_case_is_chosen_by_some_seed_and_no_other() {
+    fn every_case_is_chosen_by_some_seed() {
         let cases = cases();
-        assert!(UNPROVEN.iter().all(|case| cases.contains(case)), "{cases:?}");
         let chosen: std::collections::BTreeSet<_> = (0..1000).map(|seed| pick(&cases, seed)).collect();
-        assert_eq!(chosen.len(), cases.len() - UNPROVEN.len());
-        assert!(UNPROVEN.iter().all(|case| !chosen.contains(case)));
+        assert_eq!(chosen.len(), cases.len());
     }
 }
