@@ -69,13 +69,13 @@ fn must<T>(result: anyhow::Result<T>, serial: &Serial) -> T {
 }
 
 impl VirtualPi {
-    /// With an image flashed onto a new card; without power yet. One at a time on this machine: waits for its turn.
+    /// With an image flashed onto a new card; without power yet. Waits for its turn.
     ///
     /// # Panics
     /// When it cannot be made.
     #[must_use]
     pub fn new(case: &Arc<Case>, name: &str, image: &Path, setup: &Setup) -> Self {
-        let made = Turn::wait().and_then(|turn| Self::in_turn(case, name, image, setup, Arc::new(turn)));
+        let made = cpus().and_then(Turn::wait).and_then(|turn| Self::in_turn(case, name, image, setup, Arc::new(turn)));
         made.unwrap_or_else(|err| panic!("cannot make a virtual Pi: {err:#}"))
     }
 
@@ -292,8 +292,8 @@ impl VirtualPi {
 }
 
 /// A port nobody listens on now.
-/// Two, or what `BRAMBLE_GUEST_CPUS` says: a boot with one takes a fifth less of this machine's time, so that of several guests
-/// at a time more get done.
+/// Two, or what `BRAMBLE_GUEST_CPUS` says: a boot with one takes a fifth less of this machine's time, and two of them have
+/// room where one of the others has.
 fn cpus() -> anyhow::Result<u32> {
     let Ok(text) = std::env::var("BRAMBLE_GUEST_CPUS") else { return Ok(2) };
     text.parse().with_context(|| format!("BRAMBLE_GUEST_CPUS is {text:?}, not a number of processors"))

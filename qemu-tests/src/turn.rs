@@ -1,7 +1,7 @@
-//! One guest at a time: it needs the whole of a small machine. Decides who waits; a turn ends with its holder.
+//! As many guests at a time as this machine has processors for them. Decides who waits; a turn ends with its holder.
 
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,8 +14,22 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 #[derive(Debug)]
 pub struct Turn(#[allow(dead_code, reason = "held, and let go when dropped")] Flock<std::fs::File>);
 
-fn file() -> PathBuf {
-    std::env::temp_dir().join("bramble-virtual-pi.lock")
+/// So many guests with so many processors each have room; one always has.
+fn places(processors: usize, each: usize) -> usize {
+    (processors / each.max(1)).max(1)
+}
+
+fn take(places: usize) -> Result<Turn, String> {
+    let files = (0..places).map(|place| std::env::temp_dir().join(format!("bramble-virtual-pi-{place}.lock")));
+    let mut taken = String::new();
+    for file in files {
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+        match Flock::lock(open.map_err(|err| format!("{}: {err}", file.display()))?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Turn(lock)),
+            Err((_, err)) => taken = format!("{} is held by another one ({err})", file.display()),
+        }
+    }
+    Err(taken)
 }
 
 impl Turn {
@@ -23,18 +37,27 @@ impl Turn {
     ///
     /// # Errors
     /// When it does not come within half an hour.
-    pub fn wait() -> anyhow::Result<Self> {
+    pub fn wait(cpus: u32) -> anyhow::Result<Self> {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let places = places(processors, usize::try_from(cpus).unwrap_or(usize::MAX));
         let mut told = false;
-        let lock = until("the turn to run a virtual Pi", PATIENCE, || {
-            let mut options = OpenOptions::new();
-            let open = options.create(true).truncate(false).write(true).open(file()).map_err(|err| err.to_string())?;
-            Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, err)| {
+        let turn = until("the turn to run a virtual Pi", PATIENCE, || {
+            take(places).inspect_err(|_| {
                 if !std::mem::replace(&mut told, true) {
-                    println!("another virtual Pi runs on this machine: waiting for its end");
+                    println!("other virtual Pis run on this machine: waiting for the end of one");
                 }
-                format!("{} is held by another one ({err})", file().display())
             })
         })?;
-        Ok(Turn(lock))
+        Ok(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_share_the_processors_and_one_always_has_room() {
+        assert_eq!([(2, 2), (2, 1), (1, 2), (8, 2), (4, 0)].map(|(all, each)| places(all, each)), [1, 2, 1, 4, 4]);
     }
 }

@@ -7,6 +7,8 @@
 use std::fs;
 use std::time::Duration;
 
+use bramble_contracts::v1::Status;
+use bramble_contracts::v3::OsPhase;
 use bramble_fleet_tests::wait_until;
 use bramble_qemu_tests::harm::harm;
 use bramble_qemu_tests::sample;
@@ -27,8 +29,8 @@ fn the_guide_of_os_upgrades_works_as_typed() {
 
     let good = lab.offer(|package, first| package.postinst(first));
     reads(&typed(&lab, &page, "bramble os plan "), 0, &["pi-1", "fleet-mark", &good]);
-    let (upgraded, name) = upgraded(&lab, &page);
-    reads(&upgraded, 0, &["applying", "armed", "trial", "1 confirmed"]);
+    let (done, name) = upgraded(&lab, &page);
+    reads(&done, 0, &["applying", "armed", "trial", "1 confirmed"]);
     let (slot, version) = lab.inside();
     assert_eq!((slot, &version), (old.0.other(), &good));
     let told = ["confirmed", "online"];
@@ -38,9 +40,9 @@ fn the_guide_of_os_upgrades_works_as_typed() {
     reads(&typed(&lab, &page, "bramble describe device "), 0, &parts);
 
     lab.offer(|package, first| harm("panics-early").package(package, first));
-    let (upgraded, name) = self::upgraded(&lab, &page);
+    let (halted, name) = upgraded(&lab, &page);
     let why = "the new system did not come up";
-    reads(&upgraded, 1, &["armed", "batch 1 failed on 1 of 1 devices (pi-1)", why]);
+    reads(&halted, 1, &["armed", "batch 1 failed on 1 of 1 devices (pi-1)", why]);
     assert_eq!(lab.inside(), (slot, version));
     let described = typed(&lab, &page.replace("NAME", &name), "bramble describe rollout ");
     reads(&described, 0, &["retry, promote or abort it", "rolled-back", why]);
@@ -48,9 +50,9 @@ fn the_guide_of_os_upgrades_works_as_typed() {
 
     let mended = lab.offer(|package, first| package.postinst(first));
     reads(&typed(&lab, &page.replace("NAME", &name), "bramble rollout retry "), 0, &[]);
-    wait_until("the mended packages to be confirmed", UPGRADE, || {
-        let said = typed(&lab, &page.replace("NAME", &name), "bramble describe rollout ").stdout;
-        if said.contains("1 confirmed") || said.contains("confirmed  confirmed") { Ok(()) } else { Err(said) }
+    wait_until("the mended packages to be confirmed", UPGRADE, || match lab.os().and_then(|os| os.upgrade) {
+        Some(upgrade) if (upgrade.status, upgrade.phase) == (Status::Confirmed, OsPhase::Done) => Ok(()),
+        other => Err(format!("{other:?}")),
     });
     assert_eq!(lab.inside(), (slot.other(), mended));
     lab.member.answers();

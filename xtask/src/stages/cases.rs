@@ -33,7 +33,7 @@ enum Turn {
     Parts,
     /// One after the other: each measures and starves real processes.
     Fleet,
-    /// One after the other, and last.
+    /// Last, and side by side: each has one processor.
     Guests,
 }
 
@@ -48,8 +48,8 @@ impl Turn {
 
     fn lanes(self) -> usize {
         match self {
-            Turn::Parts => thread::available_parallelism().map_or(1, usize::from),
-            Turn::Fleet | Turn::Guests => 1,
+            Turn::Parts | Turn::Guests => thread::available_parallelism().map_or(1, usize::from),
+            Turn::Fleet => 1,
         }
     }
 }
@@ -183,7 +183,8 @@ fn all_programs() -> anyhow::Result<Vec<Program>> {
             // Many start containers; which ones do is not for us to know.
             let cmd = if fleet::is_root() { Cmd::new(&program) } else { Cmd::new("sudo").arg("-E").arg(&program) };
             // As `cargo test` would start it.
-            let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &dir).within(CASE_TIME);
+            let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &dir);
+            let cmd = cmd.env("BRAMBLE_GUEST_CPUS", "1").within(CASE_TIME);
             Case { name: format!("{dir}/{name} {case}"), cmd }
         });
         all.push(Program { turn: Turn::of(&format!("bramble-{dir}")), cases: cases.collect() });
