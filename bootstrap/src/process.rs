@@ -40,7 +40,7 @@ fn finish_with(program: &Path, args: &[&str], input: &str) -> anyhow::Result<Fin
     #[allow(clippy::disallowed_methods, reason = "this is the one place that starts processes here")]
     let mut command = std::process::Command::new(program);
     command.args(args).env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if args.contains(&"--reportformat") {
+    if matches!(args.first(), Some(&("lvs" | "pvs" | "vgs"))) {
         command.env(WORDS_APART.0, WORDS_APART.1);
     }
     let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;

@@ -44,7 +44,11 @@ pub struct Coordinator {
 
 /// A port nobody listens on now, and that nobody is given by chance: below the range for outgoing connections. No other case
 /// of this program is given it.
-pub(crate) fn free_port(case: &Case) -> u16 {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port(case: &Case) -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut dice = case.dice();

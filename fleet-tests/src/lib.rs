@@ -52,6 +52,6 @@ pub mod simulated;
 
 pub use app::Running;
 pub use clock::{Watch, soon, wait_until};
-pub use coordinator::{Coordinator, FleetSetup, copy_dir, empty_dir};
+pub use coordinator::{Coordinator, FleetSetup, copy_dir, empty_dir, free_port};
 pub use device::{Device, DeviceSetup, Starter, with_other_pin};
 pub use fleet::Fleet;

@@ -13,7 +13,7 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program);
     // LVM complains of files that the initramfs has left open.
     command.args(args).env("LC_ALL", "C").env("LVM_SUPPRESS_FD_WARNINGS", "1").stdin(Stdio::null());
-    if args.contains(&"--reportformat") {
+    if matches!(args.first(), Some(&("lvs" | "pvs" | "vgs"))) {
         command.env(WORDS_APART.0, WORDS_APART.1);
     }
     let done = command.output().map_err(|err| format!("{program} cannot be started: {err}"))?;

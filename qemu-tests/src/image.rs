@@ -93,6 +93,9 @@ fn demo_image() -> anyhow::Result<PathBuf> {
     let images = dir.join("usr/share/bramble/images");
     fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
     let tar = images.join("bramble-hello.tar");
-    fs::copy(&packed, &tar).with_context(|| format!("cannot write {}", tar.display()))?;
+    // Whoever makes an image beside us may be reading it, whole.
+    let new = dir.with_extension(format!("{}.new", std::process::id()));
+    let put = fs::copy(&packed, &new).and_then(|_| fs::rename(&new, &tar));
+    put.with_context(|| format!("cannot write {}", tar.display()))?;
     Ok(dir)
 }

@@ -1,7 +1,7 @@
 //! A virtual Pi for tests: a fresh card with an image on it, in a board, in a case of the fleet tests. What goes wrong
 //! is a panic that tells the serial line's last words; the line itself is kept with the case's logs.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bramble_fleet_tests::case::Case;
 use bramble_fleet_tests::clock::unix_secs;
-use bramble_fleet_tests::wait_until;
+use bramble_fleet_tests::{free_port, wait_until};
 
 use crate::board::{Board, Cable, Parts, State};
 use crate::card::CardFile;
@@ -83,11 +83,8 @@ impl VirtualPi {
         let work = case.subdir(name);
         let card = CardFile::flash(image, &work.join("card.img"), setup.card_mib)?;
         let serial = Serial::to_file(&case.logs().join(format!("{name}.serial.log")))?;
-        let forwards: Vec<Forward> = setup
-            .ports
-            .iter()
-            .map(|guest| Ok(Forward { host: free_port()?, guest: *guest }))
-            .collect::<anyhow::Result<_>>()?;
+        let forward = |guest: &u16| Forward { host: free_port(case), guest: *guest };
+        let forwards: Vec<Forward> = setup.ports.iter().map(forward).collect();
         let machine = Machine {
             card: card.path().into(),
             tape: None,
@@ -283,7 +280,7 @@ impl VirtualPi {
                 "echo -1 > /proc/sys/kernel/sched_rt_runtime_us; mountpoint -q /sys/kernel/debug || \
                  mount -t debugfs none /sys/kernel/debug; \
                  for f in /sys/kernel/debug/sched/fair_server/cpu*/runtime; do echo 0 > $f; done; \
-                 for n in 1 2 3 4; do chrt -f 99 sh -c 'sleep 1; while :; do :; done' >/dev/null 2>&1 & done"
+                 (sleep 5; for n in 1 2 3 4; do chrt -f 99 sh -c 'while :; do :; done' & done) >/dev/null 2>&1 &"
             }
             Hang::Panic => "(sleep 1; echo c > /proc/sysrq-trigger) >/dev/null 2>&1 &",
         };
@@ -291,17 +288,10 @@ impl VirtualPi {
     }
 }
 
-/// A port nobody listens on now.
-/// Two, or what `BRAMBLE_GUEST_CPUS` says: a boot with one takes a fifth less of this machine's time, and two of them have
-/// room where one of the others has.
+/// Two, or what `BRAMBLE_GUEST_CPUS` says: a boot with one takes a fifth less of this machine's time.
 fn cpus() -> anyhow::Result<u32> {
     let Ok(text) = std::env::var("BRAMBLE_GUEST_CPUS") else { return Ok(2) };
     text.parse().with_context(|| format!("BRAMBLE_GUEST_CPUS is {text:?}, not a number of processors"))
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// The program that joins a wire's two ends; built with this package's tests and programs.

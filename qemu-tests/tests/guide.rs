@@ -28,14 +28,14 @@ fn the_guide_of_os_upgrades_works_as_typed() {
     let (device, old) = (lab.device(), lab.inside());
 
     let good = lab.offer(|package, first| package.postinst(first));
-    reads(&typed(&lab, &page, "bramble os plan "), 0, &["pi-1", "fleet-mark", &good]);
+    let change = format!("{MARK} {} → {good}", old.1);
+    reads(&typed(&lab, &page, "bramble os plan "), 0, &[&change, "pi-1  upgrade"]);
     let (done, name) = upgraded(&lab, &page);
     reads(&done, 0, &["applying", "armed", "trial", "1 confirmed"]);
     let (slot, version) = lab.inside();
     assert_eq!((slot, &version), (old.0.other(), &good));
-    let told = ["confirmed", "online"];
+    let told = ["devices      1 (1 confirmed)"];
     reads(&typed(&lab, &page.replace("NAME", &name), "bramble describe rollout "), 0, &told);
-    let change = format!("{MARK} {} → {good}", old.1);
     let parts = ["tryboot, booted slot", "os upgrade   confirmed, done 100 % (attempt 1)", &change, "down for"];
     reads(&typed(&lab, &page, "bramble describe device "), 0, &parts);
 
@@ -96,7 +96,7 @@ fn on_the_device(lab: &Lab, page: &str) {
     let commands: Vec<&str> = commands.into_iter().filter(|line| !line.is_empty()).collect();
     assert_eq!(commands.len(), 4, "{block}");
     let said: Vec<String> = commands.iter().map(|command| lab.member.pi.ok(command)).collect();
-    let parts = ["bramble-os@", "outcome", "\"upgrade\":null", "root"];
+    let parts = ["bramble-os@apply", "\"is\": \"rolled-back\"", "\"reason\":\"didNotComeUp\"", "root  Vwi"];
     for ((command, said), part) in commands.iter().zip(&said).zip(parts) {
         println!("$ {command}\n{said}");
         assert!(said.contains(part), "{command}: {part:?} is not in {said}");

@@ -166,10 +166,12 @@ mod tests {
         let seen = ask(&["lvs", "-a", "--noheadings", "-o", "lv_name,lv_size,segtype", "--units", "m", GROUP]);
         // A torn text makes LVM say something in the midst of a report.
         file.write_all_at(&[0; 64], 4608).unwrap();
-        let report = ask(&["lvs", "--reportformat", "json"]);
+        let reports = ["lvs", "pvs", "vgs"].map(|report| ask(&[report, "--reportformat", "json"]));
         output(Path::new("/sbin/losetup"), &["-d", held]).unwrap();
         checked.unwrap();
-        serde_json::from_str::<serde_json::Value>(&report.unwrap()).unwrap();
+        for report in reports {
+            serde_json::from_str::<serde_json::Value>(&report.unwrap()).unwrap();
+        }
         let seen = seen.unwrap();
         for name in [OLD, "pool", "[pool_tdata]", "[pool_tmeta]", "[lvol0_pmspare]", "state", "apps"] {
             assert!(seen.split_whitespace().any(|word| word == name), "{name} in {seen}");

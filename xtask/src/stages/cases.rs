@@ -18,6 +18,10 @@ use crate::{fleet, paths};
 
 /// The most time for one case.
 const CASE_TIME: Duration = Duration::from_secs(2400);
+/// For one with a guest, which may have to survive five upgrades, beside another one.
+const GUEST_TIME: Duration = Duration::from_secs(4800);
+/// Every case in full, and guests side by side: one processor each.
+const FULL: [(&str, &str); 2] = [("BRAMBLE_FULL", "1"), ("BRAMBLE_GUEST_CPUS", "1")];
 
 /// One test program.
 struct Program {
@@ -46,6 +50,13 @@ impl Turn {
         }
     }
 
+    fn limit(self) -> Duration {
+        match self {
+            Turn::Parts | Turn::Fleet => CASE_TIME,
+            Turn::Guests => GUEST_TIME,
+        }
+    }
+
     fn lanes(self) -> usize {
         match self {
             Turn::Parts | Turn::Guests => thread::available_parallelism().map_or(1, usize::from),
@@ -66,7 +77,7 @@ pub(super) fn run_all(resume: Resume, guests: bool, kit: &Kit) -> anyhow::Result
     let mut programs = all_programs()?;
     programs.retain(|program| guests || program.turn != Turn::Guests);
     programs.sort_by_key(|program| program.turn);
-    println!("\n── {} cases, one by one ──", programs.iter().map(|program| program.cases.len()).sum::<usize>());
+    println!("\n── {} cases, each by itself ──", programs.iter().map(|program| program.cases.len()).sum::<usize>());
     let mut rows = vec![];
     for Program { turn, cases } in programs {
         rows.extend(run_program(cases, turn.lanes(), &memory, kit)?);
@@ -103,11 +114,15 @@ fn run_case(case: Case, memory: &Mutex<Memory>, kit: &Kit) -> anyhow::Result<Row
         return Ok(Row { name: case.name, outcome: Outcome::PassedBefore, time });
     }
     let watch = Watch::start();
-    let result = kit.equip(case.cmd.clone()).env("BRAMBLE_FULL", "1").check_keeping(&log);
+    let cmd = FULL.iter().fold(kit.equip(case.cmd.clone()), |cmd, (name, value)| cmd.env(name, value));
+    let result = cmd.check_keeping(&log);
     let time = watch.elapsed();
     match &result {
         Ok(()) => lock(memory).remember(&case.name, time)?,
-        Err(err) => println!("{} FAILED: {err}\nrun it again alone: {} {}", case.name, kit.words(), case.cmd.line()),
+        Err(err) => {
+            let full = FULL.map(|(name, value)| format!("{name}={value} ")).concat();
+            println!("{} FAILED: {err}\nrun it again alone: {full}{} {}", case.name, kit.words(), case.cmd.line());
+        }
     }
     Ok(Row { name: case.name, outcome: Outcome::of(&result), time })
 }
@@ -178,16 +193,17 @@ fn all_programs() -> anyhow::Result<Vec<Program>> {
     let mut all = vec![];
     for (program, package_dir, name) in programs(&messages) {
         let dir = package_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let turn = Turn::of(&format!("bramble-{dir}"));
         let listed = Cmd::new(&program).args(["--list", "--format", "terse"]).dir(&package_dir).check()?;
         let cases = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(|case| {
             // Many start containers; which ones do is not for us to know.
             let cmd = if fleet::is_root() { Cmd::new(&program) } else { Cmd::new("sudo").arg("-E").arg(&program) };
             // As `cargo test` would start it.
             let cmd = cmd.args(["--exact", case]).dir(&package_dir).env("CARGO_PKG_NAME", &dir);
-            let cmd = cmd.env("BRAMBLE_GUEST_CPUS", "1").within(CASE_TIME);
+            let cmd = cmd.within(turn.limit());
             Case { name: format!("{dir}/{name} {case}"), cmd }
         });
-        all.push(Program { turn: Turn::of(&format!("bramble-{dir}")), cases: cases.collect() });
+        all.push(Program { turn, cases: cases.collect() });
     }
     Ok(all)
 }

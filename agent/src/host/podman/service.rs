@@ -222,9 +222,9 @@ impl Service {
 async fn supervise(config: ServiceConfig, out: watch::Sender<Told>, mut stop: watch::Receiver<bool>) {
     let tell = |state| out.send_modify(|told| told.state = state);
     let mender = Mender::new(&config.store);
-    let (mut failures, mut damaged) = (0, 0);
+    let (mut failures, mut damaged, mut late) = (0, 0, 0);
     while !*stop.borrow() && stop.has_changed().is_ok() {
-        let mut end = run_once(&config, &mender, START_TIMES.delay(failures + 1), &tell, &mut stop).await;
+        let mut end = run_once(&config, &mender, START_TIMES.delay(late + 1), &tell, &mut stop).await;
         if *stop.borrow() {
             break;
         }
@@ -232,6 +232,7 @@ async fn supervise(config: ServiceConfig, out: watch::Sender<Told>, mut stop: wa
             failures = 0;
         }
         failures += 1;
+        late = if end.was_late { late + 1 } else { 0 };
         damaged = if end.damage.is_some() { damaged + 1 } else { 0 };
         if let Some(damage) = end.damage
             && damaged >= DAMAGED_MAX
@@ -263,11 +264,13 @@ struct End {
     damage: Option<StoreDamage>,
     /// Since it answered first.
     answered_for: Duration,
+    /// It had not answered in its time.
+    was_late: bool,
 }
 
 impl End {
     fn of(why: String) -> Self {
-        Self { why, damage: None, answered_for: Duration::ZERO }
+        Self { why, damage: None, answered_for: Duration::ZERO, was_late: false }
     }
 
     /// With what its words say of the store.
@@ -295,8 +298,12 @@ async fn run_once(
         Ok(child) => child,
         Err(err) => return End::of(format!("{err}")),
     };
+    let mut was_late = false;
     let up = tokio::select! {
-        answered = answers(&config.socket, start_time) => answered,
+        answered = tokio::time::timeout(start_time, answers(&config.socket)) => answered.unwrap_or_else(|_| {
+            was_late = true;
+            Err(format!("podman's service did not answer within {} s", start_time.as_secs()))
+        }),
         status = child.wait() => Err(ended(status, &words.text())),
         () = told(stop) => Err("stopped".to_owned()),
     };
@@ -305,7 +312,7 @@ async fn run_once(
         Err(why) => {
             end(&mut child).await;
             let words = format!("{why}\n{}", words.text());
-            return End::told(why, &words);
+            return End { was_late, ..End::told(why, &words) };
         }
     }
     tell(ServiceState::Ready);
@@ -372,19 +379,15 @@ fn cut(words: &str) -> String {
 }
 
 /// Waits until it answers, and can list what there is.
-async fn answers(socket: &Path, within: Duration) -> Result<String, String> {
+async fn answers(socket: &Path) -> Result<String, String> {
     let podman = Podman::new(socket);
-    let asking = async {
-        loop {
-            match podman.version().await {
-                Ok(version) => return refuses(&podman).await.map_or(Ok(version), Err),
-                Err(err) if !err.is_outage() && store_damage(&err.to_string()).is_some() => return Err(err.to_string()),
-                Err(_) => tokio::time::sleep(PROBE_PAUSE).await,
-            }
+    loop {
+        match podman.version().await {
+            Ok(version) => return refuses(&podman).await.map_or(Ok(version), Err),
+            Err(err) if !err.is_outage() && store_damage(&err.to_string()).is_some() => return Err(err.to_string()),
+            Err(_) => tokio::time::sleep(PROBE_PAUSE).await,
         }
-    };
-    let late = |_| format!("podman's service did not answer within {} s", within.as_secs());
-    tokio::time::timeout(within, asking).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
 }
 
 /// Where it has not ended by itself.
