@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
-use bramble_contracts::boot::WORDS_APART;
+use bramble_contracts::boot::words_apart;
 
 /// How a program ended.
 pub(crate) struct Finished {
@@ -40,9 +40,7 @@ fn finish_with(program: &Path, args: &[&str], input: &str) -> anyhow::Result<Fin
     #[allow(clippy::disallowed_methods, reason = "this is the one place that starts processes here")]
     let mut command = std::process::Command::new(program);
     command.args(args).env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if matches!(args.first(), Some(&("lvs" | "pvs" | "vgs"))) {
-        command.env(WORDS_APART.0, WORDS_APART.1);
-    }
+    command.envs(words_apart(args));
     let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that reads nothing, or no more, says itself what is wrong.

@@ -14,7 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use firmware::{booted, root_is_ours, seen, tryboot};
-pub use upgrade::{GROUP, Phase, PutBack, ROOT, SNAPSHOT, Snapshot, WORDS_APART, autoboot, autoboot_text};
+pub use upgrade::{GROUP, Phase, PutBack, ROOT, SNAPSHOT, Snapshot, WORDS_APART, autoboot, autoboot_text, words_apart};
 
 /// On a card with one set of boot files, in root and in its initramfs: a line with the device of their partition. Where this
 /// is, no slot can be tried, whatever the firmware is able to.

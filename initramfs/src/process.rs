@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use bramble_contracts::boot::WORDS_APART;
+use bramble_contracts::boot::words_apart;
 
 /// Of its commands each is a word after this.
 pub(crate) const LVM: &str = "/usr/sbin/lvm";
@@ -13,9 +13,7 @@ pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program);
     // LVM complains of files that the initramfs has left open.
     command.args(args).env("LC_ALL", "C").env("LVM_SUPPRESS_FD_WARNINGS", "1").stdin(Stdio::null());
-    if matches!(args.first(), Some(&("lvs" | "pvs" | "vgs"))) {
-        command.env(WORDS_APART.0, WORDS_APART.1);
-    }
+    command.envs(words_apart(args));
     let done = command.output().map_err(|err| format!("{program} cannot be started: {err}"))?;
     if done.status.success() {
         return Ok(String::from_utf8_lossy(&done.stdout).into_owned());

@@ -51,6 +51,12 @@ pub fn is_short() -> bool {
     !full() && only().is_none()
 }
 
+/// Is this a full run, of all cases?
+#[must_use]
+pub fn is_whole() -> bool {
+    full() && only().is_none()
+}
+
 fn only() -> Option<String> {
     std::env::var("BRAMBLE_ONLY").ok()
 }

@@ -20,7 +20,7 @@ const PAGE: &str = "docs/guide/os-upgrade.md";
 
 #[test]
 fn the_guide_of_os_upgrades_works_as_typed() {
-    if sample::is_short() || std::env::var_os("BRAMBLE_ONLY").is_some() {
+    if !sample::is_whole() {
         return;
     }
     let lab = Lab::new("os-guide");
@@ -92,8 +92,8 @@ fn reads(output: &Output, code: i32, parts: &[&str]) {
 /// What the page types on the device: each line of the block after that word.
 fn on_the_device(lab: &Lab, page: &str) {
     let block = page.split("On the device:").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap_or_default();
-    let commands: Vec<&str> = block.lines().filter_map(|line| line.split('#').next()).map(str::trim).collect();
-    let commands: Vec<&str> = commands.into_iter().filter(|line| !line.is_empty()).collect();
+    let commands = block.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+    let commands: Vec<&str> = commands.filter(|line| !line.is_empty()).collect();
     assert_eq!(commands.len(), 4, "{block}");
     let said: Vec<String> = commands.iter().map(|command| lab.member.pi.ok(command)).collect();
     let parts = ["bramble-os@apply", "\"is\": \"rolled-back\"", "\"reason\":\"didNotComeUp\"", "root  Vwi"];

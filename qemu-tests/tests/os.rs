@@ -10,7 +10,7 @@ use bramble_qemu_tests::upgrade::Lab;
 
 #[test]
 fn a_clean_upgrade_is_tried_confirmed_and_kept() {
-    if !sample::is_short() && std::env::var_os("BRAMBLE_ONLY").is_none() {
+    if sample::is_whole() {
         canary::clean(&Lab::new("os-clean"));
     }
 }

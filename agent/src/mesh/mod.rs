@@ -26,6 +26,7 @@ pub(crate) mod rehearsal;
 mod releases;
 mod renew;
 mod report;
+pub(crate) mod standing;
 mod stored;
 mod time;
 

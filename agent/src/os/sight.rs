@@ -8,19 +8,19 @@ use std::path::Path;
 
 use bramble_contracts::boot::PutBack;
 use bramble_contracts::v1::{ContainerState, Phase, Status};
-use bramble_contracts::v2::{AppReport, ClockVerdict};
+use bramble_contracts::v2::AppReport;
 
 use super::wire;
-use crate::core::clock;
 use crate::core::os::{
     App, Apps, Bounds, Facts, Ledger, OwnUpgrade, Protection, Room, Unit, Verb, Volumes, Wish, window,
 };
-use crate::core::upgrade::{Clock, Mesh};
+use crate::core::upgrade::Clock;
 use crate::host::clock::{up_ms, wall_ms};
 use crate::host::facts;
 use crate::host::instances::Manager;
 use crate::host::os::{Files, Machine, Panics, Seen, Units};
 use crate::mesh::board::View;
+use crate::mesh::standing::Standing;
 
 /// Where apt puts what it fetches.
 const FETCHED: &str = "/var/cache/apt/archives";
@@ -29,9 +29,7 @@ const FETCHED: &str = "/var/cache/apt/archives";
 pub(super) struct Sight {
     boot: String,
     pub(super) machine: Machine,
-    mesh: Mesh,
-    clock: Clock,
-    verdict: ClockVerdict,
+    standing: Standing,
     wish: Option<Wish>,
     /// Of the last look; kept while nothing is under way.
     seen: Option<Seen>,
@@ -46,9 +44,7 @@ impl Sight {
         Self {
             boot: facts::boot_id(),
             machine: if by_systemd { machine } else { machine.without_units() },
-            mesh: Mesh::Down,
-            clock: Clock::Unfit("nobody has told the device the time yet".into()),
-            verdict: ClockVerdict::Unknown,
+            standing: Standing::new(),
             wish: None,
             seen: None,
             bounds,
@@ -57,25 +53,14 @@ impl Sight {
 
     /// Takes in what the agent knows of itself; true when that can make a difference to an upgrade.
     pub(super) fn saw(&mut self, view: &View) -> bool {
-        let mesh = match (view.connected, self.mesh) {
-            (true, Mesh::Up { since_ms }) => Mesh::Up { since_ms },
-            (true, Mesh::Down) => Mesh::Up { since_ms: up_ms() },
-            (false, _) => Mesh::Down,
-        };
-        let clock = match clock::require(&view.clock) {
-            Ok(_) => Clock::Fit,
-            Err(err) => Clock::Unfit(err.to_string()),
-        };
         // Without a document nothing is known; what was known last stays.
         let wish = match &view.desired {
             Some(document) => document.os.as_ref().map(wire::wish),
             None => self.wish.clone(),
         };
-        // The words count seconds: they are others each time.
-        let verdict = view.clock.verdict;
-        let changed = (&mesh, verdict, &wish) != (&self.mesh, self.verdict, &self.wish);
-        (self.mesh, self.clock, self.verdict, self.wish) = (mesh, clock, verdict, wish);
-        changed
+        let is_new_wish = wish != self.wish;
+        self.wish = wish;
+        self.standing.saw(view) || is_new_wish
     }
 
     /// How full the pool was, when it was looked at last.
@@ -143,7 +128,8 @@ impl Sight {
         };
         let pool = self.seen.as_ref().and_then(|seen| seen.pool);
         let asked = self.wish.as_ref().and_then(|wish| wish.window.as_ref());
-        let now_ms = (self.clock == Clock::Fit).then(wall_ms);
+        let clock = self.standing.clock();
+        let now_ms = (clock == Clock::Fit).then(wall_ms);
         Facts {
             up_ms: up_ms(),
             boot: self.boot.clone(),
@@ -165,8 +151,8 @@ impl Sight {
                 state_free: said.state_free,
             }),
             apps: of_reports(apps),
-            mesh: self.mesh,
-            clock: self.clock.clone(),
+            mesh: self.standing.mesh,
+            clock,
             window: window(asked, now_ms),
             own_upgrade: own,
             panic: said.panic,
@@ -272,7 +258,7 @@ fn sick(report: &AppReport) -> Option<String> {
 mod tests {
     use bramble_contracts::boot::{Slot, Snapshot};
     use bramble_contracts::v1::{ContainerReport, ContainerRole};
-    use bramble_contracts::v2::ClockReport;
+    use bramble_contracts::v2::{ClockReport, ClockVerdict};
     use bramble_contracts::{Revision, Tenant, Uid};
 
     use super::*;
@@ -332,7 +318,7 @@ mod tests {
         };
         let mut sight = Sight::new(Bounds::default());
         assert_eq!([315, 315, 316].map(|seconds| sight.saw(&wrong_by(seconds))), [true, false, false]);
-        assert_eq!(sight.clock, Clock::Unfit("clock skew 316s".into()), "the newest words are told");
+        assert_eq!(sight.standing.clock(), Clock::Unfit("clock skew 316s".into()), "the newest words are told");
         assert!(sight.saw(&View::default()));
     }
 

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use bramble_contracts::release::Target;
 use bramble_contracts::v1::{AgentVersion, Instance};
-use bramble_contracts::v2::{AgentWish, ClockVerdict};
+use bramble_contracts::v2::AgentWish;
 
 use super::Site;
-use crate::core::clock;
-use crate::core::upgrade::{Clock, Facts, Lease, Ledger, Links, Mesh, Starts};
+use crate::core::upgrade::{Facts, Lease, Ledger, Links, Starts};
 use crate::host::clock::up_ms;
 use crate::host::facts;
 use crate::host::instances::{Link, starts};
 use crate::mesh::board::View;
+use crate::mesh::standing::Standing;
 use crate::version;
 
 /// What was seen last.
@@ -22,9 +22,7 @@ pub(super) struct Sight {
     boot: String,
     /// For which machines this program is; none where it does not replace itself.
     target: Option<Target>,
-    mesh: Mesh,
-    clock: Clock,
-    verdict: ClockVerdict,
+    standing: Standing,
     wish: Option<AgentWish>,
     /// What `confirmed` named at the start, or else this very program.
     confirmed: AgentVersion,
@@ -38,9 +36,7 @@ impl Sight {
         Self {
             boot: facts::boot_id(),
             target: replaces_itself.then(version::target),
-            mesh: Mesh::Down,
-            clock: Clock::Unfit("nobody has told the device the time yet".into()),
-            verdict: ClockVerdict::Unknown,
+            standing: Standing::new(),
             wish: None,
             confirmed: links.map_or_else(version::number, |links| links.confirmed),
         }
@@ -53,28 +49,17 @@ impl Sight {
 
     /// Takes in what the agent knows of itself; true when that can make a difference to an upgrade.
     pub(super) fn saw(&mut self, view: &View) -> bool {
-        let mesh = match (view.connected, self.mesh) {
-            (true, Mesh::Up { since_ms }) => Mesh::Up { since_ms },
-            (true, Mesh::Down) => Mesh::Up { since_ms: up_ms() },
-            (false, _) => Mesh::Down,
-        };
-        let clock = match clock::require(&view.clock) {
-            Ok(_) => Clock::Fit,
-            Err(err) => Clock::Unfit(err.to_string()),
-        };
         let wish = view.desired.as_ref().and_then(|document| document.agent.clone());
         // While it does not act it holds no document; what it knew last stays.
         let wish = if view.desired.is_some() { wish } else { self.wish.clone() };
-        // The words count seconds: they are others each time.
-        let verdict = view.clock.verdict;
-        let changed = (&mesh, verdict, &wish) != (&self.mesh, self.verdict, &self.wish);
-        (self.mesh, self.clock, self.verdict, self.wish) = (mesh, clock, verdict, wish);
-        changed
+        let is_new_wish = wish != self.wish;
+        self.wish = wish;
+        self.standing.saw(view) || is_new_wish
     }
 
     /// All of it, with what the disk said last.
     pub(super) fn facts(&self, site: &Site, disk: &Disk, ledger: &Ledger, held: bool) -> Facts {
-        let Self { boot, target, mesh, clock, wish, .. } = self;
+        let Self { boot, target, standing, wish, .. } = self;
         Facts {
             up_ms: up_ms(),
             boot: boot.clone(),
@@ -84,8 +69,8 @@ impl Sight {
             links: disk.links.filter(|_| target.is_some()),
             target: target.clone(),
             wish: wish.clone(),
-            mesh: *mesh,
-            clock: clock.clone(),
+            mesh: standing.mesh,
+            clock: standing.clock(),
             free_bytes: disk.free_bytes,
             floor: disk.floor,
             guard: disk.starts.of(ledger),

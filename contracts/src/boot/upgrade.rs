@@ -20,6 +20,12 @@ pub const ROOT: &str = "root";
 /// The snapshot of root that an upgrade leaves behind until it is committed.
 pub const SNAPSHOT: &str = "root_preupgrade";
 
+/// The variable for one of LVM's commands, where that is a report; what others print is words.
+#[must_use]
+pub fn words_apart(args: &[&str]) -> Option<(&'static str, &'static str)> {
+    matches!(args.first(), Some(&("lvs" | "pvs" | "vgs"))).then_some(WORDS_APART)
+}
+
 /// How far an upgrade was when a boot began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

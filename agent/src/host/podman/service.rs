@@ -273,9 +273,9 @@ impl End {
         Self { why, damage: None, answered_for: Duration::ZERO, was_late: false }
     }
 
-    /// With what its words say of the store.
-    fn told(why: String, words: &str) -> Self {
-        Self { damage: store_damage(words), ..Self::of(why) }
+    /// With what that, and more words of its own, say of the store.
+    fn told(why: String, more: &str) -> Self {
+        Self { damage: store_damage(&format!("{why}\n{more}")), ..Self::of(why) }
     }
 }
 
@@ -291,7 +291,7 @@ async fn run_once(
     let places = config.clone();
     let prepared = tokio::task::spawn_blocking(move || places.prepare()).await;
     if let Err(why) = prepared.unwrap_or_else(|err| Err(format!("preparing Podman's places broke off: {err}"))) {
-        return End::told(why.clone(), &why);
+        return End::told(why, "");
     }
     let words = FirstWords::default();
     let mut child = match cmd::start_heard(&config.program, &config.args(), &config.env(), &words) {
@@ -311,8 +311,7 @@ async fn run_once(
         Ok(version) => tracing::info!(version, socket = %config.socket.display(), "podman's service answers"),
         Err(why) => {
             end(&mut child).await;
-            let words = format!("{why}\n{}", words.text());
-            return End { was_late, ..End::told(why, &words) };
+            return End { was_late, ..End::told(why, &words.text()) };
         }
     }
     tell(ServiceState::Ready);
@@ -324,7 +323,7 @@ async fn run_once(
     };
     let end_of_life = tokio::select! {
         status = child.wait() => End::of(ended(status, "")),
-        why = breaks(&config.socket) => End::told(why.clone(), &why),
+        why = breaks(&config.socket) => End::told(why, ""),
         () = told(stop) => End::of("stopped".into()),
         () = steady => End::of(String::new()),
     };
